@@ -1,0 +1,1 @@
+"""Base: errors, settings, log and time. Imports nothing else of Whit."""

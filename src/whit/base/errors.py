@@ -1,0 +1,122 @@
+"""Every error that Whit raises on purpose.
+
+WhitError
+├── InputError            what the person gave is wrong; names file, line and key
+├── NotFound              the thing named does not exist
+├── Conflict              it clashes with something that exists
+├── Unavailable           this machine lacks a feature; the hint says what to do
+├── Unreachable           the agent does not answer
+├── TimedOut              it did not happen in time
+├── Temporary             try again after `after` seconds
+└── Permanent             trying again will not help
+    ├── CommandError      an external program failed
+    └── SystemCallError   the kernel refused
+"""
+
+from __future__ import annotations
+
+import errno as errno_names
+import os
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+class WhitError(Exception):
+    """Says what failed, on what, and what to do next. `code` is stable and part of the API; `exit_code` is the CLI's."""
+
+    code = "error"
+    exit_code = 1
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message}\n  hint: {self.hint}" if self.hint else self.message
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where in the person's input: a file, a line and column counted from 1, and the path of the key."""
+
+    file: str = ""
+    line: int = 0
+    column: int = 0
+    key: str = ""
+
+    def __str__(self) -> str:
+        position = ":".join(str(part) for part in (self.file, self.line, self.column) if part)
+        return ": ".join(part for part in (position, self.key) if part)
+
+
+class InputError(WhitError):
+    code = "input"
+    exit_code = 2
+
+    def __init__(self, message: str, *, place: Place | None = None, hint: str = "") -> None:
+        self.place = place or Place()
+        super().__init__(f"{self.place}: {message}" if str(self.place) else message, hint=hint)
+
+
+class NotFound(WhitError):
+    code = "not-found"
+    exit_code = 3
+
+
+class Conflict(WhitError):
+    code = "conflict"
+    exit_code = 4
+
+
+class Unavailable(WhitError):
+    code = "unavailable"
+    exit_code = 5
+
+
+class Unreachable(WhitError):
+    code = "unreachable"
+    exit_code = 6
+
+
+class TimedOut(WhitError):
+    code = "timed-out"
+    exit_code = 7
+
+
+class Temporary(WhitError):
+    code = "temporary"
+
+    def __init__(self, message: str, *, after: float = 1.0, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.after = after
+
+
+class Permanent(WhitError):
+    code = "permanent"
+
+
+class CommandError(Permanent):
+    """`argv` can be pasted into a shell to see the same failure."""
+
+    code = "command"
+
+    def __init__(self, argv: Sequence[str], returncode: int, stderr: str, *, hint: str = "") -> None:
+        self.argv = tuple(argv)
+        self.returncode = returncode
+        self.stderr = stderr.strip()
+        tail = "\n".join(self.stderr.splitlines()[-8:]) or "(it printed nothing)"
+        super().__init__(f"{argv[0]} ended with {returncode}: {tail}\n  command: {shlex.join(argv)}", hint=hint)
+
+
+class SystemCallError(Permanent):
+    code = "system-call"
+
+    def __init__(self, call: str, number: int, path: str = "", *, hint: str = "") -> None:
+        self.call = call
+        self.errno = number
+        self.path = path
+        name = errno_names.errorcode.get(number, str(number))
+        where = f" {path}" if path else ""
+        super().__init__(f"{call}{where}: {name} ({os.strerror(number)})", hint=hint)

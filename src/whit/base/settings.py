@@ -1,0 +1,108 @@
+"""Where one agent keeps its things. Every name that Whit leaves on a machine carries the agent's id."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from whit.base.errors import InputError
+
+DEFAULT_ID = "whit"
+_ID = re.compile(r"[a-z][a-z0-9]{0,6}")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The agent's id and the paths and names that follow from it.
+
+    An id has at most 7 characters, so that a link's name `w-<id>-<number>` stays within the kernel's 15.
+    """
+
+    id: str = DEFAULT_ID
+    run_root: Path = Path("/run/whit")
+    state_root: Path = Path("/var/lib/whit")
+
+    def __post_init__(self) -> None:
+        if not _ID.fullmatch(self.id):
+            raise InputError(
+                f"agent id {self.id!r} is not a letter followed by at most six letters or digits (lower case)",
+                hint="choose another with --id or WHIT_ID",
+            )
+
+    @classmethod
+    def from_environment(cls) -> Settings:
+        return cls(
+            id=os.environ.get("WHIT_ID", DEFAULT_ID),
+            run_root=Path(os.environ.get("WHIT_RUN_ROOT", "/run/whit")),
+            state_root=Path(os.environ.get("WHIT_STATE_ROOT", "/var/lib/whit")),
+        )
+
+    @property
+    def run_dir(self) -> Path:
+        """Gone after a reboot: sockets, pid files, network namespaces, bundles."""
+        return self.run_root / self.id
+
+    @property
+    def state_dir(self) -> Path:
+        """Kept: the database, images, layers, volumes, logs."""
+        return self.state_root / self.id
+
+    @property
+    def socket(self) -> Path:
+        return self.run_dir / "api.sock"
+
+    @property
+    def database(self) -> Path:
+        return self.state_dir / "state.db"
+
+    @property
+    def netns_dir(self) -> Path:
+        return self.run_dir / "netns"
+
+    @property
+    def instances_dir(self) -> Path:
+        return self.run_dir / "instances"
+
+    @property
+    def images_dir(self) -> Path:
+        return self.state_dir / "images"
+
+    @property
+    def volumes_dir(self) -> Path:
+        return self.state_dir / "volumes"
+
+    @property
+    def logs_dir(self) -> Path:
+        return self.state_dir / "logs"
+
+    @property
+    def resolver_dir(self) -> Path:
+        return self.run_dir / "resolver"
+
+    @property
+    def bpf_dir(self) -> Path:
+        return Path("/sys/fs/bpf/whit") / self.id
+
+    @property
+    def cgroup(self) -> str:
+        """Relative to the root of every hierarchy."""
+        return f"/whit/{self.id}"
+
+    @property
+    def nft_table(self) -> str:
+        return f"whit_{self.id}"
+
+    @property
+    def host_link(self) -> str:
+        """The dummy link that holds the node's own mesh addresses."""
+        return f"w-{self.id}-host"
+
+    def link(self, number: int) -> str:
+        """The host side of the link of the instance with this endpoint number."""
+        return f"w-{self.id}-{number}"
+
+    @property
+    def link_prefix(self) -> str:
+        return f"w-{self.id}-"

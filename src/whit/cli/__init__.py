@@ -1,0 +1,1 @@
+"""Door: the command line, a client of the REST interface."""

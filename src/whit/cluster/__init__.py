@@ -1,0 +1,1 @@
+"""Area: the state store and, later, the nodes that share it."""

@@ -1,0 +1,1 @@
+"""Control: reconcilers, one per noun; the only place where areas meet."""

@@ -1,0 +1,1 @@
+"""Hands: the BPF objects, their typed maps, and where they are attached."""

@@ -1,0 +1,1 @@
+"""Area: files that people already have, read into nouns, with the place of every mistake."""

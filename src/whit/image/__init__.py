@@ -1,0 +1,1 @@
+"""Area: parts are linked into OCI images, kept in an OCI layout, and unpacked into layers."""

@@ -1,0 +1,1 @@
+"""Area: identities, addresses, policy, services, names, flows and explanations."""

@@ -1,0 +1,47 @@
+"""Image: linked parts, content-addressed, in an OCI layout."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol
+
+from pydantic import Field
+
+from whit.model.base import Noun
+from whit.model.build import BuildSpec
+from whit.model.progress import Report
+
+
+class ImageConfig(Noun):
+    """The part of an OCI image configuration that decides how an instance runs."""
+
+    user: str = ""
+    env: dict[str, str] = Field(default_factory=dict)
+    entrypoint: tuple[str, ...] = ()
+    command: tuple[str, ...] = ()
+    working_dir: str = "/"
+    stop_signal: str = "SIGTERM"
+    volumes: tuple[str, ...] = ()
+
+
+class Image(Noun):
+    """An image of the store, unpacked and ready to be mounted."""
+
+    name: str = Field(description="Name and tag in the store.")
+    digest: str = Field(description="Digest of the manifest, as sha256:<hex>.")
+    config: ImageConfig
+    layers: tuple[Path, ...] = Field(description="Directories of the unpacked layers, lowest first.")
+    size: int = Field(description="Bytes of all layer blobs.")
+    cached: bool = Field(default=False, description="Nothing had to be built or fetched.")
+
+
+class Images(Protocol):
+    """What the image area offers."""
+
+    async def build(self, name: str, spec: BuildSpec, report: Report) -> Image:
+        """Link the parts, or find the result of the same parts, and unpack it. Raises InputError, CommandError."""
+        ...
+
+    async def obtain(self, reference: str, report: Report) -> Image:
+        """Find `reference` in the store, import it, or pull it, and unpack it. Raises NotFound."""
+        ...

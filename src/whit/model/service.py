@@ -1,0 +1,121 @@
+"""Service: a named, replicated workload of an app, as a person wants it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from whit.model.base import Noun
+from whit.model.build import BuildSpec
+
+Protocol = Literal["tcp", "udp"]
+Port = Annotated[int, Field(ge=1, le=65535)]
+Isolation = Literal["container"]
+
+
+class PortSpec(Noun):
+    """A port of the service, published on the node."""
+
+    target: Port = Field(description="Port inside the instance.")
+    published: Port = Field(description="Port on the node.")
+    protocol: Protocol = Field(default="tcp", description="tcp or udp.")
+    host_ip: str = Field(default="0.0.0.0", description="Address of the node; 0.0.0.0 is every one, loopback too.")
+
+
+class MountSpec(Noun):
+    """Something put into an instance's file system."""
+
+    kind: Literal["volume", "bind", "tmpfs"] = Field(description="Named volume, path of the node, or memory.")
+    source: str = Field(default="", description="Volume name or absolute path; empty for tmpfs.")
+    target: str = Field(pattern="^/", description="Absolute path inside the instance.")
+    read_only: bool = Field(default=False, description="Mounted read-only.")
+    size: int | None = Field(default=None, gt=0, description="tmpfs: limit in bytes.")
+    mode: int | None = Field(default=None, description="tmpfs: permission bits.")
+
+
+class DependencySpec(Noun):
+    """What must be true of another service before this one starts."""
+
+    condition: Literal["service_started", "service_healthy", "service_completed_successfully"] = "service_started"
+
+
+class HealthSpec(Noun):
+    """A command run inside the instance; exit status 0 is healthy. Times in seconds."""
+
+    test: tuple[str, ...] = Field(min_length=1, description="The command and its arguments.")
+    interval: float = Field(default=30.0, gt=0, description="Between two checks.")
+    timeout: float = Field(default=30.0, gt=0, description="A check that takes longer has failed.")
+    retries: int = Field(default=3, ge=1, description="Failures in a row that make it unhealthy.")
+    start_period: float = Field(default=0.0, ge=0, description="Failures do not count for this long.")
+    start_interval: float = Field(default=5.0, gt=0, description="Between two checks within start_period.")
+
+
+class RestartSpec(Noun):
+    """When an instance that ended is started again. Back-off doubles from 0.1 s to 60 s."""
+
+    policy: Literal["no", "always", "on-failure", "unless-stopped"] = "no"
+    max_attempts: int = Field(default=0, ge=0, description="on-failure: give up after so many; 0 never.")
+
+
+class LimitsSpec(Noun):
+    """What an instance may consume."""
+
+    memory: int | None = Field(default=None, ge=6 << 20, description="Bytes; at least 6 MiB.")
+    cpus: float | None = Field(default=None, gt=0, description="CPUs, 0.5 is half of one.")
+    pids: int | None = Field(default=None, ge=1, description="Processes and threads.")
+
+
+class UseSpec(Noun):
+    """A peer that the service may reach: exactly one of service, cidr and entity."""
+
+    service: str | None = Field(default=None, description="A service of this app.")
+    cidr: str | None = Field(default=None, description="An IPv4 network, as 203.0.113.0/24.")
+    entity: Literal["world", "host"] | None = Field(default=None, description="Everything outside, or the node.")
+    port: Port | None = Field(default=None, description="Every port if left out.")
+    protocol: Protocol | None = Field(default=None, description="Every protocol if left out; tcp with a port.")
+
+    @model_validator(mode="after")
+    def _one_peer(self) -> UseSpec:
+        if sum(peer is not None for peer in (self.service, self.cidr, self.entity)) != 1:
+            raise ValueError("names exactly one of service, cidr and entity")
+        return self
+
+
+class ServiceSpec(Noun):
+    """One service of an app. Exactly one of `image` and `build` says what runs."""
+
+    image: str | None = Field(default=None, description="A stored image, oci:PATH, oci-archive:PATH, or a registry's.")
+    build: BuildSpec | None = Field(default=None, description="Parts to link.")
+    command: tuple[str, ...] | None = Field(default=None, description="Arguments; the image's if left out.")
+    entrypoint: tuple[str, ...] | None = Field(default=None, description="Program; the image's if left out.")
+    environment: dict[str, str] = Field(default_factory=dict, description="Environment variables.")
+    ports: tuple[PortSpec, ...] = Field(default=(), description="Published ports; they admit the world.")
+    mounts: tuple[MountSpec, ...] = Field(default=(), description="Volumes, bind mounts and tmpfs.")
+    depends_on: dict[str, DependencySpec] = Field(default_factory=dict, description="Started after these.")
+    healthcheck: HealthSpec | None = Field(default=None, description="How its health is known.")
+    restart: RestartSpec = Field(default_factory=RestartSpec, description="When it is started again.")
+    replicas: int = Field(default=1, ge=0, le=1000, description="How many instances.")
+    limits: LimitsSpec = Field(default_factory=LimitsSpec, description="Memory, CPU and process limits.")
+    user: str | None = Field(default=None, description="user[:group], names of the image or numbers.")
+    working_dir: str | None = Field(default=None, pattern="^/", description="Absolute path inside the instance.")
+    read_only: bool = Field(default=False, description="The root file system is read-only.")
+    cap_add: tuple[str, ...] = Field(default=(), description="Capabilities added, as CAP_NET_ADMIN.")
+    cap_drop: tuple[str, ...] = Field(default=(), description="Capabilities taken away; ALL takes all.")
+    labels: dict[str, str] = Field(default_factory=dict, description="Labels, kept as they are.")
+    stop_signal: str | None = Field(default=None, description="As SIGTERM; the image's if left out.")
+    stop_grace_period: float = Field(default=10.0, ge=0, description="Seconds before SIGKILL.")
+    uses: tuple[UseSpec, ...] = Field(default=(), description="The declaration: what it may reach.")
+    isolation: Isolation = Field(default="container", description="How an instance is kept apart.")
+
+    @model_validator(mode="after")
+    def _one_image(self) -> ServiceSpec:
+        if (self.image is None) == (self.build is None):
+            raise ValueError("has exactly one of image and build")
+        return self
+
+
+def bind_directory(base: Path, path: str) -> str:
+    """A path of the app file, made absolute from the file's directory."""
+    return str((base / Path(path).expanduser()).resolve())

@@ -1,0 +1,120 @@
+"""The one place where processes start: environment, standard input, time-out, logging and clean-up are settled here.
+
+Nothing here forks from the agent: the standard library's subprocess module uses vfork, which does not copy the
+page tables of a large process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import shlex
+import signal
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from whit.base.errors import CommandError, TimedOut, Unavailable
+
+log = logging.getLogger(__name__)
+
+# A tool must speak the language that its parser expects and must not depend on the person's shell.
+CLEAN_ENVIRONMENT = {
+    "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    "LC_ALL": "C.UTF-8",
+    "HOME": "/root",
+}
+
+
+@dataclass(frozen=True)
+class Completed:
+    """What a finished process left: exit status (negative: the signal that ended it), and its two outputs."""
+
+    returncode: int
+    stdout: bytes
+    stderr: str
+
+    @property
+    def text(self) -> str:
+        return self.stdout.decode(errors="replace")
+
+
+def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The clean environment plus `extra`. Proxy and certificate settings of the host are passed on."""
+    kept = {name: value for name, value in os.environ.items() if name.lower().endswith("_proxy") or "CERT" in name}
+    return {**CLEAN_ENVIRONMENT, **kept, **(extra or {})}
+
+
+async def run(
+    argv: Sequence[str],
+    *,
+    stdin: bytes | None = None,
+    env: Mapping[str, str] | None = None,
+    cwd: str | None = None,
+    timeout: float = 60.0,
+    check: bool = True,
+    pass_fds: Sequence[int] = (),
+    user: int | None = None,
+    group: int | None = None,
+) -> Completed:
+    """Run `argv` to its end.
+
+    Raises:
+        Unavailable: the program is not installed.
+        CommandError: it ended with another status than 0 and `check` is set.
+        TimedOut: it did not end within `timeout` seconds; its whole process group was killed.
+    """
+    log.debug("run %s", shlex.join(argv))
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *argv,
+            stdin=subprocess.PIPE if stdin is not None else subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=environment(env),
+            cwd=cwd,
+            pass_fds=pass_fds,
+            start_new_session=True,
+            user=user,
+            group=group,
+            extra_groups=[] if user is not None else None,
+        )
+    except FileNotFoundError as error:
+        raise Unavailable(f"{argv[0]} is not installed", hint="run `whit doctor`") from error
+    try:
+        stdout, stderr = await asyncio.wait_for(process.communicate(stdin), timeout)
+    except TimeoutError:
+        raise TimedOut(f"{argv[0]} did not end within {timeout:g} s\n  command: {shlex.join(argv)}") from None
+    finally:
+        if process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            await process.wait()
+    completed = Completed(process.returncode or 0, stdout, stderr.decode(errors="replace"))
+    if check and completed.returncode != 0:
+        raise CommandError(argv, completed.returncode, completed.stderr or completed.text)
+    return completed
+
+
+def start(
+    argv: Sequence[str],
+    *,
+    stdout: int,
+    stderr: int,
+    env: Mapping[str, str] | None = None,
+    pass_fds: Sequence[int] = (),
+) -> subprocess.Popen[bytes]:
+    """Start a process that outlives this one, in a session of its own, with its outputs on the given descriptors."""
+    log.debug("start %s", shlex.join(argv))
+    return subprocess.Popen(
+        list(argv),
+        stdin=subprocess.DEVNULL,
+        stdout=stdout,
+        stderr=stderr,
+        env=environment(env),
+        pass_fds=pass_fds,
+        start_new_session=True,
+        close_fds=True,
+    )

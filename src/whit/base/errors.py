@@ -23,7 +23,7 @@ from dataclasses import dataclass
 
 
 class WhitError(Exception):
-    """Says what failed, on what, and what to do next. `code` is stable and part of the API; `exit_code` is the CLI's."""
+    """Says what failed, on what, and what to do next. `code` is part of the API, `exit_code` of the CLI."""
 
     code = "error"
     exit_code = 1

@@ -1,1 +1,1 @@
-"""Hands: system calls, netlink, cgroups, mounts and feature probes. One small function each, errno and path in the error."""
+"""Hands: system calls, netlink, cgroups, mounts and probes. One small function each, errno and path in the error."""

@@ -6,13 +6,12 @@ import json
 import os
 import secrets
 import shutil
-import subprocess
-import time
 from collections.abc import Callable, Iterator
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from support.leftovers import leftovers_after
 
 from whit.base.settings import Settings
 
@@ -79,7 +78,7 @@ def _write_results(samples: dict[str, tuple[int, int]], numbers: dict[str, objec
         "cpus": os.cpu_count(),
         "memory_kib": int(Path("/proc/meminfo").read_text().split()[1]),
     }
-    now = datetime.now(timezone.utc)
+    now = datetime.now(UTC)
     document = {"time": now.isoformat(), "machine": machine, "samples": samples, "numbers": numbers}
     (RESULTS / f"test-{now:%Y%m%dT%H%M%SZ}.json").write_text(json.dumps(document, indent=2) + "\n")
 
@@ -92,66 +91,3 @@ def settings(tmp_path: Path) -> Iterator[Settings]:
     left = leftovers_after(settings)
     assert not left, f"left behind by {settings.id}: {left}"
     shutil.rmtree(settings.run_dir, ignore_errors=True)
-
-
-def leftovers_after(settings: Settings, patience: float = 5.0) -> list[str]:
-    """What is left of an agent id after a moment: the kernel removes links of a dead namespace in the background."""
-    until = time.monotonic() + patience
-    while (left := leftovers(settings)) and time.monotonic() < until:
-        time.sleep(0.1)
-    return left
-
-
-def leftovers(settings: Settings) -> list[str]:
-    """Found independently of Whit's own clean-up: links, mounts, cgroups, pins, tables and processes of that id."""
-    return [
-        *_links(settings),
-        *_mounts(settings),
-        *_cgroups(settings),
-        *([str(settings.bpf_dir)] if settings.bpf_dir.exists() else []),
-        *_tables(settings),
-        *_processes(settings),
-    ]
-
-
-def _links(settings: Settings) -> list[str]:
-    return [
-        f"link {path.name}" for path in Path("/sys/class/net").iterdir() if path.name.startswith(settings.link_prefix)
-    ]
-
-
-def _mounts(settings: Settings) -> list[str]:
-    places = (f"{settings.run_dir}/", f"{settings.state_dir}/")
-    points = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
-    return [f"mount {point}" for point in points if point.startswith(places)]
-
-
-def _cgroups(settings: Settings) -> list[str]:
-    found: set[str] = set()
-    for line in Path("/proc/self/mountinfo").read_text().splitlines():
-        fields = line.split()
-        if fields[fields.index("-") + 1] in ("cgroup", "cgroup2"):
-            found.add(f"{fields[4]}{settings.cgroup}")
-    return [f"cgroup {path}" for path in sorted(found) if Path(path).exists()]
-
-
-def _tables(settings: Settings) -> list[str]:
-    if shutil.which("nft") is None:
-        return []
-    listed = subprocess.run(["nft", "list", "tables"], capture_output=True, text=True, check=False).stdout
-    return [line for line in listed.splitlines() if line.split()[-1:] == [settings.nft_table]]
-
-
-def _processes(settings: Settings) -> list[str]:
-    """Those whose command line names the id's directories or whose id is given as an argument."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            words = path.read_bytes().decode(errors="replace").split("\0")
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        if path.parent.name != str(os.getpid()) and (
-            any(f"/{settings.id}/" in word for word in words) or ("--id" in words and settings.id in words)
-        ):
-            found.append(f"process {path.parent.name}: {' '.join(words)[:120]}")
-    return found

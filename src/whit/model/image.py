@@ -45,3 +45,12 @@ class Images(Protocol):
     async def obtain(self, reference: str, report: Report) -> Image:
         """Find `reference` in the store, import it, or pull it, and unpack it. Raises NotFound."""
         ...
+
+
+class StoredImage(Noun):
+    """An image as the store lists it."""
+
+    name: str
+    digest: str
+    size: int = Field(description="Bytes of all layer blobs.")
+    created: str = Field(default="", description="RFC 3339.")

@@ -1,0 +1,102 @@
+"""From a release to the instances that should run: pure, so that every rule of it is tested without a machine."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from whit.base.errors import InputError
+from whit.base.settings import Settings
+from whit.model.image import Image
+from whit.model.instance import InstanceSpec, NetworkSpec, ResolvedMount
+from whit.model.release import Release
+from whit.model.service import DependencySpec, MountSpec, ServiceSpec
+from whit.runtime.capabilities import effective_set
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """One instance that should run, and what must be true of other services of its app first."""
+
+    spec: InstanceSpec
+    depends_on: Mapping[str, DependencySpec]
+
+
+def instance_names(release: Release) -> dict[str, tuple[str, int]]:
+    """Name of each instance of the release, with its service and index."""
+    return {
+        f"{release.spec.name}-{service}-{index}": (service, index)
+        for service, spec in release.spec.services.items()
+        for index in range(1, spec.replicas + 1)
+    }
+
+
+def wanted_instances(release: Release, networks: Mapping[str, NetworkSpec], settings: Settings) -> dict[str, Wanted]:
+    """The instances of a release by name. `networks` has what the mesh gave each."""
+    return {
+        name: Wanted(
+            _instance(release, service, index, networks[name], settings), release.spec.services[service].depends_on
+        )
+        for name, (service, index) in instance_names(release).items()
+    }
+
+
+def _instance(release: Release, service: str, index: int, network: NetworkSpec, settings: Settings) -> InstanceSpec:
+    spec, image = release.spec.services[service], release.images[service]
+    instance = InstanceSpec(
+        app=release.spec.name,
+        service=service,
+        index=index,
+        image=image.model_copy(update={"cached": False}),
+        args=arguments(service, spec, image),
+        env=image.config.env | spec.environment,
+        working_dir=spec.working_dir or image.config.working_dir or "/",
+        user=spec.user if spec.user is not None else image.config.user,
+        mounts=tuple(_mount(mount, release.spec.name, settings) for mount in spec.mounts),
+        limits=spec.limits,
+        read_only=spec.read_only,
+        capabilities=effective_set(spec.cap_add, spec.cap_drop),
+        stop_signal=spec.stop_signal or image.config.stop_signal,
+        stop_grace_period=spec.stop_grace_period,
+        healthcheck=spec.healthcheck,
+        restart=spec.restart,
+        isolation=spec.isolation,
+        hostname=f"{service}-{index}",
+        labels=spec.labels,
+        network=network,
+        revision="",
+    )
+    return instance.model_copy(update={"revision": _revision(instance, release.restarts.get(service, 0))})
+
+
+def arguments(service: str, spec: ServiceSpec, image: Image) -> tuple[str, ...]:
+    """What is executed. An entrypoint of the app file also discards the image's command, as Compose has it."""
+    if spec.entrypoint is not None:
+        args = spec.entrypoint + (spec.command or ())
+    else:
+        args = image.config.entrypoint + (spec.command if spec.command is not None else image.config.command)
+    if not args:
+        raise InputError(
+            f"service {service}: neither the app file nor the image {image.name} says what to run",
+            hint=f"add `command: [program, argument]` to the service {service}",
+        )
+    return args
+
+
+def volume_directory(settings: Settings, app: str, volume: str) -> Path:
+    return settings.volumes_dir / app / volume
+
+
+def _mount(mount: MountSpec, app: str, settings: Settings) -> ResolvedMount:
+    if mount.kind == "tmpfs":
+        return ResolvedMount(kind="tmpfs", target=mount.target, size=mount.size, mode=mount.mode)
+    source = volume_directory(settings, app, mount.source) if mount.kind == "volume" else Path(mount.source)
+    return ResolvedMount(kind="bind", source=source, target=mount.target, read_only=mount.read_only)
+
+
+def _revision(spec: InstanceSpec, restarts: int) -> str:
+    """Changes when anything does that a running instance cannot take over."""
+    content = spec.model_dump_json(exclude={"network", "revision", "index", "hostname"})
+    return hashlib.sha256(f"{content}{restarts}".encode()).hexdigest()[:16]

@@ -1,0 +1,100 @@
+"""The whit command, run as a person runs it: a process, with an agent id of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from whit.base.settings import Settings
+
+ROOT = Path(__file__).resolve().parents[2]
+SHOP = ROOT / "examples" / "shop"
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("0.0.0.0", 0))
+        return int(probe.getsockname()[1])
+
+
+@dataclass
+class Whit:
+    """Calls of one agent id."""
+
+    settings: Settings
+    environment: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def env(self) -> dict[str, str]:
+        return {
+            **os.environ,
+            "PYTHONPATH": str(ROOT / "src"),
+            "WHIT_ID": self.settings.id,
+            "WHIT_RUN_ROOT": str(self.settings.run_root),
+            "WHIT_STATE_ROOT": str(self.settings.state_root),
+            **self.environment,
+        }
+
+    def __call__(self, *words: str, check: bool = True, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+        argv = [sys.executable, "-m", "whit.cli", *words]
+        done = subprocess.run(argv, env=self.env, capture_output=True, text=True, timeout=timeout, check=False)
+        assert not check or done.returncode == 0, (
+            f"whit {' '.join(words)}: {done.returncode}\n{done.stdout}{done.stderr}"
+        )
+        return done
+
+    def json(self, *words: str) -> Any:
+        return json.loads(self("--json", *words).stdout)
+
+    def lines(self, *words: str) -> list[Any]:
+        return [json.loads(line) for line in self("--json", *words).stdout.splitlines()]
+
+    @property
+    def agent_pid(self) -> int:
+        return int((self.settings.run_dir / "agent.lock").read_text())
+
+    def kill_agent(self) -> None:
+        """kill -9, and wait until it is gone."""
+        pid = self.agent_pid
+        os.kill(pid, signal.SIGKILL)
+        until = time.monotonic() + 5
+        while Path(f"/proc/{pid}").exists() and time.monotonic() < until:
+            if Path(f"/proc/{pid}/stat").read_text().split(")")[1].split()[0] == "Z":
+                return
+            time.sleep(0.01)
+
+    def start_agent(self, patience: float = 20) -> None:
+        """Start whitd as a supervisor would, and wait until it answers."""
+        log = self.settings.logs_dir / "whitd.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("ab") as output:
+            argv = [sys.executable, "-m", "whit.api.daemon", "--id", self.settings.id]
+            subprocess.Popen(argv, env=self.env, stdout=output, stderr=output, start_new_session=True)
+        until = time.monotonic() + patience
+        while self("--json", "ps", check=False).returncode != 0:
+            assert time.monotonic() < until, f"the agent does not answer:\n{log.read_text()[-2000:]}"
+            time.sleep(0.05)
+
+    def clean(self) -> None:
+        self("doctor", "--clean", "--yes", timeout=60)
+
+    def resolves(self, asker: str, name: str) -> bool:
+        """Ask the node's resolver for a name from inside the network namespace of the asker's first instance."""
+        netns = self.settings.netns_dir / f"shop-{asker}-1"
+        script = (
+            "import sys; from dnslib import DNSRecord;"
+            "reply = DNSRecord.parse(DNSRecord.question(sys.argv[2]).send(sys.argv[1], 53, timeout=2));"
+            "sys.exit(0 if reply.rr else 1)"
+        )
+        hosts = (self.settings.instances_dir / f"shop-{asker}-1" / "resolv.conf").read_text()
+        server = next(line.split()[1] for line in hosts.splitlines() if line.startswith("nameserver"))
+        argv = ["nsenter", f"--net={netns}", sys.executable, "-c", script, server, name]
+        return subprocess.run(argv, env=self.env, capture_output=True, timeout=10, check=False).returncode == 0

@@ -104,6 +104,7 @@ def start(
     stdout: int,
     stderr: int,
     env: Mapping[str, str] | None = None,
+    cwd: str | None = None,
     pass_fds: Sequence[int] = (),
 ) -> subprocess.Popen[bytes]:
     """Start a process that outlives this one, in a session of its own, with its outputs on the given descriptors."""
@@ -114,6 +115,7 @@ def start(
         stdout=stdout,
         stderr=stderr,
         env=environment(env),
+        cwd=cwd,
         pass_fds=pass_fds,
         start_new_session=True,
         close_fds=True,

@@ -1,0 +1,5 @@
+"""`python -m whit.cli` is the whit command."""
+
+from whit.cli.main import main
+
+main()

@@ -1,0 +1,109 @@
+"""Finding the agent, and starting it where none runs: under systemd if that is PID 1, else as a detached process."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import whit
+from whit.base.errors import Conflict, Permanent, TimedOut, Unavailable, Unreachable, WhitError
+from whit.base.settings import Settings
+from whit.cli import systemd, transport
+from whit.cli.output import remark
+
+log = logging.getLogger(__name__)
+
+ANSWERS_WITHIN = 15.0
+"""Seconds that a new agent has until it answers."""
+
+
+def ensure_agent(settings: Settings) -> None:
+    """Return when an agent answers; start one if none does.
+
+    Raises:
+        Unavailable: the person is not root.
+        Permanent: the agent ended; the message has the tail of its log.
+        TimedOut: it did not answer in time.
+    """
+    if answers(settings):
+        return
+    if os.geteuid() != 0:
+        raise Unavailable("the agent needs root to set up instances and their network", hint="use sudo")
+    if systemd.in_charge(settings):
+        remark(f"starting {systemd.unit_name(settings)}")
+        systemd.start(settings, agent_argv("%i"), source_root())
+        _wait(settings, None, f"journalctl -u {systemd.unit_name(settings)}")
+    else:
+        log_file = settings.logs_dir / "whitd.log"
+        _wait(settings, _start_detached(settings, log_file), str(log_file))
+
+
+def answers(settings: Settings) -> bool:
+    """An agent answers on the socket. A socket that may not be opened is an error, not an answer."""
+    try:
+        transport.call(settings.socket, "GET", "/v1/agent")
+    except Unreachable as error:
+        if isinstance(error.__cause__, PermissionError):
+            raise
+        return False
+    return True
+
+
+def agent_argv(agent_id: str) -> list[str]:
+    """The agent's command line. -P keeps the person's current directory out of its module path."""
+    return [sys.executable, "-P", "-m", "whit.api.daemon", "--id", agent_id]
+
+
+def source_root() -> Path | None:
+    """The directory that PYTHONPATH must name when Whit runs from a checkout; None if it is installed."""
+    root = Path(whit.__file__).resolve().parent.parent
+    return None if "site-packages" in root.parts or "dist-packages" in root.parts else root
+
+
+def _start_detached(settings: Settings, log_file: Path) -> subprocess.Popen[bytes]:
+    from whit.tools.process import start
+
+    environment = {name: value for name, value in os.environ.items() if name.startswith("WHIT_")}
+    if root := source_root():
+        environment["PYTHONPATH"] = str(root)
+    log_file.parent.mkdir(parents=True, exist_ok=True)
+    with log_file.open("ab") as output:
+        return start(agent_argv(settings.id), stdout=output.fileno(), stderr=output.fileno(), env=environment, cwd="/")
+
+
+def _wait(settings: Settings, process: subprocess.Popen[bytes] | None, log_name: str) -> None:
+    """`process` is None where somebody else watches the agent."""
+    deadline = time.monotonic() + ANSWERS_WITHIN
+    while not answers(settings):
+        if process is not None and process.poll() not in (None, Conflict.exit_code):
+            # Conflict: another command started an agent at the same moment; that one will answer.
+            raise _failed(process.returncode, Path(log_name))
+        if time.monotonic() > deadline:
+            raise TimedOut(f"the agent does not answer after {ANSWERS_WITHIN:g} s", hint=f"its log: {log_name}")
+        time.sleep(0.02)
+
+
+def _failed(status: int, log_file: Path) -> WhitError:
+    lines = log_file.read_text(errors="replace").splitlines()[-12:]
+    tail = "\n".join(f"  {line}" for line in lines) or "  (it wrote nothing)"
+    return Permanent(
+        f"the agent ended with {status}; the end of its log {log_file}:\n{tail}",
+        hint="`whit doctor` says what is missing",
+    )
+
+
+def version_of_agent(settings: Settings) -> dict[str, Any] | None:
+    """The agent's own account of itself; None if none runs."""
+    try:
+        document: dict[str, Any] = transport.call(settings.socket, "GET", "/v1/agent")
+    except Unreachable as error:
+        log.debug("%s", error)
+        return None
+    log.debug("%s", json.dumps(document))
+    return document

@@ -38,8 +38,11 @@ class Image(Noun):
 class Images(Protocol):
     """What the image area offers."""
 
-    async def build(self, name: str, spec: BuildSpec, report: Report) -> Image:
-        """Link the parts, or find the result of the same parts, and unpack it. Raises InputError, CommandError."""
+    async def build(self, name: str, spec: BuildSpec, report: Report, *, refresh: bool = False) -> Image:
+        """Link the parts, or find the result of the same parts, and unpack it. Raises InputError, CommandError.
+
+        With `refresh` the parts are looked up anew, as if nothing had been built.
+        """
         ...
 
     async def obtain(self, reference: str, report: Report) -> Image:

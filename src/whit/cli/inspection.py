@@ -32,7 +32,7 @@ def add(app: typer.Typer) -> None:
 
 def ps(
     run: Invocation,
-    app: Annotated[str, typer.Argument(metavar="[APP]", help="Only this app; default all.")] = "",
+    app: Annotated[str, typer.Argument(metavar="APP", help="Only this app; default all.")] = "",
 ) -> None:
     """List the instances and how they are.
 
@@ -57,7 +57,9 @@ def logs(
     run: Invocation,
     names: NamesArgument = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with what comes.")] = False,
-    tail: Annotated[int | None, typer.Option(min=0, help="The last so many lines of each instance.")] = None,
+    tail: Annotated[
+        int | None, typer.Option(metavar="N", min=0, help="The last so many lines of each instance.")
+    ] = None,
     since: Annotated[str, typer.Option(metavar="TIME", help="From then on: 10m, 2h, or an RFC 3339 time.")] = "",
     timestamps: Annotated[bool, typer.Option("--timestamps", "-t", help="Begin each line with its time.")] = False,
 ) -> None:

@@ -18,7 +18,7 @@ _PUBLISHED = re.compile(r"(?P<host>[^>]*):(?P<port>\d+)->(?P<target>\d+)/(?P<pro
 
 PathArgument = Annotated[Path, typer.Argument(metavar="PATH", help="App file, or the directory that holds it.")]
 NamesArgument = Annotated[
-    list[str] | None, typer.Argument(metavar="[APP] [SERVICE]...", help="The app, and services of it; default all.")
+    list[str] | None, typer.Argument(metavar="APP|SERVICE", help="The app, and services of it; default all.")
 ]
 
 
@@ -32,7 +32,9 @@ def up(
     path: PathArgument = Path(),
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be done, and do nothing.")] = False,
     build: Annotated[bool, typer.Option("--build", help="Build anew, also where nothing changed.")] = False,
-    timeout: Annotated[float, typer.Option(min=0, help="Seconds until everything is healthy.")] = 300.0,
+    timeout: Annotated[
+        float, typer.Option(metavar="SECONDS", min=0, help="Seconds until everything is healthy.")
+    ] = 300.0,
     detach: Annotated[bool, typer.Option("--detach", "-d", help="Do not wait until it is healthy.")] = False,
 ) -> None:
     """Build what changed, start it, and wait until it is healthy.
@@ -61,9 +63,9 @@ def up(
 
 def down(
     run: Invocation,
-    app: Annotated[str, typer.Argument(metavar="[PATH|APP]", help="The app, or its app file.")] = "",
+    app: Annotated[str, typer.Argument(metavar="PATH|APP", help="The app, or its app file.")] = "",
     volumes: Annotated[bool, typer.Option("--volumes", help="Remove its named volumes and their data too.")] = False,
-    timeout: Annotated[float, typer.Option(min=0, help="Seconds that the whole may take.")] = 60.0,
+    timeout: Annotated[float, typer.Option(metavar="SECONDS", min=0, help="Seconds that the whole may take.")] = 60.0,
 ) -> None:
     """Stop an app and remove what it put on the machine.
 
@@ -85,7 +87,9 @@ def down(
 def restart(
     run: Invocation,
     names: NamesArgument = None,
-    timeout: Annotated[float, typer.Option(min=0, help="Seconds until everything is healthy again.")] = 120.0,
+    timeout: Annotated[
+        float, typer.Option(metavar="SECONDS", min=0, help="Seconds until everything is healthy again.")
+    ] = 120.0,
 ) -> None:
     """Restart the instances of an app or of some of its services.
 

@@ -13,7 +13,7 @@ import typer
 from typer.main import get_command
 
 from whit.base.errors import InputError, WhitError
-from whit.cli import inspection, lifecycle
+from whit.cli import doctor, execute, flows, inspection, lifecycle
 from whit.cli.invocation import IdOption, Invocation, JsonOption, VerboseOption, of_context
 from whit.cli.output import print_error
 
@@ -36,14 +36,14 @@ EXIT_CODES = {
 
 app = typer.Typer(
     name="whit",
-    no_args_is_help=True,
+    add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["--help", "-h"], "max_content_width": 100},
 )
 
 
-@app.callback()
+@app.callback(invoke_without_command=True)
 def whit(
     context: typer.Context, id_: IdOption = None, json: JsonOption = False, verbose: VerboseOption = False
 ) -> None:
@@ -52,9 +52,11 @@ def whit(
     The global options may stand before the command or after it.
     """
     of_context(context).take(id_, json, verbose)
+    if context.invoked_subcommand is None:
+        print(context.get_help())
 
 
-for area in (lifecycle, inspection):
+for area in (lifecycle, inspection, execute, flows, doctor):
     area.add(app)
 
 

@@ -1,4 +1,4 @@
-"""Progress of long work: one moving line per service on a terminal, plain lines elsewhere, documents with --json."""
+"""Progress of long work: a moving line per service on a terminal, plain lines elsewhere, nothing with --json."""
 
 from __future__ import annotations
 
@@ -19,18 +19,22 @@ _NUMBERS = re.compile(r"\d+(?:\.\d+)?")
 
 
 def follow(items: Iterable[StreamItem], output: Output) -> dict[str, Any]:
-    """Show the items as they come, on standard error, and return the result that ends them."""
+    """Show the items as they come, on standard error, and return the result that ends them.
+
+    With --json the result is printed, so that standard output is one document and standard error only an error.
+    """
     if output.json:
-        return _follow_json(items, output)
+        result = _follow_silently(items)
+        output.document(result)
+        return result
     if sys.stderr.isatty() and colourful(sys.stderr):
         return _follow_live(items)
     return _follow_plain(items)
 
 
-def _follow_json(items: Iterable[StreamItem], output: Output) -> dict[str, Any]:
+def _follow_silently(items: Iterable[StreamItem]) -> dict[str, Any]:
     result: dict[str, Any] = {}
     for item in items:
-        output.item(item)
         result = item.result if item.result is not None else result
     return result
 

@@ -68,6 +68,16 @@ def start(settings: Settings, argv: Sequence[str], source_root: Path | None) -> 
     asyncio.run(_start(unit_name(settings), unit_text(argv, source_root)))
 
 
+def stop(settings: Settings) -> None:
+    """Stop the agent and keep it from starting with the machine; nothing where no unit was written."""
+    import asyncio
+
+    from whit.tools.process import run
+
+    if UNIT_FILE.exists():
+        asyncio.run(run(["systemctl", "disable", "--now", unit_name(settings)], check=False))
+
+
 async def _start(unit: str, text: str) -> None:
     from whit.tools.process import run
 

@@ -1,0 +1,94 @@
+"""Where the files of one instance are. Pure names: nothing here touches the disk."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from whit.base.settings import Settings
+from whit.tools.conmon import Monitored
+
+LOG_FILE_LIMIT = 16 << 20
+"""Bytes of one log file."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The paths and names of the instance called `name`."""
+
+    settings: Settings
+    name: str
+
+    @property
+    def bundle(self) -> Path:
+        """The OCI bundle, and everything that a reboot may take: removed last, it is the proof that there was one."""
+        return self.settings.instances_dir / self.name
+
+    @property
+    def spec(self) -> Path:
+        """The InstanceSpec as JSON, for an agent that comes later."""
+        return self.bundle / "instance.json"
+
+    @property
+    def start(self) -> Path:
+        """How often and with which runtime it was started."""
+        return self.bundle / "start.json"
+
+    @property
+    def config(self) -> Path:
+        return self.bundle / "config.json"
+
+    @property
+    def rootfs(self) -> Path:
+        return self.bundle / "rootfs"
+
+    @property
+    def hosts(self) -> Path:
+        return self.bundle / "hosts"
+
+    @property
+    def resolv_conf(self) -> Path:
+        return self.bundle / "resolv.conf"
+
+    @property
+    def hostname(self) -> Path:
+        return self.bundle / "hostname"
+
+    @property
+    def exits(self) -> Path:
+        return self.bundle / "exits"
+
+    @property
+    def execs(self) -> Path:
+        """Descriptions and pid files of processes that were added later."""
+        return self.bundle / "exec"
+
+    @property
+    def disk(self) -> Path:
+        """The writable layer's place."""
+        return self.settings.state_dir / "instances" / self.name
+
+    @property
+    def upper(self) -> Path:
+        return self.disk / "upper"
+
+    @property
+    def work(self) -> Path:
+        return self.disk / "work"
+
+    @property
+    def logs(self) -> Path:
+        return self.settings.logs_dir / self.name
+
+    @property
+    def netns(self) -> Path:
+        return self.settings.netns_dir / self.name
+
+    @property
+    def cgroup(self) -> str:
+        """Relative to the root of every hierarchy."""
+        return f"{self.settings.cgroup}/{self.name}"
+
+    @property
+    def monitored(self) -> Monitored:
+        return Monitored(self.name, self.bundle, self.exits, self.bundle, self.logs / "log", LOG_FILE_LIMIT)

@@ -1,0 +1,234 @@
+"""crun and runc, the programs that make a container out of an OCI bundle (runtime-spec 1.0, "runtime command line").
+
+Owns which of the two works on this machine and the calls to it. Creating goes through conmon, which calls the runtime
+itself; what a bundle says is the runtime area's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from whit.base.errors import CommandError, NotFound, TimedOut, Unavailable, WhitError
+from whit.base.settings import Settings
+from whit.tools import process
+
+log = logging.getLogger(__name__)
+
+Kind = Literal["crun", "runc"]
+PREFERRED: tuple[Kind, ...] = ("crun", "runc")
+"""crun starts a container in less than half the time of runc."""
+
+Status = Literal["creating", "created", "running", "stopped", "paused"]
+
+
+@dataclass(frozen=True)
+class ContainerState:
+    """What the runtime says of a container. `pid` is 0 once it stopped."""
+
+    id: str
+    status: Status
+    pid: int
+    bundle: Path
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """One OCI runtime program with the directory of its state."""
+
+    kind: Kind
+    path: Path
+    version: str
+    root: Path
+
+    def arguments(self, *arguments: str) -> list[str]:
+        """The command line of a call."""
+        return [str(self.path), "--root", str(self.root), *arguments]
+
+    def exists(self, name: str) -> bool:
+        """Whether the runtime keeps anything of this container. Both runtimes keep it in a directory of its name."""
+        return (self.root / name).is_dir()
+
+    async def state(self, name: str) -> ContainerState:
+        """Raises NotFound, CommandError."""
+        self._must_exist(name)
+        try:
+            answer = await process.run(self.arguments("state", name), timeout=30)
+        except CommandError:
+            self._must_exist(name)
+            raise
+        return parse_state(json.loads(answer.stdout))
+
+    async def containers(self) -> dict[str, ContainerState]:
+        """Every container, by name."""
+        if not self.root.is_dir():
+            return {}
+        answer = await process.run(self.arguments("list", "--format", "json"), timeout=30)
+        states = [parse_state(document) for document in json.loads(answer.stdout or b"null") or []]
+        return {state.id: state for state in states}
+
+    async def start(self, name: str) -> None:
+        """Let the created container's program run."""
+        await process.run(self.arguments("start", name), timeout=30)
+
+    async def kill(self, name: str, signal: str) -> bool:
+        """Send a signal, as `SIGTERM`, to the main process; False if it had ended already."""
+        try:
+            # A task frozen by cgroup v1 cannot even be killed before it is thawed.
+            if (await self.state(name)).status == "paused":
+                await self.resume(name)
+            await process.run(self.arguments("kill", name, signal.removeprefix("SIG")), timeout=30)
+        except NotFound:
+            return False
+        except CommandError:
+            if await self.alive(name):
+                raise
+            return False
+        return True
+
+    async def alive(self, name: str) -> bool:
+        """Whether it exists and has not stopped."""
+        with contextlib.suppress(NotFound):
+            return (await self.state(name)).status != "stopped"
+        return False
+
+    async def delete(self, name: str) -> None:
+        """Kill whatever runs in it and forget it. It may be gone already, or be half made."""
+        if not self.exists(name):
+            return
+        with contextlib.suppress(CommandError, NotFound):
+            if (await self.state(name)).status == "paused":
+                await self.resume(name)
+        try:
+            await process.run(self.arguments("delete", "--force", name), timeout=30)
+        except CommandError:
+            if self.exists(name):
+                raise
+
+    async def pause(self, name: str) -> None:
+        await process.run(self.arguments("pause", name), timeout=30)
+
+    async def resume(self, name: str) -> None:
+        await process.run(self.arguments("resume", name), timeout=30)
+
+    def exec_arguments(self, name: str, process_file: Path, pid_file: Path) -> list[str]:
+        """The call that runs one more process, described as in the bundle, and ends with its status."""
+        return self.arguments("exec", "--process", str(process_file), "--pid-file", str(pid_file), name)
+
+    def _must_exist(self, name: str) -> None:
+        if not self.exists(name):
+            raise NotFound(f"there is no container {name} in {self.root}", hint="`whit ps` lists what there is")
+
+
+def parse_state(document: Mapping[str, Any]) -> ContainerState:
+    """The state document of runtime-spec, section "State"; `list` prints the same keys."""
+    return ContainerState(
+        id=document["id"],
+        status=document["status"],
+        pid=int(document.get("pid") or 0),
+        bundle=Path(document["bundle"]),
+    )
+
+
+async def choose(settings: Settings) -> Runtime:
+    """The first preferred runtime that really runs a container here. The finding is remembered until a reboot or
+    until a binary changes.
+
+    Raises:
+        Unavailable: neither runs; the message has what each said.
+    """
+    binaries = {kind: path for kind in PREFERRED if (path := find(kind)) is not None}
+    fingerprint = _fingerprint(binaries)
+    memory = settings.run_dir / "runtime.json"
+    if (known := _remembered(memory, fingerprint)) is not None:
+        return known
+    refusals: list[str] = []
+    for kind, path in binaries.items():
+        runtime = Runtime(kind, path, await version(path), settings.run_dir / "runtime")
+        refusal = await refusal_of(runtime, settings)
+        if refusal is None:
+            _remember(memory, fingerprint, runtime)
+            return runtime
+        refusals.append(f"{kind}: {refusal}")
+    said = "; ".join(refusals) or "neither crun nor runc is installed"
+    raise Unavailable(f"no OCI runtime works here: {said}", hint="install crun or runc; `whit doctor` tries them")
+
+
+def find(kind: Kind) -> Path | None:
+    """The installed program."""
+    path = shutil.which(kind, path=process.CLEAN_ENVIRONMENT["PATH"])
+    return Path(path) if path else None
+
+
+async def version(path: Path) -> str:
+    """As `1.1.5+ds1`, the last word of the first line that `--version` prints."""
+    return (await process.run([str(path), "--version"], timeout=10)).text.splitlines()[0].split()[-1]
+
+
+async def refusal_of(runtime: Runtime, settings: Settings) -> str | None:
+    """Run `true` in a tiny container, with limits, below the agent's cgroup; what went wrong, or None."""
+    name = f"probe-{os.getpid()}"
+    with tempfile.TemporaryDirectory(prefix="whit-probe-") as directory:
+        bundle = Path(directory)
+        (bundle / "rootfs").mkdir()
+        (bundle / "config.json").write_text(json.dumps(tiny_config(f"{settings.cgroup}/{name}")))
+        try:
+            await process.run(runtime.arguments("run", "--bundle", directory, name), timeout=20)
+        except (CommandError, TimedOut) as error:
+            log.debug("%s does not work here: %s", runtime.kind, error)
+            return error.stderr if isinstance(error, CommandError) else str(error)
+        finally:
+            with contextlib.suppress(WhitError):
+                await runtime.delete(name)
+    return None
+
+
+def tiny_config(cgroup: str) -> dict[str, Any]:
+    """The smallest bundle that shows whether namespaces, cgroups and limits work: the host's own `true`."""
+    system = [path for path in (Path("/usr"), Path("/bin"), Path("/lib"), Path("/lib64")) if path.exists()]
+    binds = [
+        {"destination": str(path), "type": "bind", "source": str(path), "options": ["rbind", "ro"]} for path in system
+    ]
+    return {
+        "ociVersion": "1.0.2",
+        "process": {"cwd": "/", "args": ["true"], "env": ["PATH=/usr/bin:/bin"], "user": {"uid": 0, "gid": 0}},
+        "root": {"path": "rootfs"},
+        "mounts": [{"destination": "/proc", "type": "proc", "source": "proc"}, *binds],
+        "linux": {
+            "cgroupsPath": cgroup,
+            "resources": {"pids": {"limit": 64}, "memory": {"limit": 64 << 20}},
+            "namespaces": [{"type": kind} for kind in ("pid", "ipc", "uts", "mount")],
+        },
+    }
+
+
+def _fingerprint(binaries: Mapping[Kind, Path]) -> dict[str, Any]:
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return {"boot": boot, "binaries": {str(path): path.stat().st_mtime_ns for path in binaries.values()}}
+
+
+def _remembered(memory: Path, fingerprint: Mapping[str, Any]) -> Runtime | None:
+    try:
+        document = json.loads(memory.read_text())
+        if document["fingerprint"] != fingerprint:
+            return None
+        found = document["runtime"]
+        return Runtime(found["kind"], Path(found["path"]), found["version"], Path(found["root"]))
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _remember(memory: Path, fingerprint: Mapping[str, Any], runtime: Runtime) -> None:
+    memory.parent.mkdir(parents=True, exist_ok=True)
+    document = {"fingerprint": fingerprint, "runtime": asdict(runtime)}
+    unfinished = memory.with_suffix(f".{os.getpid()}")
+    unfinished.write_text(json.dumps(document, default=str))
+    unfinished.replace(memory)

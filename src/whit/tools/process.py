@@ -13,12 +13,15 @@ import os
 import shlex
 import signal
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from whit.base.errors import CommandError, TimedOut, Unavailable
 
 log = logging.getLogger(__name__)
+
+_LINE_LIMIT = 4 << 20
+"""Bytes of one line of a streamed output."""
 
 # A tool must speak the language that its parser expects and must not depend on the person's shell.
 CLEAN_ENVIRONMENT = {
@@ -51,6 +54,7 @@ async def run(
     argv: Sequence[str],
     *,
     stdin: bytes | None = None,
+    stdout: int = subprocess.PIPE,
     env: Mapping[str, str] | None = None,
     cwd: str | None = None,
     timeout: float = 60.0,
@@ -59,7 +63,7 @@ async def run(
     user: int | None = None,
     group: int | None = None,
 ) -> Completed:
-    """Run `argv` to its end.
+    """Run `argv` to its end. Its output is returned, or goes to the descriptor `stdout`.
 
     Raises:
         Unavailable: the program is not installed.
@@ -71,7 +75,7 @@ async def run(
         process = await asyncio.create_subprocess_exec(
             *argv,
             stdin=subprocess.PIPE if stdin is not None else subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
+            stdout=stdout,
             stderr=subprocess.PIPE,
             env=environment(env),
             cwd=cwd,
@@ -84,7 +88,7 @@ async def run(
     except FileNotFoundError as error:
         raise Unavailable(f"{argv[0]} is not installed", hint="run `whit doctor`") from error
     try:
-        stdout, stderr = await asyncio.wait_for(process.communicate(stdin), timeout)
+        output, errors = await asyncio.wait_for(process.communicate(stdin), timeout)
     except TimeoutError:
         raise TimedOut(f"{argv[0]} did not end within {timeout:g} s\n  command: {shlex.join(argv)}") from None
     finally:
@@ -92,10 +96,70 @@ async def run(
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             await process.wait()
-    completed = Completed(process.returncode or 0, stdout, stderr.decode(errors="replace"))
+    completed = Completed(process.returncode or 0, output or b"", errors.decode(errors="replace"))
     if check and completed.returncode != 0:
         raise CommandError(argv, completed.returncode, completed.stderr or completed.text)
     return completed
+
+
+async def stream_lines(
+    argv: Sequence[str],
+    on_line: Callable[[bytes], None],
+    *,
+    stdin: bytes = b"",
+    env: Mapping[str, str] | None = None,
+    timeout: float = 60.0,
+) -> Completed:
+    """Run `argv` to its end and hand over each line of its output as it comes. Its status is not checked.
+
+    Raises:
+        Unavailable, TimedOut: as `run`.
+    """
+    log.debug("run %s", shlex.join(argv))
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *argv,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=environment(env),
+            start_new_session=True,
+            limit=_LINE_LIMIT,
+        )
+    except FileNotFoundError as error:
+        raise Unavailable(f"{argv[0]} is not installed", hint="run `whit doctor`") from error
+    try:
+        async with asyncio.timeout(timeout):
+            errors = await _exchange(process, stdin, on_line)
+    except TimeoutError:
+        raise TimedOut(f"{argv[0]} did not end within {timeout:g} s\n  command: {shlex.join(argv)}") from None
+    finally:
+        if process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            await process.wait()
+    return Completed(process.returncode or 0, b"", errors.decode(errors="replace"))
+
+
+async def _exchange(process: asyncio.subprocess.Process, stdin: bytes, on_line: Callable[[bytes], None]) -> bytes:
+    """Write the input and read both outputs at the same time, so that no pipe fills up. Returns standard error."""
+    assert process.stdin is not None
+    assert process.stdout is not None
+    assert process.stderr is not None
+    async with asyncio.TaskGroup() as tasks:
+        errors = tasks.create_task(process.stderr.read())
+        tasks.create_task(_feed(process.stdin, stdin))
+        async for line in process.stdout:
+            on_line(line)
+    await process.wait()
+    return errors.result()
+
+
+async def _feed(pipe: asyncio.StreamWriter, data: bytes) -> None:
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+        pipe.write(data)
+        await pipe.drain()
+    pipe.close()
 
 
 def start(

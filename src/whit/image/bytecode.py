@@ -1,0 +1,90 @@
+"""Byte code: Python sources of a tree are compiled ahead of time, so that instances start without compiling.
+
+The caches are marked as unchecked (PEP 552): the times of the sources are normalised, so the usual check would throw
+each cache away. The same source gives the same bytes in every run and order; see `_hold`.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import marshal
+import os
+import re
+import sys
+import warnings
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from types import CodeType
+
+from whit.image.tree import Entry, Tree
+
+DIST_PACKAGES = "usr/local/lib/python3.{minor}/dist-packages"
+_LIBRARY = re.compile(r"usr/lib/python3(?:\.(\d+))?/.*\.py$")
+_FEW = 40
+"""Sources that are compiled without starting processes for it."""
+
+
+def compile_library(tree: Tree) -> None:
+    """Compile Debian's own Python library and modules, if the tree has them for the Python that runs this."""
+    if f"usr/bin/python3.{sys.version_info.minor}" not in tree:
+        return
+    entries = [entry for entry in tree.under("usr/lib") if entry.kind == "file" and _LIBRARY.match(entry.path)]
+    add_caches(tree, [entry for entry in entries if "/lib2to3/tests/" not in entry.path])
+
+
+def add_caches(tree: Tree, sources: Iterable[Entry]) -> None:
+    """Add __pycache__ entries for `sources`; a source that does not compile (a template, another version) gets none."""
+    entries = list(sources)
+    for entry, cache in zip(entries, _compile_all(entries), strict=True):
+        if cache is not None:
+            tree.add(Entry(cache_path(entry.path), content=cache, mode=0o644, uid=entry.uid, gid=entry.gid))
+
+
+def cache_path(path: str) -> str:
+    directory, _, name = path.rpartition("/")
+    return f"{directory}/__pycache__/{name.removesuffix('.py')}.{sys.implementation.cache_tag}.pyc".lstrip("/")
+
+
+def _compile_all(entries: Sequence[Entry]) -> list[bytes | None]:
+    if len(entries) <= _FEW or (os.cpu_count() or 1) < 2:
+        return [_compile_entry(entry) for entry in entries]
+    with ProcessPoolExecutor() as pool:
+        return list(pool.map(_compile_entry, entries, chunksize=16))
+
+
+def _compile_entry(entry: Entry) -> bytes | None:
+    return compile_source(entry.data(), f"/{entry.path}")
+
+
+def compile_source(source: bytes, path: str) -> bytes | None:
+    """The content of a .pyc for `source`, or None if it cannot be compiled."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            code = compile(source, path, "exec", dont_inherit=True, optimize=0)
+        except (SyntaxError, ValueError, RecursionError):
+            return None
+    held: list[object] = []
+    _hold(code, held)
+    flags = 0b01  # a hash stands in for the time, and is not checked
+    header = importlib.util.MAGIC_NUMBER + flags.to_bytes(4, "little") + importlib.util.source_hash(source)
+    return header + marshal.dumps(code)
+
+
+def _hold(code: CodeType, held: list[object]) -> None:
+    """Refer to every string of `code` once more.
+
+    marshal writes an object that is referred to once in another form than one that is referred to more often, and
+    whether an interned string is depends on what else this process has loaded (https://bugs.python.org/issue34093).
+    """
+    held += [code.co_filename, code.co_name, code.co_qualname]
+    held += [*code.co_names, *code.co_varnames, *code.co_freevars, *code.co_cellvars]
+    pending: list[object] = list(code.co_consts)
+    while pending:
+        constant = pending.pop()
+        if isinstance(constant, CodeType):
+            _hold(constant, held)
+        elif isinstance(constant, tuple | frozenset):
+            pending.extend(constant)
+        elif isinstance(constant, str):
+            held.append(constant)

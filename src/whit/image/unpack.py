@@ -1,0 +1,310 @@
+"""Unpack: a layer's blob becomes a directory that overlayfs takes as a lower layer.
+
+Whatever the archive says, nothing is made outside of the destination: it is a fresh directory that nobody else writes
+to, and each component of each path must be a directory made by this archive. Whiteouts become those of overlayfs
+(image-spec layer.md; kernel Documentation/filesystems/overlayfs.rst). Device nodes below /dev are left out, since
+every runtime mounts its own /dev over them; elsewhere they are refused. Owners are kept as root, ignored otherwise.
+
+Runs as a process of its own: `python -m whit.image.unpack` takes one request as JSON on standard input.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import hashlib
+import json
+import os
+import resource
+import shutil
+import stat
+import subprocess
+import sys
+import tarfile
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import IO, Protocol
+
+from whit.base.errors import InputError, SystemCallError, Unavailable, WhitError
+from whit.image.tree import clean_path
+from whit.tools import process
+
+_CHUNK = 1 << 20
+_MEMORY = 2 << 30
+"""Bytes of address space: the limit of what a header can make the parser read."""
+_WHITEOUT = ".wh."
+_OPAQUE = ".wh..wh..opq"
+_XATTR = "SCHILY.xattr."
+_KEPT_XATTRS = ("security.capability", "user.")
+
+
+class _Readable(Protocol):
+    def read(self, size: int = -1, /) -> bytes: ...
+
+
+def unpack(blob: Path, compression: str, diff_id: str, destination: Path) -> bool:
+    """Unpack `blob` into `destination`, which appears complete or not at all. False if it is there already.
+
+    Raises:
+        InputError: the archive is hostile or damaged, or its digest is not `diff_id`.
+    """
+    if destination.exists():
+        return False
+    destination.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=destination.parent, prefix=".new-"))
+    try:
+        with _opened(blob, compression) as stream:
+            digest = _extract(stream, temporary)
+        if digest != diff_id:
+            raise InputError(
+                f"layer {blob.name[:12]} unpacks to {digest}, its image says {diff_id}", hint="fetch again"
+            )
+        return _move(temporary, destination)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _move(temporary: Path, destination: Path) -> bool:
+    try:
+        temporary.rename(destination)
+    except OSError:
+        if destination.exists():  # another process was faster; layers of the same id are equal
+            return False
+        raise
+    return True
+
+
+@contextlib.contextmanager
+def _opened(blob: Path, compression: str) -> Iterator[_Readable]:
+    if compression == "gzip":
+        with gzip.open(blob, "rb") as packed:
+            yield packed
+    elif compression == "zstd":
+        with _zstd(blob) as unpacked:
+            yield unpacked
+    else:
+        with blob.open("rb") as plain:
+            yield plain
+
+
+@contextlib.contextmanager
+def _zstd(blob: Path) -> Iterator[IO[bytes]]:
+    if not shutil.which("zstd"):
+        raise Unavailable("the layer is compressed with zstd, which is not installed", hint="apt-get install zstd")
+    reader, writer = os.pipe()
+    child = process.start(["zstd", "-dcq", str(blob)], stdout=writer, stderr=subprocess.DEVNULL)
+    os.close(writer)
+    try:
+        with os.fdopen(reader, "rb") as unpacked:
+            yield unpacked
+    finally:
+        child.kill()
+        child.wait()
+
+
+def _extract(stream: _Readable, root: Path) -> str:
+    room = shutil.disk_usage(root).free
+    hashing = _Hashing(stream, room)
+    unpacker = _Unpacker(root)
+    try:
+        with tarfile.open(fileobj=hashing, mode="r|", bufsize=_CHUNK) as tar:  # type: ignore[call-overload]
+            for member in tar:
+                unpacker.add(tar, member)
+        while hashing.read(_CHUNK):
+            pass
+    except (tarfile.TarError, EOFError, gzip.BadGzipFile, ValueError, MemoryError) as error:
+        raise InputError(f"the layer is not a readable tar: {error or type(error).__name__}") from error
+    finally:
+        unpacker.finish()
+    return f"sha256:{hashing.hash.hexdigest()}"
+
+
+class _Hashing:
+    """Hashes what is read through it, and stops at the limit."""
+
+    def __init__(self, stream: _Readable, limit: int) -> None:
+        self.stream = stream
+        self.limit = limit
+        self.hash = hashlib.sha256()
+
+    def read(self, size: int = -1) -> bytes:
+        data = self.stream.read(size)
+        self.limit -= len(data)
+        if self.limit < 0:
+            raise InputError("the layer is larger than the free space", hint="free some space, or do not use the image")
+        self.hash.update(data)
+        return data
+
+
+class _Unpacker:
+    """Knows each path that was made, so that no look-up ever follows a link."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
+        self.owners = os.geteuid() == 0
+        self.made = {"": "directory"}
+        self.times: dict[str, float] = {}
+        self.whiteouts: list[str] = []
+        root.chmod(0o755)
+
+    def add(self, tar: tarfile.TarFile, member: tarfile.TarInfo) -> None:
+        path = clean_path(member.name, "layer")
+        name = PurePosixPath(path).name
+        if name.startswith(_WHITEOUT):
+            self._whiteout(path, name)
+        elif member.isdir():
+            self._directory(path, member)
+        elif not path:
+            raise InputError("layer: its root is not a directory")
+        elif member.ischr() or member.isblk():
+            self._device(path)
+        else:
+            self._make_way(path)
+            self._other(tar, path, member)
+
+    def _other(self, tar: tarfile.TarFile, path: str, member: tarfile.TarInfo) -> None:
+        if member.isreg() and not member.issparse():
+            self._file(tar, path, member)
+        elif member.issym():
+            os.symlink(member.linkname, path, dir_fd=self.fd)
+            self._made(path, "symlink", member)
+        elif member.islnk():
+            self._hard_link(path, member)
+        elif member.isfifo():
+            os.mkfifo(path, dir_fd=self.fd)
+            self._made(path, "fifo", member)
+        else:
+            raise InputError(f"layer: {path} is of the unsupported type {member.type!r}")
+
+    def _file(self, tar: tarfile.TarFile, path: str, member: tarfile.TarInfo) -> None:
+        source = tar.extractfile(member)
+        assert source is not None
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600, dir_fd=self.fd)
+        with os.fdopen(fd, "wb", buffering=0) as output:
+            left = member.size
+            while left:
+                data = source.read(min(left, _CHUNK))
+                if not data:
+                    raise InputError(f"layer: it ends within {path}")
+                output.write(data)
+                left -= len(data)
+            self._dress_file(fd, path, member)
+        self.made[path] = "file"
+
+    def _dress_file(self, fd: int, path: str, member: tarfile.TarInfo) -> None:
+        if self.owners:
+            os.fchown(fd, member.uid, member.gid)
+        os.fchmod(fd, stat.S_IMODE(member.mode))
+        self._xattrs(path, member)
+        os.utime(fd, (member.mtime, member.mtime))
+
+    def _hard_link(self, path: str, member: tarfile.TarInfo) -> None:
+        target = clean_path(member.linkname, "layer")
+        if self.made.get(target, "directory") == "directory":
+            raise InputError(f"layer: {path} is a hard link to {target!r}, which is no file that came before it")
+        os.link(target, path, src_dir_fd=self.fd, dst_dir_fd=self.fd, follow_symlinks=False)
+        self.made[path] = self.made[target]
+
+    def _directory(self, path: str, member: tarfile.TarInfo) -> None:
+        if self.made.get(path) != "directory":
+            self._make_way(path)
+            os.mkdir(path, 0o755, dir_fd=self.fd)
+        self._made(path, "directory", member)
+        self.times[path] = member.mtime
+
+    def _made(self, path: str, kind: str, member: tarfile.TarInfo) -> None:
+        """Owner before mode: the kernel clears set-user-ID bits when the owner changes."""
+        self.made[path] = kind
+        name = path or "."
+        if self.owners:
+            os.chown(name, member.uid, member.gid, dir_fd=self.fd, follow_symlinks=False)
+        if kind != "symlink":
+            os.chmod(name, stat.S_IMODE(member.mode), dir_fd=self.fd)
+        self._xattrs(path, member)
+        if kind != "directory":
+            os.utime(name, (member.mtime, member.mtime), dir_fd=self.fd, follow_symlinks=False)
+
+    def _xattrs(self, path: str, member: tarfile.TarInfo) -> None:
+        for key, value in member.pax_headers.items():
+            name = key.removeprefix(_XATTR)
+            if name != key and name.startswith(_KEPT_XATTRS) and (self.owners or name.startswith("user.")):
+                self._set_xattr(path, name, value.encode("utf-8", "surrogateescape"))
+
+    def _set_xattr(self, path: str, name: str, value: bytes) -> None:
+        os.setxattr(self.root / path, name, value, follow_symlinks=False)
+
+    def _make_way(self, path: str) -> None:
+        """Make the directories above `path` that are missing, and remove what stands at `path`."""
+        self._parents(path)
+        kind = self.made.pop(path, "")
+        if kind == "directory":
+            shutil.rmtree(path, dir_fd=self.fd)
+            for below in [other for other in self.made if other.startswith(path + "/")]:
+                del self.made[below]
+        elif kind:
+            os.unlink(path, dir_fd=self.fd)
+
+    def _parents(self, path: str) -> None:
+        parent = path.rpartition("/")[0]
+        if self.made.get(parent) == "directory":
+            return
+        if parent in self.made:
+            raise InputError(
+                f"layer: {path} goes through {parent}, a {self.made[parent]}", hint="do not use this image"
+            )
+        self._parents(parent)
+        os.mkdir(parent, 0o755, dir_fd=self.fd)
+        self.made[parent] = "directory"
+
+    def _device(self, path: str) -> None:
+        if not path.startswith("dev/"):
+            raise InputError(f"layer: {path} is a device node outside of /dev", hint="build the image without it")
+
+    def _whiteout(self, path: str, name: str) -> None:
+        parent = path.rpartition("/")[0]
+        hidden = name.removeprefix(_WHITEOUT)
+        if name == _OPAQUE:
+            self._parents(path)
+            self._set_xattr(parent, "trusted.overlay.opaque", b"y")
+        elif hidden in ("", ".", ".."):
+            raise InputError(f"layer: the whiteout {path} names no file")
+        elif not hidden.startswith(_WHITEOUT):  # other .wh..wh. names are notes of aufs to itself
+            self._parents(path)
+            self.whiteouts.append(f"{parent}/{hidden}".lstrip("/"))
+
+    def finish(self) -> None:
+        """A whiteout hides what lower layers have, not what this one brings. Times come last: work changes them."""
+        for path in self.whiteouts:
+            kind = self.made.get(path)
+            if kind == "directory":
+                self._set_xattr(path, "trusted.overlay.opaque", b"y")
+            elif kind is None and self.made.get(path.rpartition("/")[0]) == "directory":
+                os.mknod(path, 0o600 | stat.S_IFCHR, os.makedev(0, 0), dir_fd=self.fd)
+                self.made[path] = "whiteout"
+        for path, mtime in self.times.items():
+            if self.made.get(path) == "directory":
+                os.utime(path or ".", (mtime, mtime), dir_fd=self.fd)
+        os.close(self.fd)
+
+
+def main() -> int:
+    """Answer one request: {"blob", "compression", "diff_id", "destination"}; errors as JSON on standard output."""
+    resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
+    os.umask(0o022)
+    request = json.load(sys.stdin)
+    try:
+        unpack(Path(request["blob"]), request["compression"], request["diff_id"], Path(request["destination"]))
+    except WhitError as error:
+        print(json.dumps({"code": error.code, "message": error.message, "hint": error.hint}))
+        return 1
+    except OSError as error:
+        failure = SystemCallError("unpack", error.errno or 0, str(error.filename or ""))
+        print(json.dumps({"code": failure.code, "message": failure.message, "hint": ""}))
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,198 @@
+"""apt: resolves and downloads Debian packages in a private root, without root rights and without touching the host.
+
+apt checks the signatures of the lists; the digests of the packages come from those lists and are checked again here,
+because apt compares only the size of a file that it finds in its archives. Which sources are used is the caller's
+decision. Options: apt.conf(5), sources.list(5).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from whit.base.errors import CommandError, InputError, Permanent
+from whit.tools import process
+
+_UPDATE_TIMEOUT = 600.0
+_DOWNLOAD_TIMEOUT = 1800.0
+_INSTALL_LINE = re.compile(r"^Inst (\S+) \((\S+) .*?\[(\S+)\]\)", re.MULTILINE)
+_TAKEN_OVER = re.compile(r"^Acquire::(https?|ftp|Retries|ForceIPv[46]|Check-Valid-Until|By-Hash)\b")
+"""How the host reaches its mirrors: proxies, certificates, time-outs. Everything else is set here."""
+
+
+@dataclass(frozen=True)
+class Package:
+    """One version of a package, as the signed lists describe it."""
+
+    name: str
+    version: str
+    architecture: str
+    sha256: str
+    size: int
+    control: str
+
+    @property
+    def pinned(self) -> str:
+        return f"{self.name}:{self.architecture}={self.version}" if self.architecture != "all" else self.wanted
+
+    @property
+    def wanted(self) -> str:
+        return f"{self.name}={self.version}"
+
+
+@dataclass(frozen=True)
+class Root:
+    """A private apt: lists and their caches below `directory`; downloads go to `archives`."""
+
+    directory: Path
+    archives: Path
+    architecture: str
+
+    @property
+    def lists(self) -> Path:
+        return self.directory / "lists"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {"APT_CONFIG": str(self.directory / "apt.conf"), "HOME": str(self.directory)}
+
+    async def prepare(self, sources: str, auth: str, present: Sequence[str] = ()) -> None:
+        """Write the configuration. `sources` is deb822 text, `auth` as in apt_auth.conf(5).
+
+        Packages that are named `present` count as installed in every version and are never fetched.
+        """
+        for path in (self.lists / "partial", self.archives / "partial", self.directory / "cache"):
+            path.mkdir(parents=True, exist_ok=True)
+        (self.directory / "status").write_text("".join(map(_installed, present)))
+        (self.directory / "whit.sources").write_text(sources)
+        (self.directory / "auth.conf").write_text(auth)
+        (self.directory / "auth.conf").chmod(0o600)
+        inherited = await _host_configuration()
+        (self.directory / "apt.conf").write_text("".join(f"{line}\n" for line in [*inherited, *self._options()]))
+
+    def _options(self) -> Iterator[str]:
+        values = {
+            "Dir::State::Lists": f"{self.lists}",
+            "Dir::State::status": f"{self.directory}/status",
+            "Dir::State::extended_states": f"{self.directory}/extended_states",
+            "Dir::Cache": f"{self.directory}/cache",
+            "Dir::Cache::archives": f"{self.archives}",
+            "Dir::Etc::SourceList": f"{self.directory}/whit.sources",
+            "Dir::Etc::SourceParts": "/dev/null",
+            "Dir::Etc::Parts": "/dev/null",
+            "Dir::Etc::Main": "/dev/null",
+            "Dir::Etc::Preferences": "/dev/null",
+            "Dir::Etc::PreferencesParts": "/dev/null",
+            "Dir::Etc::netrc": f"{self.directory}/auth.conf",
+            "Dir::Etc::netrcparts": "/dev/null",
+            "Dir::Log": f"{self.directory}",
+            "APT::Architecture": self.architecture,
+            "APT::Architectures": self.architecture,
+            "APT::Install-Recommends": "false",
+            "APT::Install-Suggests": "false",
+            "APT::Sandbox::User": "",
+            "APT::Get::Assume-Yes": "true",
+            "APT::Get::AllowUnauthenticated": "false",
+            "Acquire::AllowInsecureRepositories": "false",
+            "Acquire::AllowWeakRepositories": "false",
+            "Acquire::AllowDowngradeToInsecureRepositories": "false",
+            "Acquire::Languages": "none",
+            "Debug::NoLocking": "true",
+        }
+        return (f'{name} "{value}";' for name, value in values.items())
+
+    async def update(self) -> None:
+        """Fetch the lists and check their signatures. Raises Permanent that says which source failed."""
+        try:
+            # Without the option a source that fails is a warning, and old lists would be used without a word.
+            argv = ["apt-get", "update", "-q", "-o", "APT::Update::Error-Mode=any"]
+            await process.run(argv, env=self.environment, timeout=_UPDATE_TIMEOUT)
+        except CommandError as error:
+            raise Permanent(
+                f"the package lists cannot be fetched or are not signed by a known key:\n{_complaints(error.stderr)}",
+                hint="check the network and the entries in /etc/apt that serve this release",
+            ) from error
+
+    async def resolve(self, wanted: Sequence[str]) -> tuple[Package, ...]:
+        """The packages that `wanted` (NAME or NAME=VERSION) and their dependencies need, sorted by name."""
+        try:
+            simulated = await process.run(["apt-get", "install", "-s", "-q", *wanted], env=self.environment)
+        except CommandError as error:
+            raise InputError(
+                f"Debian cannot provide {', '.join(wanted)}:\n{_complaints(error.stderr)}",
+                hint="look the name up with: apt-cache policy NAME",
+            ) from error
+        found = sorted(set(_INSTALL_LINE.findall(simulated.text)))
+        return await self.describe([f"{name.partition(':')[0]}={version}" for name, version, _ in found])
+
+    async def describe(self, wanted: Sequence[str]) -> tuple[Package, ...]:
+        """What the signed lists say of the candidates of NAME or of NAME=VERSION, sorted by name."""
+        shown = await process.run(["apt-cache", "show", "--no-all-versions", *wanted], env=self.environment)
+        packages = {package.name: package for package in map(_package, re.split(r"\n\n+", shown.text.strip()))}
+        return tuple(packages[name] for name in sorted(packages))
+
+    async def download(self, packages: Sequence[Package]) -> None:
+        """Bring the packages into the archives directory, each under `digest_name`, its digest checked."""
+        missing = [package for package in packages if not self.has(package)]
+        if not missing:
+            return
+        argv = ["apt-get", "download", "-q", *(package.pinned for package in missing)]
+        await process.run(argv, env=self.environment, cwd=str(self.archives / "partial"), timeout=_DOWNLOAD_TIMEOUT)
+        for package in missing:
+            self._take(package)
+
+    def path(self, package: Package) -> Path:
+        """Packages are kept under their digest: two archives may have different files of one name and version."""
+        return self.archives / f"{package.sha256}.deb"
+
+    def has(self, package: Package) -> bool:
+        """Whether it was downloaded before and is still what it was; a damaged file is removed."""
+        path = self.path(package)
+        if path.exists() and _sha256(path) != package.sha256:
+            path.unlink()
+        return path.exists()
+
+    def _take(self, package: Package) -> None:
+        escaped = package.version.replace(":", "%3a")
+        fetched = self.archives / "partial" / f"{package.name}_{escaped}_{package.architecture}.deb"
+        if not fetched.exists() or _sha256(fetched) != package.sha256:
+            raise Permanent(
+                f"{fetched.name} does not have the digest that the signed list names ({package.sha256})",
+                hint="the mirror is inconsistent or was tampered with; try again later or use another mirror",
+            )
+        fetched.rename(self.path(package))
+
+
+def _installed(name: str) -> str:
+    """A stanza of the package database (deb-control(5)), of a version that satisfies every demand."""
+    return (
+        f"Package: {name}\nStatus: install ok installed\nVersion: 999999\nArchitecture: all\nMulti-Arch: foreign\n"
+        f"Maintainer: none <none@localhost>\nDescription: not needed\n\n"
+    )
+
+
+def _package(stanza: str) -> Package:
+    values = dict(re.findall(r"^([A-Za-z0-9-]+): *(.*)$", stanza, re.MULTILINE))
+    try:
+        name, version, digest = values["Package"], values["Version"], values["SHA256"]
+        return Package(name, version, values["Architecture"], digest, int(values["Size"]), stanza)
+    except KeyError as error:
+        raise Permanent(f"the list entry of {values.get('Package', 'a package')} has no field {error}") from error
+
+
+async def _host_configuration() -> list[str]:
+    dump = await process.run(["apt-config", "dump"])
+    return [line for line in dump.text.splitlines() if _TAKEN_OVER.match(line)]
+
+
+def _complaints(stderr: str) -> str:
+    lines = [line for line in stderr.splitlines() if line.startswith(("E:", "W:", "Err:"))]
+    return "\n".join(lines or stderr.splitlines()[-6:])
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

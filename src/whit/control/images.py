@@ -27,9 +27,7 @@ async def settle_images(spec: AppSpec, images: Images, report: Report, *, refres
     return {name: task.result() for name, task in tasks.items()}
 
 
-async def _settle(
-    app: str, name: str, service: ServiceSpec, images: Images, report: Report, *, refresh: bool
-) -> Image:
+async def _settle(app: str, name: str, service: ServiceSpec, images: Images, report: Report, *, refresh: bool) -> Image:
     try:
         if service.build is not None:
             image = await images.build(f"{app}-{name}", service.build, report, refresh=refresh)

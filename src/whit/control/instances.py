@@ -1,0 +1,264 @@
+"""Keeps every instance as it is wanted: carries out what `plan` decides, watches exits and health, adopts what runs.
+
+Each instance is worked on by at most one task at a time. Nothing is remembered that cannot be found again on the
+machine: a new agent starts from `adopt`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Protocol
+
+from whit.base.errors import WhitError
+from whit.control.desired import Wanted
+from whit.control.plan import Action, Remove, Restart, Seen, Start
+from whit.model.instance import ExitRecord, InstanceSpec, InstanceStatus
+from whit.model.operation import Operation, carry_out
+from whit.model.service import DependencySpec
+from whit.runtime import health, restart
+from whit.runtime.driver import Driver
+from whit.runtime.operations import NetworkFiles
+
+log = logging.getLogger(__name__)
+
+
+class Networks(Protocol):
+    """What an instance needs of the mesh, handed in so that the areas stay apart."""
+
+    def plan_connect(self, spec: InstanceSpec) -> Sequence[Operation]: ...
+
+    def plan_disconnect(self, spec: InstanceSpec) -> Sequence[Operation]: ...
+
+    def files(self, spec: InstanceSpec) -> NetworkFiles: ...
+
+
+@dataclass
+class Record:
+    """One instance under our care."""
+
+    spec: InstanceSpec
+    depends_on: Mapping[str, DependencySpec]
+    status: InstanceStatus
+    attempts: int = 0
+    started: float = 0.0
+    retry_at: float | None = None
+    leaving: bool = False
+    task: asyncio.Task[None] | None = None
+    watchers: tuple[asyncio.Task[None], ...] = ()
+
+    def update(self, **changes: Any) -> None:
+        self.status = self.status.model_copy(update=changes)
+
+    @property
+    def ready(self) -> bool:
+        """May take new connections."""
+        return not self.leaving and self.status.state == "running" and self.status.health in ("none", "healthy")
+
+
+class Instances:
+    """The instances of this node. `changed` is called after everything that may make another action due."""
+
+    def __init__(self, driver: Driver, networks: Networks, changed: Callable[[], None]) -> None:
+        self.driver = driver
+        self.networks = networks
+        self.changed = changed
+        self.records: dict[str, Record] = {}
+
+    # ---- what is seen ----
+
+    def seen(self) -> dict[str, Seen]:
+        return {
+            name: Seen(record.status, record.depends_on, record.task is not None, record.retry_at)
+            for name, record in self.records.items()
+        }
+
+    async def adopt(self, depends_on: Callable[[InstanceSpec], Mapping[str, DependencySpec]]) -> None:
+        """Take over what an earlier agent left: running, ended, or half made."""
+        for found in await self.driver.adopt():
+            if found.spec is None:
+                await carry_out(self.driver.plan_remove(found.status.name))
+                continue
+            record = Record(found.spec, depends_on(found.spec), found.status, found.status.restarts)
+            self.records[found.spec.name] = record
+            record.started = time.monotonic()
+            if record.status.state == "running":
+                self._recall_health(record)
+                self._watch(record, adopted=True)
+            elif record.status.state == "exited":
+                self._settle_exit(record, found.ended or ExitRecord(code=None, cause="nobody saw it end"), ran_for=0)
+            else:
+                # It was being made, or was being removed, when the agent died: away with it, then anew.
+                self._work(record, self._remove(record))
+        for name in self.driver.leftovers():
+            await carry_out(self.driver.plan_remove(name, keep_log=True))
+
+    # ---- what is done ----
+
+    def carry_out(self, actions: Sequence[Action], wanted: Mapping[str, Wanted]) -> None:
+        """Begin each action in a task of its own."""
+        for action in actions:
+            log.info("%s", action)
+            match action:
+                case Start(name):
+                    record = self._new(wanted[name])
+                    self._work(record, self._start(record))
+                case Restart(name):
+                    record = self.records[name]
+                    record.retry_at = None
+                    self._work(record, self._restart(record))
+                case Remove(name):
+                    record = self.records[name]
+                    record.leaving = True
+                    self._work(record, self._remove(record))
+        if any(isinstance(action, Remove) for action in actions):
+            self.changed()
+
+    def release(self) -> None:
+        """Stop watching; the instances go on."""
+        for record in self.records.values():
+            for task in (*record.watchers, *((record.task,) if record.task else ())):
+                task.cancel()
+
+    def _new(self, wanted: Wanted) -> Record:
+        spec = wanted.spec
+        status = InstanceStatus(
+            name=spec.name,
+            app=spec.app,
+            service=spec.service,
+            isolation=spec.isolation,
+            address=spec.network.address,
+            image=spec.image.name,
+            revision=spec.revision,
+            health="starting" if spec.healthcheck else "none",
+        )
+        record = Record(spec, wanted.depends_on, status)
+        self.records[spec.name] = record
+        return record
+
+    def _work(self, record: Record, work: Coroutine[Any, Any, None]) -> None:
+        async def guarded() -> None:
+            try:
+                await work
+            except WhitError as error:
+                log.warning("%s: %s", record.spec.name, error)
+                self._fail(record, str(error))
+            except Exception as error:
+                log.exception("%s", record.spec.name)
+                self._fail(record, f"{type(error).__name__}: {error}")
+            finally:
+                record.task = None
+                self.changed()
+
+        record.task = asyncio.create_task(guarded(), name=record.spec.name)
+
+    def _fail(self, record: Record, message: str) -> None:
+        """Starting or removing did not work: try again later, less and less often."""
+        record.attempts += 1
+        record.retry_at = time.monotonic() + restart.delay(record.attempts + 3)
+        record.update(state="failed", message=message)
+
+    async def _start(self, record: Record) -> None:
+        spec = record.spec
+        record.update(state="pending", message="")
+        connect = self.networks.plan_connect(spec)
+        await carry_out([*connect, *self.driver.plan_start(spec, self.networks.files(spec))])
+        self._running(record)
+
+    async def _restart(self, record: Record) -> None:
+        """The same network, files and writable layer; a new process."""
+        record.update(state="restarting")
+        spec, restarts = record.spec, record.status.restarts + 1
+        if not self.driver.layout(spec.name).bundle.exists():
+            # Its first start failed and was taken back as a whole.
+            await self._start(record)
+            return
+        await carry_out(self.driver.plan_restart(spec, self.networks.files(spec), restarts=restarts))
+        record.update(restarts=restarts)
+        self._running(record)
+
+    async def _remove(self, record: Record) -> None:
+        record.leaving = True
+        self._unwatch(record)
+        spec = record.spec
+        if record.status.state == "running":
+            # New connections have gone elsewhere before the process hears that it is to end.
+            self.changed()
+            await asyncio.sleep(0)
+            await carry_out(self.driver.plan_stop(spec.name, spec.stop_signal, spec.stop_grace_period))
+        await carry_out([*self.driver.plan_remove(spec.name), *self.networks.plan_disconnect(spec)])
+        self.records.pop(spec.name, None)
+
+    # ---- what happens ----
+
+    def _running(self, record: Record) -> None:
+        record.started = time.monotonic()
+        record.update(
+            state="running",
+            started_at=datetime.now(UTC),
+            exit_code=None,
+            message="",
+            pid=self.driver.pid_of(record.spec.name),
+            runtime=self.driver.runtime,
+            health="starting" if record.spec.healthcheck else "none",
+        )
+        self._watch(record, adopted=False)
+
+    def _watch(self, record: Record, *, adopted: bool) -> None:
+        self._unwatch(record)
+        tasks = [asyncio.create_task(self._watch_exit(record))]
+        if record.spec.healthcheck is not None:
+            tasks.append(asyncio.create_task(self._watch_health(record, adopted=adopted)))
+        record.watchers = tuple(tasks)
+
+    def _unwatch(self, record: Record) -> None:
+        for task in record.watchers:
+            if task is not asyncio.current_task():
+                task.cancel()
+        record.watchers = ()
+
+    async def _watch_exit(self, record: Record) -> None:
+        ended = await self.driver.exit_of(record.spec.name)
+        if not record.leaving:
+            self._settle_exit(record, ended, time.monotonic() - record.started)
+            self._unwatch(record)
+            self.changed()
+
+    def _settle_exit(self, record: Record, ended: ExitRecord, ran_for: float) -> None:
+        decision = restart.decide(record.spec.restart, ended, attempts=record.attempts, ran_for=ran_for)
+        record.attempts = decision.attempts
+        record.retry_at = None if decision.after is None else time.monotonic() + decision.after
+        text = "out of memory" if ended.oom_killed else ended.cause
+        record.update(state="exited", exit_code=ended.code, pid=None, message=text)
+        log.info("%s ended with %s %s; %s", record.spec.name, ended.code, text, decision.reason)
+
+    async def _watch_health(self, record: Record, *, adopted: bool) -> None:
+        assert record.spec.healthcheck is not None
+
+        def changed(state: health.HealthState) -> None:
+            # What an earlier agent knew to be healthy stays so until a check says otherwise.
+            if adopted and state.health == "starting" and record.status.health == "healthy":
+                return
+            record.update(health=state.health, message=state.output if state.health == "unhealthy" else "")
+            self._health_file(record).write_text(state.health)
+            self.changed()
+
+        async def check(command: tuple[str, ...], timeout: float) -> health.CheckResult:
+            return await self.driver.check(record.spec.name, command, timeout)
+
+        with contextlib.suppress(asyncio.CancelledError):
+            await health.watch(record.spec.healthcheck, check, changed)
+
+    def _health_file(self, record: Record) -> Path:
+        """The last finding, for an agent that comes later: it must not take a healthy backend out of its service."""
+        return self.driver.layout(record.spec.name).bundle / "health"
+
+    def _recall_health(self, record: Record) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            record.update(health=self._health_file(record).read_text())

@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 from whit.base.errors import InputError, NotFound
 from whit.image import manifest
@@ -37,7 +37,7 @@ class Layout:
             if not (self.root / "index.json").exists():
                 self._write_index([])
 
-    def put(self, source: BinaryIO, expected: str = "") -> tuple[str, int]:
+    def put(self, source: IO[bytes], expected: str = "") -> tuple[str, int]:
         """Copy a stream into a blob; its digest and size. Raises InputError if the digest is not `expected`."""
         digest = hashlib.sha256()
         size = 0
@@ -52,6 +52,17 @@ class Layout:
             file.flush()
             Path(file.name).rename(self.path(name))
         return name, size
+
+    def adopt(self, file: Path, digest: str) -> None:
+        """Take a file of this process, written beside the blobs (`scratch`), as the blob with this digest."""
+        file.chmod(0o644)
+        file.rename(self.path(digest))
+
+    @contextlib.contextmanager
+    def scratch(self) -> Iterator[Path]:
+        """A file to write a blob into; removed afterwards unless it was adopted."""
+        with self._new_blob() as file:
+            yield Path(file.name)
 
     def put_document(self, media_type: str, document: dict[str, Any]) -> Descriptor:
         data = manifest.encode(document)

@@ -127,7 +127,9 @@ def manifest_document(config: Descriptor, layers: Sequence[Descriptor], annotati
     return document | ({"annotations": annotations} if annotations else {})
 
 
-def config_document(config: ImageConfig, layers: Sequence[Layer], created_by: Sequence[str]) -> dict[str, Any]:
+def config_document(
+    config: ImageConfig, layers: Sequence[Layer], created_by: Sequence[str], labels: dict[str, str]
+) -> dict[str, Any]:
     """The image configuration. There is no creation time: it would make equal images differ."""
     run: dict[str, Any] = {
         "Env": [f"{name}={value}" for name, value in sorted(config.env.items())],
@@ -137,6 +139,7 @@ def config_document(config: ImageConfig, layers: Sequence[Layer], created_by: Se
         "Entrypoint": list(config.entrypoint),
         "Cmd": list(config.command),
         "Volumes": {path: {} for path in config.volumes},
+        "Labels": labels,
     }
     return {
         "architecture": architecture(),

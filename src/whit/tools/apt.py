@@ -7,8 +7,13 @@ decision. Options: apt.conf(5), sources.list(5).
 
 from __future__ import annotations
 
+import asyncio
+import fcntl
 import hashlib
+import math
 import re
+import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,50 +50,55 @@ class Package:
 
 @dataclass(frozen=True)
 class Root:
-    """A private apt: lists and their caches below `directory`; downloads go to `archives`."""
+    """A private apt. What is below `shared` is kept and used by several at once, `private` is for one use."""
 
-    directory: Path
-    archives: Path
+    shared: Path
+    private: Path
     architecture: str
 
     @property
     def lists(self) -> Path:
-        return self.directory / "lists"
+        return self.shared / "lists"
+
+    @property
+    def archives(self) -> Path:
+        return self.shared / "archives"
 
     @property
     def environment(self) -> dict[str, str]:
-        return {"APT_CONFIG": str(self.directory / "apt.conf"), "HOME": str(self.directory)}
+        return {"APT_CONFIG": str(self.private / "apt.conf"), "HOME": str(self.private)}
 
     async def prepare(self, sources: str, auth: str, present: Sequence[str] = ()) -> None:
         """Write the configuration. `sources` is deb822 text, `auth` as in apt_auth.conf(5).
 
         Packages that are named `present` count as installed in every version and are never fetched.
         """
-        for path in (self.lists / "partial", self.archives / "partial", self.directory / "cache"):
+        for path in (self.lists / "partial", self.archives, self.shared / "cache", self.private):
             path.mkdir(parents=True, exist_ok=True)
-        (self.directory / "status").write_text("".join(map(_installed, present)))
-        (self.directory / "whit.sources").write_text(sources)
-        (self.directory / "auth.conf").write_text(auth)
-        (self.directory / "auth.conf").chmod(0o600)
+        (self.private / "status").write_text("".join(map(_installed, present)))
+        (self.private / "whit.sources").write_text(sources)
+        (self.private / "auth.conf").write_text(auth)
+        (self.private / "auth.conf").chmod(0o600)
         inherited = await _host_configuration()
-        (self.directory / "apt.conf").write_text("".join(f"{line}\n" for line in [*inherited, *self._options()]))
+        (self.private / "apt.conf").write_text("".join(f"{line}\n" for line in [*inherited, *self._options()]))
 
     def _options(self) -> Iterator[str]:
         values = {
             "Dir::State::Lists": f"{self.lists}",
-            "Dir::State::status": f"{self.directory}/status",
-            "Dir::State::extended_states": f"{self.directory}/extended_states",
-            "Dir::Cache": f"{self.directory}/cache",
-            "Dir::Cache::archives": f"{self.archives}",
-            "Dir::Etc::SourceList": f"{self.directory}/whit.sources",
+            "Dir::State::status": f"{self.private}/status",
+            "Dir::State::extended_states": f"{self.private}/extended_states",
+            "Dir::Cache": f"{self.shared}/cache",
+            "Dir::Cache::archives": f"{self.private}",
+            "Dir::Cache::pkgcache": "",  # it holds the status file, of which each use has its own
+            "Dir::Etc::SourceList": f"{self.private}/whit.sources",
             "Dir::Etc::SourceParts": "/dev/null",
             "Dir::Etc::Parts": "/dev/null",
             "Dir::Etc::Main": "/dev/null",
             "Dir::Etc::Preferences": "/dev/null",
             "Dir::Etc::PreferencesParts": "/dev/null",
-            "Dir::Etc::netrc": f"{self.directory}/auth.conf",
+            "Dir::Etc::netrc": f"{self.private}/auth.conf",
             "Dir::Etc::netrcparts": "/dev/null",
-            "Dir::Log": f"{self.directory}",
+            "Dir::Log": f"{self.private}",
             "APT::Architecture": self.architecture,
             "APT::Architectures": self.architecture,
             "APT::Install-Recommends": "false",
@@ -104,8 +114,28 @@ class Root:
         }
         return (f'{name} "{value}";' for name, value in values.items())
 
-    async def update(self) -> None:
-        """Fetch the lists and check their signatures. Raises Permanent that says which source failed."""
+    async def update(self, max_age: float) -> None:
+        """Fetch the lists unless they are younger than `max_age` seconds, and check their signatures.
+
+        Raises:
+            Permanent: says which source failed.
+        """
+        with (self.shared / "lock").open("w") as lock:
+            await asyncio.to_thread(fcntl.flock, lock, fcntl.LOCK_EX)
+            if self._age() >= max_age:
+                await self._update()
+                self._stamp.touch()
+
+    @property
+    def _stamp(self) -> Path:
+        """Named after the sources, so that other sources mean other lists."""
+        sources = (self.private / "whit.sources").read_bytes()
+        return self.shared / f"updated-{hashlib.sha256(sources).hexdigest()[:16]}"
+
+    def _age(self) -> float:
+        return time.time() - self._stamp.stat().st_mtime if self._stamp.exists() else math.inf
+
+    async def _update(self) -> None:
         try:
             # Without the option a source that fails is a warning, and old lists would be used without a word.
             argv = ["apt-get", "update", "-q", "-o", "APT::Update::Error-Mode=any"]
@@ -135,14 +165,21 @@ class Root:
         return tuple(packages[name] for name in sorted(packages))
 
     async def download(self, packages: Sequence[Package]) -> None:
-        """Bring the packages into the archives directory, each under `digest_name`, its digest checked."""
+        """Bring the packages into `archives`, with their digests checked. Raises Permanent."""
         missing = [package for package in packages if not self.has(package)]
         if not missing:
             return
         argv = ["apt-get", "download", "-q", *(package.pinned for package in missing)]
-        await process.run(argv, env=self.environment, cwd=str(self.archives / "partial"), timeout=_DOWNLOAD_TIMEOUT)
-        for package in missing:
-            self._take(package)
+        with tempfile.TemporaryDirectory(dir=self.archives) as fetched:
+            try:
+                await process.run(argv, env=self.environment, cwd=fetched, timeout=_DOWNLOAD_TIMEOUT)
+            except CommandError as error:
+                raise Permanent(
+                    f"packages cannot be fetched, or are not what the signed lists say:\n{_complaints(error.stderr)}",
+                    hint="try again with fresh lists (whit build --refresh)",
+                ) from error
+            for package in missing:
+                self._take(package, Path(fetched))
 
     def path(self, package: Package) -> Path:
         """Packages are kept under their digest: two archives may have different files of one name and version."""
@@ -155,9 +192,9 @@ class Root:
             path.unlink()
         return path.exists()
 
-    def _take(self, package: Package) -> None:
+    def _take(self, package: Package, directory: Path) -> None:
         escaped = package.version.replace(":", "%3a")
-        fetched = self.archives / "partial" / f"{package.name}_{escaped}_{package.architecture}.deb"
+        fetched = directory / f"{package.name}_{escaped}_{package.architecture}.deb"
         if not fetched.exists() or _sha256(fetched) != package.sha256:
             raise Permanent(
                 f"{fetched.name} does not have the digest that the signed list names ({package.sha256})",

@@ -1,0 +1,130 @@
+"""Python: a project's requirements, and the project itself, become trees that Debian's python3 finds.
+
+Wheels go to /usr/local/lib/python3.X/dist-packages, commands to /usr/local/bin with the image's interpreter, a
+project without packaging to /app. Byte code is compiled by bytecode.py. What pip leaves that depends on where it ran
+is taken out. Runs in the worker, on copies.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import platform
+import re
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from whit.base.errors import Unavailable
+from whit.image import bytecode, directory
+from whit.image.tree import MERGED_USR, Entry, Tree
+from whit.tools import pip
+
+APP = "app"
+_PREFIX = "usr/local"
+_GLIBC = {"3.9": 31, "3.11": 36, "3.13": 41}
+"""Minor version of glibc in the Debian release with this Python."""
+_OUTSIDE = ("bin", "share", "etc", "include")
+"""What pip puts beside the packages, and where it goes below /usr/local."""
+_SHELL_TRICK = re.compile(rb"^#!/bin/sh\n'''exec' [^\n]*\n' '''\n")
+_SHEBANG = re.compile(rb"^#![^\n]*python[^\n]*\n")
+_INTERPRETER = b"#!/usr/bin/python3\n"
+
+
+@dataclass(frozen=True)
+class Installer:
+    """Installs for one Python. `env` is the host's pip configuration, `scratch` a directory that may be filled."""
+
+    python: str
+    env: Mapping[str, str]
+    scratch: Path
+
+    def check(self) -> None:
+        """Raises Unavailable if this process runs another Python: markers and byte code would be of the wrong one."""
+        running = f"{sys.version_info.major}.{sys.version_info.minor}"
+        if running != self.python:
+            hint = f"run Whit with Python {self.python}"
+            raise Unavailable(f"Whit runs on Python {running}, the image has {self.python}", hint=hint)
+
+    async def requirements(self, files: Mapping[str, str]) -> Tree:
+        """What the requirement files ask for."""
+        names = [name for name in ("requirements.txt", "pyproject-dependencies.txt") if name in files]
+        for name, text in files.items():
+            path = self.scratch / "requirements" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+        target = self._target()
+        options = [option for name in names for option in ("-r", name)]
+        await self._install(target, options, self.scratch / "requirements", dependencies=True)
+        return self._collect(target)
+
+    async def project(self, source: Path, *, dependencies: bool) -> Tree:
+        """The project's own wheel, with what it depends on if that is not known before it is built."""
+        wheels = self.scratch / "wheels"
+        wheels.mkdir()
+        built = await pip.wheel(source, wheels, env=self.env)
+        target = self._target()
+        await self._install(target, [str(built)], wheels, dependencies=dependencies)
+        return self._collect(target)
+
+    def files(self, source: Path) -> Tree:
+        """The project's files as they are, below /app."""
+        tree = Tree()
+        tree.add(Entry(APP, "directory", 0o755))
+        for entry in directory.scan(source).entries(APP):
+            tree.add(entry)
+        bytecode.add_caches(tree, [entry for entry in tree.under(APP) if _is_source(entry)])
+        return tree
+
+    def _target(self) -> Path:
+        target = self.scratch / "target"
+        target.mkdir()
+        return target
+
+    async def _install(self, target: Path, what: list[str], cwd: Path, *, dependencies: bool) -> None:
+        tags = pip.platforms(platform.machine(), _GLIBC[self.python])
+        await pip.install(target, what, python=self.python, tags=tags, env=self.env, cwd=cwd, dependencies=dependencies)
+
+    def _collect(self, target: Path) -> Tree:
+        tree = Tree(MERGED_USR)
+        packages = f"{_PREFIX}/lib/python{self.python}/dist-packages"
+        tree.add(Entry(packages, "directory", 0o755))
+        for entry in directory.scan(target).entries():
+            tree.add(_placed(entry, packages))
+        bytecode.add_caches(tree, [entry for entry in tree.under(packages) if _is_source(entry)])
+        for entry in tree.under(packages):
+            if entry.path.endswith(".dist-info/RECORD"):
+                tree.add(dataclasses.replace(entry, content=_record(entry.data())))
+            elif entry.path.endswith(".dist-info/direct_url.json"):
+                tree.remove(entry.path)
+        return tree
+
+
+def _is_source(entry: Entry) -> bool:
+    return entry.kind == "file" and entry.path.endswith(".py")
+
+
+def _placed(entry: Entry, packages: str) -> Entry:
+    first = entry.path.split("/")[0]
+    place = f"{_PREFIX}/{entry.path}" if first in _OUTSIDE else f"{packages}/{entry.path}"
+    mode = 0o755 if entry.kind == "directory" or entry.mode & 0o100 else 0o644
+    placed = dataclasses.replace(entry, path=place, mode=entry.mode if entry.kind == "symlink" else mode)
+    if first == "bin" and entry.kind == "file":
+        return dataclasses.replace(placed, content=_interpreted(entry.data()), mode=0o755)
+    return placed
+
+
+def _interpreted(script: bytes) -> bytes:
+    """The script with the image's interpreter; pip wrote its own, in either of two forms."""
+    return _SHEBANG.sub(_INTERPRETER, _SHELL_TRICK.sub(_INTERPRETER, script, count=1), count=1)
+
+
+def _record(data: bytes) -> bytes:
+    """RECORD without what was changed after pip wrote it."""
+    rows = csv.reader(io.StringIO(data.decode()))
+    output = io.StringIO()
+    kept = [row for row in rows if row and not row[0].startswith("../") and not row[0].endswith("/direct_url.json")]
+    csv.writer(output, lineterminator="\n").writerows(sorted(kept))
+    return output.getvalue().encode()

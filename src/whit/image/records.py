@@ -1,0 +1,110 @@
+"""Records: small JSON files that say which layers a key stands for, and who still needs which layers.
+
+They are a cache and a list of leases, beside the layout, since no other tool has a use for them. Written by rename.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import tempfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from whit.image.manifest import Descriptor, Layer
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """The layers that a step made, and what it tells about the image."""
+
+    layers: tuple[Layer, ...]
+    env: dict[str, str] = field(default_factory=dict)
+    packages: tuple[str, ...] = ()
+    skipped_scripts: tuple[str, ...] = ()
+    base: dict[str, Any] = field(default_factory=dict)
+    """The configuration of an image that was taken over."""
+
+    def document(self) -> dict[str, Any]:
+        layers = [{"blob": layer.descriptor.document(), "diff_id": layer.diff_id} for layer in self.layers]
+        return {
+            "layers": layers,
+            "env": self.env,
+            "packages": self.packages,
+            "skipped_scripts": self.skipped_scripts,
+            "base": self.base,
+        }
+
+    @classmethod
+    def parse(cls, document: dict[str, Any]) -> StepResult:
+        layers = [Layer(Descriptor.parse(item["blob"]), item["diff_id"]) for item in document["layers"]]
+        packages, skipped = tuple(document["packages"]), tuple(document["skipped_scripts"])
+        return cls(tuple(layers), document["env"], packages, skipped, document["base"])
+
+
+@dataclass(frozen=True)
+class Records:
+    root: Path
+
+    def prepare(self) -> None:
+        for name in ("steps", "images", "leases"):
+            (self.root / name).mkdir(parents=True, exist_ok=True)
+
+    def step(self, key: str) -> StepResult | None:
+        document = self._read("steps", key)
+        return StepResult.parse(document) if document else None
+
+    def keep_step(self, key: str, result: StepResult) -> None:
+        self._write("steps", key, result.document())
+
+    def image(self, key: str) -> Descriptor | None:
+        """The manifest that a plan was made into."""
+        document = self._read("images", key)
+        return Descriptor.parse(document) if document else None
+
+    def keep_image(self, key: str, manifest: Descriptor) -> None:
+        self._write("images", key, manifest.document())
+
+    def lease(self, holder: str, layers: Iterable[str]) -> None:
+        """`holder` needs the layers with these names until it lets go. Survives restarts."""
+        self._write("leases", _file_name(holder), {"holder": holder, "layers": sorted(layers)})
+
+    def release(self, holder: str) -> None:
+        (self.root / "leases" / f"{_file_name(holder)}.json").unlink(missing_ok=True)
+
+    def leased(self) -> set[str]:
+        """Layers that someone holds."""
+        return {layer for _, document in self._all("leases") for layer in document["layers"]}
+
+    def forget(self, digests: set[str]) -> None:
+        """Remove the records of blobs that are gone."""
+        for path, document in self._all("steps"):
+            if any(item["blob"]["digest"] in digests for item in document["layers"]):
+                path.unlink(missing_ok=True)
+        for path, document in self._all("images"):
+            if document["digest"] in digests:
+                path.unlink(missing_ok=True)
+
+    def _all(self, kind: str) -> Iterator[tuple[Path, dict[str, Any]]]:
+        for path in sorted((self.root / kind).glob("*.json")):
+            with contextlib.suppress(FileNotFoundError):
+                yield path, json.loads(path.read_bytes())
+
+    def _read(self, kind: str, name: str) -> dict[str, Any] | None:
+        try:
+            document: dict[str, Any] = json.loads((self.root / kind / f"{name}.json").read_bytes())
+        except (FileNotFoundError, ValueError):
+            return None
+        return document
+
+    def _write(self, kind: str, name: str, document: dict[str, Any]) -> None:
+        with tempfile.NamedTemporaryFile("w", dir=self.root / kind, prefix=".new-", delete=False) as file:
+            json.dump(document, file)
+        Path(file.name).rename(self.root / kind / f"{name}.json")
+
+
+def _file_name(holder: str) -> str:
+    return hashlib.sha256(holder.encode()).hexdigest()[:32]

@@ -1,0 +1,99 @@
+"""Steps: carries out one step of a plan, and leaves its layers in the layout."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from whit.image import archive, directory, layer, manifest, project, sources, worker
+from whit.image.layout import Layout
+from whit.image.manifest import Descriptor, Layer
+from whit.image.plan import Plan, Step
+from whit.image.records import StepResult
+from whit.image.tree import MERGED_USR, Tree
+from whit.image.workshop import Bench, Workshop
+from whit.tools import pip
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Steps:
+    layout: Layout
+    workshop: Workshop
+
+    async def carry_out(self, step: Step, plan: Plan, say: Say, *, refresh: bool) -> StepResult:
+        """Make the layers of one step. Raises what the worker failed with."""
+        if step.kind == "directory":
+            return await asyncio.to_thread(self._directory, step)
+        if step.kind == "layout":
+            return await asyncio.to_thread(self._layout, step)
+        async with self.workshop.bench(debian=step.kind == "debian") as bench:
+            request = await asyncio.to_thread(_request, step, plan, bench, refresh)
+            answer = await self.workshop.run(bench, request, say)
+            return await asyncio.to_thread(self._take, bench, answer)
+
+    def _directory(self, step: Step) -> StepResult:
+        """Made by this process, since the files may be readable to it alone; nothing in them is interpreted."""
+        tree = Tree(MERGED_USR if step.merged_usr else None)
+        for entry in directory.scan(step.path).entries():
+            tree.add(entry)
+        with self.layout.scratch() as path:
+            written = layer.write(tree, path)
+            self.layout.adopt(path, written.digest)
+        return StepResult((_plain(written.digest, written.size),))
+
+    def _layout(self, step: Step) -> StepResult:
+        origin = archive.source(step.path)
+        imported = archive.bring(origin, archive.choose(origin, step.reference), self.layout)
+        return StepResult(imported.layers, base=imported.config.get("config") or {})
+
+    def _take(self, bench: Bench, answer: Mapping[str, Any]) -> StepResult:
+        with bench.output(worker.LAYER) as file:
+            digest, size = self.layout.put(file, answer["digest"])
+        return StepResult(
+            (_plain(digest, size),),
+            env=answer.get("env", {}),
+            packages=tuple(answer.get("packages", ())),
+            skipped_scripts=tuple(answer.get("skipped_scripts", ())),
+        )
+
+
+def _plain(digest: str, size: int) -> Layer:
+    return Layer(Descriptor(manifest.LAYER, digest, size), digest)
+
+
+def _request(step: Step, plan: Plan, bench: Bench, refresh: bool) -> dict[str, Any]:
+    """What the worker is told; what it must read is put into its directory."""
+    if step.kind == "debian":
+        return {
+            "job": "debian",
+            "architecture": manifest.architecture(),
+            "names": step.names,
+            "sources": plan.sources,
+            "auth": sources.host_credentials(),
+            "refresh": refresh,
+        }
+    assert step.project is not None
+    settings = pip.settings(os.environ)
+    if configuration := _pip_configuration(settings):
+        bench.give("pip.conf", configuration)
+    common = {"job": step.kind, "python": plan.python, "pip": settings}
+    if step.kind == "requirements":
+        return common | {"requirements": step.project.requirements}
+    context = bench.path / "in" / worker.CONTEXT
+    layer.write(directory.scan(step.path, project.IGNORED).entries(), context)
+    bench.own(context)
+    return common | {"installed": step.project.installed, "dynamic": step.project.dynamic}
+
+
+def _pip_configuration(settings: dict[str, str]) -> bytes:
+    """The user's pip.conf, which the worker cannot read; the host's and the environment's it reads itself."""
+    home = Path.home()
+    named = settings.pop("PIP_CONFIG_FILE", "")
+    candidates = [Path(named)] if named else [home / ".config/pip/pip.conf", home / ".pip/pip.conf"]
+    return next((path.read_bytes() for path in candidates if path.is_file()), b"")

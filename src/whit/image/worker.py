@@ -1,0 +1,132 @@
+"""Worker: one build, in a process of its own without any rights (confine.py).
+
+`python -m whit.image.worker` takes a request as JSON on standard input. Each line of its output is a JSON object with
+one key: `step` while it works, in the end `result` or `error`. Layers are left in `out` of its directory; whoever
+takes them verifies their digests.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import tarfile
+from collections.abc import Callable, Coroutine, Mapping
+from pathlib import Path
+from typing import Any
+
+from whit.base.errors import SystemCallError, WhitError
+from whit.image import confine, debian, layer
+from whit.image.python import Installer
+from whit.image.tree import Tree
+from whit.tools import apt, skopeo
+
+CONTEXT = "context.tar"
+LAYER = "layer.tar"
+LAYOUT = "layout"
+AUTH = "auth.json"
+
+Request = Mapping[str, Any]
+Result = dict[str, Any]
+
+
+def say(step: str) -> None:
+    print(json.dumps({"step": step}), flush=True)
+
+
+async def _debian(request: Request, work: Path) -> Result:
+    root = apt.Root(work / "shared", work / "apt", request["architecture"])
+    names = request["names"]
+    await root.prepare(request["sources"], request["auth"], debian.left_out(names))
+    say("look at the package lists")
+    await root.update(0 if request["refresh"] else debian.LISTS_MAX_AGE)
+    spool = work / "spool"
+    spool.mkdir()
+    linked = await debian.link(root, names, spool, say)
+    env = {"LANG": "C.UTF-8"}
+    if debian.CERTIFICATES in linked.tree:
+        env["SSL_CERT_FILE"] = f"/{debian.CERTIFICATES}"
+    facts = {"packages": linked.packages, "skipped_scripts": linked.skipped_scripts, "env": env}
+    return _written(linked.tree, work) | facts
+
+
+async def _requirements(request: Request, work: Path) -> Result:
+    say("install requirements")
+    return _written(await _installer(request, work).requirements(request["requirements"]), work)
+
+
+async def _project(request: Request, work: Path) -> Result:
+    installer = _installer(request, work)
+    source = work / "source"
+    with tarfile.open(work / "in" / CONTEXT, "r:") as tar:
+        tar.extractall(source)  # noqa: S202 - the agent made it, and this process has no rights
+    if not request["installed"]:
+        return _written(installer.files(source), work)
+    say("build the project")
+    return _written(await installer.project(source, dependencies=request["dynamic"]), work)
+
+
+async def _registry(request: Request, work: Path) -> Result:
+    say(f"pull {request['reference']}")
+    authfile = work / "in" / AUTH
+    await skopeo.copy(
+        request["reference"],
+        work / "out" / LAYOUT,
+        architecture=request["architecture"],
+        verify_tls=request["verify_tls"],
+        authfile=authfile if authfile.exists() else None,
+        env=_environment(work),
+    )
+    return {}
+
+
+JOBS: dict[str, Callable[[Request, Path], Coroutine[Any, Any, Result]]] = {
+    "debian": _debian,
+    "requirements": _requirements,
+    "project": _project,
+    "registry": _registry,
+}
+
+
+def _installer(request: Request, work: Path) -> Installer:
+    env = _environment(work) | request["pip"]
+    if "PIP_CONFIG_FILE" not in env and (work / "in" / "pip.conf").exists():
+        env["PIP_CONFIG_FILE"] = str(work / "in" / "pip.conf")
+    installer = Installer(request["python"], env, work / "pip")
+    installer.check()
+    installer.scratch.mkdir()
+    return installer
+
+
+def _environment(work: Path) -> dict[str, str]:
+    epoch = str(layer.timestamp() or 315532800)  # zip files, and so wheels, know no time before 1980
+    return {"HOME": str(work / "home"), "TMPDIR": str(work / "tmp"), "SOURCE_DATE_EPOCH": epoch}
+
+
+def _written(tree: Tree, work: Path) -> Result:
+    say("write the layer")
+    written = layer.write(tree, work / "out" / LAYER)
+    return {"digest": written.digest, "size": written.size, "files": written.files}
+
+
+def main() -> int:
+    request = json.load(sys.stdin)
+    try:
+        shared = Path(request["shared"]) if request["shared"] else None
+        work = confine.confine(request["uid"], Path(request["work"]), shared)
+        for name in ("out", "home", "tmp"):
+            (work / name).mkdir()
+        result = asyncio.run(JOBS[request["job"]](request, work))
+    except WhitError as error:
+        failure = error
+    except OSError as error:
+        failure = SystemCallError("build", error.errno or 0, str(error.filename or ""))
+    else:
+        print(json.dumps({"result": result}), flush=True)
+        return 0
+    print(json.dumps({"error": {"code": failure.code, "message": failure.message, "hint": failure.hint}}), flush=True)
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

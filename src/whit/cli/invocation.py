@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from whit.base.settings import Settings
+from whit.cli.output import Output, OutputClosed
 
 if TYPE_CHECKING:
     from whit.cli.client import Client
-    from whit.cli.output import Output
 
 IdOption = Annotated[
     str | None, typer.Option("--id", metavar="ID", help="The agent's id (default: $WHIT_ID, or whit).")
@@ -48,8 +48,6 @@ class Invocation:
 
     @functools.cached_property
     def output(self) -> Output:
-        from whit.cli.output import Output
-
         return Output(json=self.json)
 
     def take(self, id_: str | None, json: bool, verbose: bool) -> None:
@@ -80,7 +78,10 @@ def command(app: typer.Typer, **settings: Any) -> Callable[[Callable[..., Any]],
             invocation = of_context(context)
             invocation.command = context.info_name or ""
             invocation.take(id_, json, verbose)
-            return function(invocation, **given)
+            try:
+                return function(invocation, **given)
+            except BrokenPipeError as error:  # which Typer would make an exit code 1 of
+                raise OutputClosed from error
 
         run.__signature__ = _signature(function)  # type: ignore[attr-defined]
         run.__annotations__ = {name: p.annotation for name, p in _signature(function).parameters.items()}

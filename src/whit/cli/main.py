@@ -15,7 +15,7 @@ from typer.main import get_command
 from whit.base.errors import InputError, WhitError
 from whit.cli import doctor, execute, flows, inspection, lifecycle
 from whit.cli.invocation import IdOption, Invocation, JsonOption, VerboseOption, of_context
-from whit.cli.output import print_error
+from whit.cli.output import OutputClosed, print_error
 
 INTERRUPTED = 130
 OUTPUT_CLOSED = 141
@@ -78,7 +78,7 @@ def _guarded(given: Sequence[str], invocation: Invocation) -> int:
         return _report(error, invocation)
     except (KeyboardInterrupt, typer.Abort):
         return INTERRUPTED
-    except BrokenPipeError:
+    except (BrokenPipeError, OutputClosed):
         # What is still buffered has no reader: do not fail once more at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return OUTPUT_CLOSED

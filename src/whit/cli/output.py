@@ -42,6 +42,10 @@ COLOURS = {
 }
 
 
+class OutputClosed(Exception):
+    """The reader of standard output went away: `whit logs | head`."""
+
+
 class Output:
     """Prints the results of one command."""
 

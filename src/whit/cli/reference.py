@@ -55,7 +55,7 @@ With `--json` a result is one document. An error is one too, on standard error: 
 | `up --dry-run` | `{"operations": [text, …]}` |
 | `down` | `{}` |
 | `build` | `{"images": {service: {"name", "digest", "size", "cached"}}}` |
-| `ps` | list of `{"app", "service", "instance", "state", "health", "isolation", "addresses", "ports", "pid", "image"}` |
+| `ps` | list: `{"app", "service", "instance", "state", "health", "isolation", "addresses", "ports", "pid", "image"}` |
 | `logs` | a line each: `{"instance", "time", "stream", "text"}` |
 | `exec` | a line each: `{"stream", "text"}` |
 | `flows` | a line each: `{"time", "source", "destination", "protocol", "verdict", "reason", "rule", "rule_text", …}` |

@@ -5,6 +5,7 @@ Built on http.client, which costs a third of httpx's import time. What the calls
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import logging
@@ -58,16 +59,14 @@ def call(path: Path, method: str, target: str, body: bytes | None = None) -> Any
         WhitError: the problem that the agent answered with.
         Unreachable: no agent listens on the socket, or it went away.
     """
-    response = _send(path, method, target, body, ANSWER_WITHIN)
-    with response:
+    with _answered(path, method, target, body, ANSWER_WITHIN) as response:
         return _json(_read(response), "the agent's answer")
 
 
 def stream(path: Path, method: str, target: str, body: bytes | None = None) -> Iterator[dict[str, Any]]:
     """One request whose answer is a document a line, without a limit in time. A problem in the stream is raised."""
-    response = _send(path, method, target, body, None)
-    with response:
-        while line := _read_line(response):
+    with _answered(path, method, target, body, None) as response:
+        for line in _lines(response):
             document = _json(line, "a line of the agent's answer")
             if document.get("problem"):
                 raise error_of(document["problem"])
@@ -120,23 +119,24 @@ def unreachable(path: Path, cause: OSError) -> Unreachable:
     return Unreachable(f"the agent does not answer on {path}: {cause}", hint="`whit doctor` examines this machine")
 
 
-def _send(path: Path, method: str, target: str, body: bytes | None, timeout: float | None) -> http.client.HTTPResponse:
+@contextlib.contextmanager
+def _answered(
+    path: Path, method: str, target: str, body: bytes | None, timeout: float | None
+) -> Iterator[http.client.HTTPResponse]:
+    """Send a request and give its answer, if it is a success; the connection is closed afterwards."""
     log.debug("%s %s", method, target)
-    connection = UnixConnection(path, timeout)
-    headers = {"Content-Type": "application/json"} if body is not None else {}
-    try:
-        connection.request(method, target, body, headers)
-        response = connection.getresponse()
-    except OSError as error:
-        connection.close()
-        raise unreachable(path, error) from error
-    except http.client.HTTPException as error:
-        connection.close()
-        raise _gone_away() from error
-    if response.status >= http.client.BAD_REQUEST:
+    with contextlib.closing(UnixConnection(path, timeout)) as connection:
+        try:
+            connection.request(method, target, body, {"Content-Type": "application/json"} if body is not None else {})
+            response = connection.getresponse()
+        except OSError as error:
+            raise unreachable(path, error) from error
+        except http.client.HTTPException as error:
+            raise _gone_away() from error
         with response:
-            raise error_of_answer(response.status, _read(response))
-    return response
+            if response.status >= http.client.BAD_REQUEST:
+                raise error_of_answer(response.status, _read(response))
+            yield response
 
 
 def _read(response: http.client.HTTPResponse) -> bytes:
@@ -146,9 +146,19 @@ def _read(response: http.client.HTTPResponse) -> bytes:
         raise _gone_away() from error
 
 
-def _read_line(response: http.client.HTTPResponse) -> bytes:
+def _lines(response: http.client.HTTPResponse) -> Iterator[bytes]:
+    """The lines as they come. readline() of http.client takes a connection that broke off for the end."""
+    rest = b""
+    while data := _read_some(response):
+        *whole, rest = (rest + data).split(b"\n")
+        yield from whole
+    if rest:
+        yield rest
+
+
+def _read_some(response: http.client.HTTPResponse) -> bytes:
     try:
-        return response.readline()
+        return response.read1(65536)
     except (OSError, http.client.HTTPException) as error:
         raise _gone_away() from error
 

@@ -1,0 +1,87 @@
+"""Directories and files as operations: made with their mode and owner, taken away again.
+
+A file appears under its name by rename: nobody reads half of it.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from whit.base.errors import Conflict
+from whit.kernel import libc
+from whit.kernel.mount import table
+from whit.kernel.thread import in_thread
+
+
+def make_directory(path: Path, *, mode: int = 0o755, owner: tuple[int, int] | None = None) -> None:
+    """Make a directory and those above it; if it is there, it gets this mode and owner."""
+    with libc.named("mkdir", path):
+        path.mkdir(parents=True, exist_ok=True)
+        path.chmod(mode)
+        if owner is not None:
+            os.chown(path, *owner)
+
+
+def write_file(path: Path, content: bytes, *, mode: int = 0o644, owner: tuple[int, int] | None = None) -> None:
+    """Write a file that is there whole or not at all, with its mode and owner from the start."""
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    with libc.named("write", path):
+        try:
+            descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(content)
+                if owner is not None:
+                    os.fchown(descriptor, *owner)
+                os.fchmod(descriptor, mode)
+            unfinished.replace(path)
+        finally:
+            unfinished.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class MakeDirectory:
+    """Undo takes the directory away with all in it, unless `keep` is set, for directories that others use too."""
+
+    path: Path
+    mode: int = 0o755
+    owner: tuple[int, int] | None = None
+    keep: bool = False
+
+    def describe(self) -> str:
+        return f"make directory {self.path}"
+
+    async def do(self) -> None:
+        make_directory(self.path, mode=self.mode, owner=self.owner)
+
+    async def undo(self) -> None:
+        if not self.keep:
+            await in_thread(_remove_tree, self.path)
+
+
+@dataclass(frozen=True)
+class WriteFile:
+    path: Path
+    content: bytes
+    mode: int = 0o644
+    owner: tuple[int, int] | None = None
+
+    def describe(self) -> str:
+        return f"write {self.path}"
+
+    async def do(self) -> None:
+        await in_thread(write_file, self.path, self.content, mode=self.mode, owner=self.owner)
+
+    async def undo(self) -> None:
+        self.path.unlink(missing_ok=True)
+
+
+def _remove_tree(path: Path) -> None:
+    """Raises Conflict if something is mounted there: removing would empty another file system."""
+    mounted = [str(point.path) for point in table() if point.path.is_relative_to(path)]
+    if mounted:
+        raise Conflict(f"{path} is not removed: {', '.join(mounted)} is mounted", hint=f"umount {mounted[-1]}")
+    if path.exists():
+        shutil.rmtree(path)

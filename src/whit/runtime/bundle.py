@@ -31,7 +31,8 @@ MASKED = (
     *("/proc/timer_list", "/proc/timer_stats", "/proc/sched_debug", "/proc/scsi"),
     *("/sys/firmware", "/sys/devices/virtual/powercap"),
 )
-READ_ONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
+# runc leaves the memory file system that holds the v1 hierarchies writable, though the hierarchies are not.
+READ_ONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger", "/sys/fs/cgroup")
 
 # Both belong to the network namespace. With them no instance needs root to listen on port 80 or to ping.
 SYSCTLS = {"net.ipv4.ip_unprivileged_port_start": "0", "net.ipv4.ping_group_range": "0 2147483647"}

@@ -70,7 +70,8 @@ async def remove(layout: Layout) -> None:
         for pid in processes(layout):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        if all([_remove(group) for group in groups(layout)]):
+        remaining = [group for group in groups(layout) if not _remove(group)]
+        if not remaining:
             break
         await asyncio.sleep(0.02)
     for root in roots():

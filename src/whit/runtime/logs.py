@@ -14,12 +14,13 @@ import heapq
 import itertools
 import os
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO
 
 from whit.base.settings import Settings
+from whit.kernel.thread import in_thread
+from whit.model.status import LogLine
 from whit.runtime.layout import LOG_FILE_LIMIT, Layout
 
 KEPT_FILES = 3
@@ -31,25 +32,14 @@ LINE_LIMIT = 1 << 20
 """Bytes; a longer line is given out in pieces."""
 
 
-@dataclass(frozen=True, order=True)
-class LogLine:
-    """One line of an instance. `complete` is False if no newline ended it."""
-
-    at: datetime
-    instance: str = field(compare=False)
-    stream: str = field(compare=False)
-    text: str = field(compare=False)
-    complete: bool = field(default=True, compare=False)
-
-
 class Joiner:
     """From bytes of the log, cut anywhere, to lines: parts of a line are joined per stream. No I/O."""
 
     def __init__(self, instance: str) -> None:
         self.instance = instance
         self._rest = b""
-        self._parts: dict[str, tuple[datetime, list[bytes], int]] = {}
-        self._last = datetime.fromtimestamp(0, UTC)
+        self._parts: dict[str, tuple[str, list[bytes], int]] = {}
+        self._last = "1970-01-01T00:00:00.000000000Z"
 
     def feed(self, data: bytes) -> list[LogLine]:
         """The lines that `data` completes."""
@@ -58,36 +48,46 @@ class Joiner:
 
     def flush(self) -> list[LogLine]:
         """What was printed last, without a newline at its end."""
-        records = [self._rest] if self._rest else []
+        found = list(self._record(self._rest)) if self._rest else []
         self._rest = b""
-        found = [line for record in records for line in self._record(record)]
-        for stream in sorted(self._parts):
-            at, parts, _ = self._parts[stream]
-            found.append(self._line(at, stream, parts, complete=False))
+        for stream, (time, parts, _) in sorted(self._parts.items()):
+            found.append(self._line(time, stream, parts))
         self._parts.clear()
         return found
 
     def _record(self, record: bytes) -> Iterator[LogLine]:
         try:
-            time, stream_name, tag, text = record.split(b" ", 3)
-            at = datetime.fromisoformat(time.decode())
+            time_text, stream, tag, text = record.split(b" ", 3)
+            time = utc(time_text.decode())
         except ValueError:
             # A write that was cut by a kill. What can be read is shown, not swallowed.
-            yield self._line(self._last, "stdout", [record], complete=True)
+            yield self._line(self._last, "stdout", [record])
             return
-        self._last = at
-        stream = stream_name.decode(errors="replace")
-        began, parts, length = self._parts.pop(stream, (at, [], 0))
-        parts.append(text)
-        if tag.startswith(b"F"):
-            yield self._line(began, stream, parts, complete=True)
-        elif length + len(text) > LINE_LIMIT:
-            yield self._line(began, stream, parts, complete=False)
-        else:
-            self._parts[stream] = (began, parts, length + len(text))
+        self._last = time
+        yield from self._part(time, "stderr" if stream == b"stderr" else "stdout", text, full=tag.startswith(b"F"))
 
-    def _line(self, at: datetime, stream: str, parts: list[bytes], *, complete: bool) -> LogLine:
-        return LogLine(at, self.instance, stream, b"".join(parts).decode(errors="replace"), complete)
+    def _part(self, time: str, stream: str, text: bytes, *, full: bool) -> Iterator[LogLine]:
+        began, parts, length = self._parts.pop(stream, (time, [], 0))
+        parts.append(text)
+        length += len(text)
+        if full or length > LINE_LIMIT:
+            yield self._line(began, stream, parts)
+        else:
+            self._parts[stream] = (began, parts, length)
+
+    def _line(self, time: str, stream: str, parts: list[bytes]) -> LogLine:
+        text = b"".join(parts).decode(errors="replace")
+        return LogLine(
+            instance=self.instance, time=time, stream="stderr" if stream == "stderr" else "stdout", text=text
+        )
+
+
+def utc(time: str) -> str:
+    """RFC 3339 with nine digits and any offset, as conmon writes it, with the offset taken out: sorts as text."""
+    if time.endswith("+00:00"):
+        return f"{time[:-6]}Z"
+    moment = datetime.fromisoformat(time).astimezone(UTC)
+    return f"{moment:%Y-%m-%dT%H:%M:%S}.{time[20:29]}Z"
 
 
 def files(layout: Layout) -> list[Path]:
@@ -178,7 +178,8 @@ class Tail:
             sizes = [*(os.fstat(file.fileno()).st_size for file in opened[:-1]), end]
             found = self._forward(opened, sizes) if last is None else self._backward(opened, sizes, last)
             self._follow(os.dup(opened[-1].fileno()), end)
-        return [line for line in found if since is None or line.at >= since]
+        earliest = since.astimezone(UTC).isoformat(timespec="microseconds")[:26] if since else ""
+        return [line for line in found if line.time >= earliest]
 
     def poll(self, limit: int = 8) -> list[LogLine]:
         """The full lines that were added since the last call, from at most `limit` MiB."""
@@ -293,16 +294,21 @@ async def lines(
             order within POLL seconds.
         ended: Whether the log of an instance is complete.
     """
+    if not follow:
+        whole = [await in_thread(read, layout, last=last, since=since) for layout in layouts]
+        for line in heapq.merge(*whole, key=_time):
+            yield line
+        return
     tails = [Tail(layout) for layout in layouts]
     try:
-        past = [await asyncio.to_thread(tail.past, last=last, since=since) for tail in tails]
-        for line in heapq.merge(*past):
+        past = [await in_thread(tail.past, last=last, since=since) for tail in tails]
+        for line in heapq.merge(*past, key=_time):
             yield line
         while tails:
             # Asked before reading: what is printed in between is read in the next round.
-            finished = [tail for tail in tails if not follow or ended(tail.layout)]
+            finished = [tail for tail in tails if ended(tail.layout)]
             fresh = [tail.rest() if tail in finished else tail.poll() for tail in tails]
-            for line in sorted(itertools.chain.from_iterable(fresh)):
+            for line in sorted(itertools.chain.from_iterable(fresh), key=_time):
                 yield line
             for tail in finished:
                 tail.close()
@@ -312,3 +318,7 @@ async def lines(
     finally:
         for tail in tails:
             tail.close()
+
+
+def _time(line: LogLine) -> str:
+    return line.time

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
 
-from whit.base.errors import Conflict, InputError, Place
+from whit.base.errors import CommandError, Conflict, InputError, Place, TimedOut
+from whit.kernel.files import write_file
+from whit.kernel.thread import in_thread
 from whit.model.instance import InstanceSpec
-from whit.runtime import bundle, cgroup, logs, processes, rootfs, users
+from whit.runtime import bundle, cgroup, logs, monitor, processes, rootfs, users
 from whit.runtime.host import HostFacts
 from whit.runtime.layout import Layout
 from whit.tools import conmon
 
+KILL_PATIENCE = 10.0
 MONITOR_PATIENCE = 5.0
 """Seconds that a monitor has to end after its container."""
 
@@ -30,12 +32,14 @@ class NetworkFiles:
     search: Sequence[str] = ()
 
 
-@dataclass(frozen=True)
+@dataclass
 class ClaimName:
     """Make the bundle's directory with the spec in it: from now on the instance exists for every agent that comes."""
 
     layout: Layout
     spec: InstanceSpec
+    claimed: bool = field(default=False, init=False)
+    """Undo must not take away what another start had made."""
 
     def describe(self) -> str:
         return f"make {self.layout.bundle} for {self.spec.name}"
@@ -46,12 +50,15 @@ class ClaimName:
             self.layout.bundle.mkdir()
         except FileExistsError:
             raise Conflict(f"instance {self.spec.name} exists already", hint="remove it first") from None
+        self.claimed = True
+        self.layout.rootfs.mkdir()
         self.layout.exits.mkdir()
         self.layout.execs.mkdir()
-        replace_text(self.layout.spec, self.spec.model_dump_json())
+        write_file(self.layout.spec, self.spec.model_dump_json().encode(), mode=0o600)
 
     async def undo(self) -> None:
-        await asyncio.to_thread(rootfs.remove_tree, self.layout.bundle)
+        if self.claimed:
+            await in_thread(rootfs.remove_tree, self.layout.bundle)
 
 
 @dataclass(frozen=True)
@@ -116,7 +123,7 @@ class WriteBundle:
                 )
         owner = users.find(self.spec.user, self.layout.rootfs, self.spec.service)
         document = bundle.configuration(self.spec, self.layout, self.host, owner)
-        self.layout.config.write_text(json.dumps(document))
+        write_file(self.layout.config, json.dumps(document).encode(), mode=0o600)
 
     async def undo(self) -> None:
         self.layout.config.unlink(missing_ok=True)
@@ -127,6 +134,7 @@ class CreateContainer:
     """Have the monitor create the container; its program does not run yet."""
 
     layout: Layout
+    spec: InstanceSpec
     host: HostFacts
     restarts: int = 0
 
@@ -139,10 +147,13 @@ class CreateContainer:
         (monitored.persist_dir / "oom").unlink(missing_ok=True)
         (monitored.persist_dir / "exit").unlink(missing_ok=True)
         logs.prepare(self.layout)
-        await conmon.create(monitored, self.host.runtime)
+        try:
+            await conmon.create(monitored, self.host.runtime)
+        except CommandError as error:
+            raise _explained(error, self.spec) from error
         runtime = f"{self.host.runtime.kind} {self.host.runtime.version}"
         document = {"started_at": datetime.now(UTC).isoformat(), "restarts": self.restarts, "runtime": runtime}
-        replace_text(self.layout.start, json.dumps(document))
+        write_file(self.layout.start, json.dumps(document).encode())
 
     async def undo(self) -> None:
         await remove_container(self.layout, self.host)
@@ -163,6 +174,70 @@ class StartContainer:
         await remove_container(self.layout, self.host)
 
 
+@dataclass(frozen=True)
+class StopContainer:
+    """Ask the main process to end, wait for it, kill it. Nothing undoes a stop."""
+
+    layout: Layout
+    host: HostFacts
+    signal: str
+    grace: float
+    """Seconds between the signal and SIGKILL."""
+
+    def describe(self) -> str:
+        return f"send {self.signal} to {self.layout.name}, and SIGKILL after {self.grace:g} s"
+
+    async def do(self) -> None:
+        """Raises TimedOut if not even SIGKILL ends it: then it hangs in the kernel."""
+        main = monitor.main_process(self.layout)
+        pidfd = None if main is None else processes.opened(main)
+        if pidfd is None:
+            return
+        try:
+            for name, patience in ((self.signal, self.grace), ("SIGKILL", KILL_PATIENCE)):
+                if not await self.host.runtime.kill(self.layout.name, name):
+                    return
+                if await processes.ended(pidfd, patience):
+                    return
+        finally:
+            os.close(pidfd)
+        raise TimedOut(
+            f"{self.layout.name} (pid {main}) did not end within {KILL_PATIENCE:g} s of SIGKILL",
+            hint="a process that waits for a device or a network file system cannot be killed",
+        )
+
+    async def undo(self) -> None:
+        return
+
+
+@dataclass(frozen=True)
+class Removal:
+    """A step that takes something away, and is content if it has gone. It cannot be undone, only done again."""
+
+    text: str
+    action: Callable[[], Awaitable[None]]
+
+    def describe(self) -> str:
+        return self.text
+
+    async def do(self) -> None:
+        await self.action()
+
+    async def undo(self) -> None:
+        return
+
+
+def _explained(error: CommandError, spec: InstanceSpec) -> Exception:
+    """The person's mistake, if the runtime says that it cannot start this program; otherwise the error as it is."""
+    if not re.search(r"executable file not found|exec: .*(no such file|permission denied)", error.stderr):
+        return error
+    return InputError(
+        f"{spec.args[0]!r} cannot be started in image {spec.image.name}",
+        place=Place(key=f"services.{spec.service}.command"),
+        hint=f"is it in the image, and executable? The runtime said: {error.stderr}",
+    )
+
+
 async def remove_container(layout: Layout, host: HostFacts) -> None:
     """Kill and forget the container, its monitor and its cgroups, in whatever state they are."""
     monitor = conmon.monitor_pid(layout.monitored)
@@ -172,10 +247,3 @@ async def remove_container(layout: Layout, host: HostFacts) -> None:
     await host.runtime.delete(layout.name)
     await processes.end(monitor, MONITOR_PATIENCE)
     await cgroup.remove(layout)
-
-
-def replace_text(path: Path, text: str) -> None:
-    """Write a file that is there whole or not at all."""
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    unfinished.write_text(text)
-    unfinished.replace(path)

@@ -65,10 +65,13 @@ def resolve(user: str, passwd: str, group: str, service: str) -> Owner:
     wanted_user, _, wanted_group = user.partition(":")
     accounts, groups = accounts_of(passwd), groups_of(group)
     account = _account(wanted_user or "0", accounts, service)
+    # The main group is among the others too, as after a login: otherwise a process could drop it, and pass a file mode
+    # that denies the group what it allows everybody.
     if wanted_group:
-        return Owner(account.uid, _gid(wanted_group, groups, service), (), account.home)
+        gid = _gid(wanted_group, groups, service)
+        return Owner(account.uid, gid, (gid,), account.home)
     more = sorted({entry.gid for entry in groups if account.name in entry.members} - {account.gid})
-    return Owner(account.uid, account.gid, tuple(more), account.home)
+    return Owner(account.uid, account.gid, (account.gid, *more), account.home)
 
 
 def accounts_of(passwd: str) -> list[Account]:

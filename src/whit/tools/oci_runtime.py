@@ -174,12 +174,12 @@ async def version(path: Path) -> str:
 
 
 async def refusal_of(runtime: Runtime, settings: Settings) -> str | None:
-    """Run `true` in a tiny container, with limits, below the agent's cgroup; what went wrong, or None."""
+    """Run `true` in a tiny container, with limits, beside the agent's cgroup; what went wrong, or None."""
     name = f"probe-{os.getpid()}"
     with tempfile.TemporaryDirectory(prefix="whit-probe-") as directory:
         bundle = Path(directory)
         (bundle / "rootfs").mkdir()
-        (bundle / "config.json").write_text(json.dumps(tiny_config(f"{settings.cgroup}/{name}")))
+        (bundle / "config.json").write_text(json.dumps(tiny_config(f"{settings.cgroup}-{name}")))
         try:
             await process.run(runtime.arguments("run", "--bundle", directory, name), timeout=20)
         except (CommandError, TimedOut) as error:

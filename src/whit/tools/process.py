@@ -184,3 +184,20 @@ def start(
         start_new_session=True,
         close_fds=True,
     )
+
+
+async def attach(
+    argv: Sequence[str], *, stdin: int, stdout: int, stderr: int, env: Mapping[str, str] | None = None
+) -> asyncio.subprocess.Process:
+    """Start a process on the given descriptors, in a session of its own. The caller waits for it, or ends it.
+
+    Raises:
+        Unavailable: the program is not installed.
+    """
+    log.debug("start %s", shlex.join(argv))
+    try:
+        return await asyncio.create_subprocess_exec(
+            *argv, stdin=stdin, stdout=stdout, stderr=stderr, env=environment(env), start_new_session=True
+        )
+    except FileNotFoundError as error:
+        raise Unavailable(f"{argv[0]} is not installed", hint="run `whit doctor`") from error

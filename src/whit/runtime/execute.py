@@ -1,0 +1,364 @@
+"""More processes in a running instance: health checks, and commands that a person runs, with or without a terminal.
+
+The runtime's exec stays our child and ends with the status of the process inside. Every such process carries a mark in
+its environment that its children inherit, so that nothing of it outlives the session, and a new agent finds what an
+agent that was killed left.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import json
+import os
+import re
+import secrets
+import signal
+import struct
+import termios
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from whit.base.errors import Conflict, NotFound
+from whit.kernel.files import write_file
+from whit.model.instance import InstanceSpec
+from whit.runtime import bundle, cgroup, processes, users
+from whit.runtime.host import HostFacts
+from whit.runtime.layout import Layout
+from whit.tools import process
+
+MARK = "WHIT_EXEC"
+OUTPUT_LIMIT = 1 << 20
+"""Bytes that `run` keeps."""
+PATIENCE = 2.0
+"""Seconds that the runtime has to notice the end of the process that it added."""
+PID_FILE_POLL = 0.02
+NOT_EXECUTABLE, NOT_FOUND = 126, 127
+"""As in a shell: what `exec` ends with if the command could not be started."""
+
+SEEN_LIMIT = 4096
+UNREAD_LIMIT = 64
+"""Pieces of output that wait for a reader before the command has to."""
+END_OF_FILE = b"\x04"
+
+Stream = Literal["stdout", "stderr"]
+
+
+@dataclass(frozen=True)
+class ExecRequest:
+    """What to run; empty fields are as for the instance's own process."""
+
+    args: Sequence[str]
+    user: str = ""
+    cwd: str = ""
+    env: Mapping[str, str] = field(default_factory=dict)
+    terminal: tuple[int, int] | None = None
+    """Rows and columns of its terminal; None: pipes."""
+
+
+@dataclass(frozen=True)
+class ExecResult:
+    """`code` as the process ended (128 + signal), or None if it was killed because time ran out."""
+
+    code: int | None
+    output: bytes
+
+
+async def run(layout: Layout, host: HostFacts, request: ExecRequest, *, timeout: float) -> ExecResult:
+    """Run a command to its end, without input, with both outputs in one.
+
+    Raises:
+        NotFound, Conflict: the instance does not run.
+    """
+    output = bytearray()
+    async with session(layout, host, request) as running:
+        await running.end_input()
+        try:
+            async with asyncio.timeout(timeout):
+                async for _, data in running.output():
+                    output += data[: OUTPUT_LIMIT - len(output)]
+                return ExecResult(await running.wait(), bytes(output))
+        except TimeoutError:
+            return ExecResult(None, bytes(output))
+
+
+@contextlib.asynccontextmanager
+async def session(layout: Layout, host: HostFacts, request: ExecRequest) -> AsyncIterator[Session]:
+    """A running command to talk to. At the end of the context whatever is left of it is killed.
+
+    Raises:
+        NotFound, Conflict: the instance does not run.
+        InputError: the image knows no such user.
+    """
+    state = await host.runtime.state(layout.name)
+    if state.status != "running":
+        raise Conflict(f"instance {layout.name} is {state.status}", hint="only a running instance runs commands")
+    identity = secrets.token_hex(6)
+    description, pid_file = layout.execs / f"{identity}.json", layout.execs / f"{identity}.pid"
+    write_file(description, json.dumps(_described(layout, host, request, identity)).encode(), mode=0o600)
+    argv = host.runtime.exec_arguments(layout.name, description, pid_file)
+    channels = terminal(*request.terminal) if request.terminal else pipes()
+    running = Session(layout, identity, pid_file, channels)
+    try:
+        await running.start(argv)
+        reaper = asyncio.create_task(running.reap())
+        try:
+            yield running
+        finally:
+            await running.kill()
+            await reaper
+    finally:
+        channels.close()
+        description.unlink(missing_ok=True)
+        pid_file.unlink(missing_ok=True)
+
+
+async def kill_marked(layout: Layout, identity: str = "") -> None:
+    """Kill what `exec` added: of one session, or whatever there is of all that went before."""
+    mark = f"{MARK}={identity}".encode()
+    for _ in range(cgroup.ROUNDS):
+        found = [pid for pid in cgroup.processes(layout) if _has_mark(pid, mark)]
+        if not found:
+            return
+        for pid in found:
+            _kill(pid, mark)
+        await asyncio.sleep(0.01)
+
+
+def _kill(pid: int, mark: bytes) -> None:
+    if (pidfd := processes.opened(pid)) is None:
+        return
+    try:
+        # Looked at again: only now is it certain that the pid is not another's.
+        if _has_mark(pid, mark):
+            processes.send(pidfd, signal.SIGKILL)
+    finally:
+        os.close(pidfd)
+
+
+def _has_mark(pid: int, mark: bytes) -> bool:
+    try:
+        return any(word.startswith(mark) for word in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"))
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
+        return False
+
+
+def _described(layout: Layout, host: HostFacts, request: ExecRequest, identity: str) -> dict[str, object]:
+    spec = read_spec(layout)
+    owner = users.find(request.user or spec.user, layout.rootfs, spec.service)
+    env = {**spec.env, **request.env, MARK: identity}
+    changed = spec.model_copy(update={"env": env, "working_dir": request.cwd or spec.working_dir})
+    return bundle.process(changed, host, owner, args=request.args, terminal=request.terminal is not None)
+
+
+def read_spec(layout: Layout) -> InstanceSpec:
+    """What the instance was started from. Raises NotFound."""
+    try:
+        return InstanceSpec.model_validate_json(layout.spec.read_text())
+    except FileNotFoundError:
+        raise NotFound(f"there is no instance {layout.name}", hint="`whit ps` lists them") from None
+
+
+class Session:
+    """One command that runs in an instance."""
+
+    def __init__(self, layout: Layout, identity: str, pid_file: Path, channels: Channels) -> None:
+        self._layout = layout
+        self._identity = identity
+        self._pid_file = pid_file
+        self._channels = channels
+        self._process: asyncio.subprocess.Process | None = None
+        self._ended = asyncio.Event()
+
+    async def start(self, argv: Sequence[str]) -> None:
+        stdin, stdout, stderr = self._channels.inside
+        self._process = await process.attach(argv, stdin=stdin, stdout=stdout, stderr=stderr)
+        await self._channels.connect()
+
+    async def reap(self) -> None:
+        """Wait for the command. The runtime waits for all who hold the output open: what it left behind is ended."""
+        assert self._process is not None
+        waiting = asyncio.create_task(self._process.wait())
+        while not self._pid_file.exists() and not waiting.done():
+            await asyncio.wait([waiting], timeout=PID_FILE_POLL)
+        if (pidfd := self._inner()) is not None:
+            await processes.ended(pidfd)
+            os.close(pidfd)
+        await kill_marked(self._layout, self._identity)
+        await waiting
+        self._ended.set()
+
+    def _inner(self) -> int | None:
+        try:
+            return processes.opened(int(self._pid_file.read_text()))
+        except (FileNotFoundError, ValueError):
+            return None
+
+    async def write(self, data: bytes) -> None:
+        """Give it input; waits while it does not read. Input after its end goes nowhere."""
+        await self._channels.write(data)
+
+    async def end_input(self) -> None:
+        """Close its input; on a terminal, type the end-of-file character."""
+        await self._channels.end_input()
+
+    def output(self) -> AsyncIterator[tuple[Stream, bytes]]:
+        """What it prints, until all of it was read. A terminal has one stream only."""
+        return self._channels.output()
+
+    def resize(self, rows: int, columns: int) -> None:
+        """Tell it the new size of its terminal. Without one nothing happens."""
+        self._channels.resize(rows, columns)
+        if self._process is not None and self._process.returncode is None:
+            # The runtime copies the size on to the terminal inside.
+            self._process.send_signal(signal.SIGWINCH)
+
+    async def wait(self) -> int:
+        """Its exit status, 128 + signal if a signal ended it; 126 or 127 if it could not be started."""
+        await self._ended.wait()
+        assert self._process is not None
+        code = self._process.returncode or 0
+        if self._pid_file.exists():
+            return code if code >= 0 else 128 - code
+        missing = re.search(rb"not found|no such file", self._channels.seen, re.IGNORECASE)
+        return NOT_FOUND if missing else NOT_EXECUTABLE
+
+    async def kill(self) -> None:
+        """End it and all it started."""
+        assert self._process is not None
+        if self._process.returncode is not None:
+            return
+        await kill_marked(self._layout, self._identity)
+        try:
+            await asyncio.wait_for(self._process.wait(), PATIENCE)
+        except TimeoutError:
+            self._process.kill()
+            await self._process.wait()
+
+
+def pipes() -> Channels:
+    """Three pipes: a command that opens /dev/stdin or /dev/stdout must not find a socket there."""
+    input_in, input_out = os.pipe()
+    output_out, output_in = os.pipe()
+    errors_out, errors_in = os.pipe()
+    return Channels((input_in, output_in, errors_in), input_out, [("stdout", output_out), ("stderr", errors_out)])
+
+
+def terminal(rows: int, columns: int) -> Channels:
+    """One pseudo-terminal."""
+    ours, theirs = os.openpty()
+    channels = Channels((theirs,), os.dup(ours), [("stdout", os.dup(ours))], terminal=ours)
+    channels.resize(rows, columns)
+    return channels
+
+
+class Channels:
+    """The descriptors between us and a command."""
+
+    def __init__(
+        self,
+        inside: Sequence[int],
+        input_: int,
+        outputs: Sequence[tuple[Stream, int]],
+        terminal: int | None = None,
+    ) -> None:
+        self.seen = b""
+        """The start of what was printed: the runtime's message, if it could not start the command."""
+        self._inside: Sequence[int] = inside
+        self._outside = [input_, *(descriptor for _, descriptor in outputs)]
+        self._output_ends = outputs
+        self._terminal = terminal
+        self._items: asyncio.Queue[tuple[Stream, bytes | None]] = asyncio.Queue()
+        self._readers: list[asyncio.ReadTransport] = []
+        self._writer: asyncio.StreamWriter | None = None
+
+    @property
+    def inside(self) -> tuple[int, int, int]:
+        """The command's standard input, output and error."""
+        return self._inside[0], self._inside[-1] if len(self._inside) == 1 else self._inside[1], self._inside[-1]
+
+    async def connect(self) -> None:
+        """Once the command has its ends: close them here, and watch ours."""
+        self._close_inside()
+        loop = asyncio.get_running_loop()
+        input_, *outputs = self._outside
+        self._outside = []
+        for (stream, _), descriptor in zip(self._output_ends, outputs, strict=True):
+            pipe = os.fdopen(descriptor, "rb", buffering=0)
+            reader, _ = await loop.connect_read_pipe(lambda stream=stream: _Output(stream, self), pipe)  # type: ignore[misc]
+            self._readers.append(reader)
+        pipe = os.fdopen(input_, "wb", buffering=0)
+        writer, protocol = await loop.connect_write_pipe(
+            lambda: asyncio.StreamReaderProtocol(asyncio.StreamReader()), pipe
+        )
+        self._writer = asyncio.StreamWriter(writer, protocol, None, loop)
+
+    def received(self, stream: Stream, data: bytes | None) -> None:
+        """Called as output comes; None is its end. If nobody reads, the command has to wait."""
+        self._items.put_nowait((stream, data))
+        self.seen = (self.seen + (data or b""))[:SEEN_LIMIT]
+        if self._items.qsize() > UNREAD_LIMIT:
+            for reader in self._readers:
+                reader.pause_reading()
+
+    async def output(self) -> AsyncIterator[tuple[Stream, bytes]]:
+        remaining = len(self._output_ends)
+        while remaining:
+            stream, data = await self._items.get()
+            if self._items.qsize() <= UNREAD_LIMIT // 2:
+                for reader in self._readers:
+                    reader.resume_reading()
+            if data is None:
+                remaining -= 1
+            else:
+                yield stream, data
+
+    async def write(self, data: bytes) -> None:
+        if self._writer is not None and not self._writer.is_closing():
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                self._writer.write(data)
+                await self._writer.drain()
+
+    async def end_input(self) -> None:
+        if self._terminal is not None:
+            await self.write(END_OF_FILE)
+        elif self._writer is not None:
+            self._writer.close()
+
+    def resize(self, rows: int, columns: int) -> None:
+        if self._terminal is not None:
+            fcntl.ioctl(self._terminal, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+
+    def close(self) -> None:
+        self._close_inside()
+        for reader in self._readers:
+            reader.close()
+        if self._writer is not None and not self._writer.is_closing():
+            self._writer.transport.abort()
+        for descriptor in self._outside:
+            os.close(descriptor)
+        self._outside = []
+        if self._terminal is not None:
+            os.close(self._terminal)
+            self._terminal = None
+
+    def _close_inside(self) -> None:
+        for descriptor in self._inside:
+            os.close(descriptor)
+        self._inside = ()
+
+
+class _Output(asyncio.Protocol):
+    def __init__(self, stream: Stream, channels: Channels) -> None:
+        self._stream: Stream = stream
+        self._channels = channels
+
+    def data_received(self, data: bytes) -> None:
+        self._channels.received(self._stream, data)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        # An error too is the end: EIO is how a terminal says that nobody has it open any more.
+        self._channels.received(self._stream, None)

@@ -1,0 +1,89 @@
+"""What this machine can do to run containers, found by running them."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+
+from whit.base.errors import CommandError, TimedOut, Unavailable
+from whit.base.settings import Settings
+from whit.model.feature import Feature
+from whit.runtime import capabilities, seccomp
+from whit.runtime.host import cgroup_mode
+from whit.tools import oci_runtime, process
+from whit.tools.oci_runtime import Runtime
+
+
+async def features(settings: Settings) -> list[Feature]:
+    """crun, runc, conmon, the limits and the filter."""
+    found = [await _runtime(kind, settings) for kind in oci_runtime.PREFERRED]
+    return [*found, await _any_runtime(settings), await _conmon(), _cgroups(), await _seccomp(settings)]
+
+
+async def _runtime(kind: oci_runtime.Kind, settings: Settings) -> Feature:
+    path = oci_runtime.find(kind)
+    if path is None:
+        return Feature(name=kind, state="missing", hint=f"apt install {kind}")
+    runtime = Runtime(kind, path, await oci_runtime.version(path), settings.run_dir / "runtime")
+    refusal = await oci_runtime.refusal_of(runtime, settings)
+    if refusal is None:
+        return Feature(name=kind, state="works", detail=runtime.version)
+    hint = "crun needs pure cgroup v2; runc works with hybrid" if "hybrid" in refusal else ""
+    return Feature(name=kind, state="missing", detail=refusal, hint=hint)
+
+
+async def _any_runtime(settings: Settings) -> Feature:
+    try:
+        runtime = await oci_runtime.choose(settings)
+    except Unavailable as error:
+        return Feature(
+            name="OCI runtime", state="missing", detail=error.message, hint="install crun or runc", required=True
+        )
+    return Feature(name="OCI runtime", state="works", detail=f"{runtime.kind} {runtime.version}", required=True)
+
+
+async def _conmon() -> Feature:
+    try:
+        version = (await process.run(["conmon", "--version"], timeout=10)).text.split()[2]
+    except (Unavailable, CommandError, TimedOut, IndexError) as error:
+        return Feature(name="conmon", state="missing", detail=str(error), hint="apt install conmon", required=True)
+    return Feature(name="conmon", state="works", detail=version, required=True)
+
+
+def _cgroups() -> Feature:
+    mode = cgroup_mode()
+    if mode == "v1":
+        return Feature(
+            name="cgroups", state="degraded", detail="v1 only", hint="boot with systemd.unified_cgroup_hierarchy=1"
+        )
+    return Feature(name="cgroups", state="works", detail=mode)
+
+
+async def _seccomp(settings: Settings) -> Feature:
+    """Runs `cat /proc/self/status` under the profile and reads whether the kernel filters."""
+    name = "system-call filter"
+    try:
+        runtime = await oci_runtime.choose(settings)
+        status = await _status_inside(runtime, settings)
+    except (Unavailable, CommandError, TimedOut) as error:
+        return Feature(name=name, state="missing", detail=error.message, hint="the kernel needs CONFIG_SECCOMP_FILTER")
+    if "Seccomp:\t2" in status and "NoNewPrivs:\t1" in status:
+        return Feature(name=name, state="works", detail="seccomp mode 2, no new privileges")
+    return Feature(
+        name=name, state="missing", detail="the runtime did not apply it", hint="use a runtime with +SECCOMP"
+    )
+
+
+async def _status_inside(runtime: Runtime, settings: Settings) -> str:
+    container = f"probe-seccomp-{settings.id}"
+    config = oci_runtime.tiny_config(f"{settings.cgroup}-{container}")
+    config["process"] |= {"args": ["cat", "/proc/self/status"], "noNewPrivileges": True}
+    config["linux"]["seccomp"] = seccomp.profile(capabilities.DEFAULT)
+    with tempfile.TemporaryDirectory(prefix="whit-probe-") as directory:
+        (Path(directory) / "rootfs").mkdir()
+        (Path(directory) / "config.json").write_text(json.dumps(config))
+        try:
+            return (await process.run(runtime.arguments("run", "--bundle", directory, container), timeout=20)).text
+        finally:
+            await runtime.delete(container)

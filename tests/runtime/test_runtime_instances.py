@@ -1,0 +1,284 @@
+"""Real instances: how they end, what they print, what they may do."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import resource
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from support.instances import Machine
+
+from whit.base.errors import Conflict, InputError, NotFound
+from whit.model.instance import ResolvedMount
+from whit.model.operation import carry_out
+from whit.model.service import LimitsSpec
+from whit.runtime import capabilities
+from whit.runtime.operations import NetworkFiles
+
+pytestmark = [pytest.mark.machine, pytest.mark.timeout(120)]
+
+
+async def test_exit_codes(machine: Machine, sample: Callable[[int, int], int]) -> None:
+    codes = range(256) if sample(12, 256) == 256 else (0, 1, 2, 3, 42, 125, 126, 127, 128, 137, 254, 255)
+    for code in codes:
+        record, _ = await machine.shell(f"exit {code}")
+        assert record.code == code
+        assert record.at is not None
+        assert not record.oom_killed
+        await machine.clean()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT])
+async def test_a_signal_is_128_and_its_number(machine: Machine, number: int) -> None:
+    spec = await machine.start("sleep", "1000")
+    pid = machine.driver.pid_of(spec.name)
+    assert pid is not None
+    # The first process of a pid namespace has no default actions for signals from inside, but from outside SIGKILL.
+    if number == signal.SIGKILL:
+        os.kill(pid, number)
+        record = await machine.driver.exit_of(spec.name)
+    else:
+        record, _ = await machine.shell(f"sh -c 'kill -{int(number)} $$'; exit $?", index=2)
+    assert record.code == 128 + number
+
+
+async def test_stop_asks_first(machine: Machine) -> None:
+    spec = await machine.start("sh", "-c", "trap 'echo bye; exit 5' TERM; echo ready; while :; do sleep 0.05; done")
+    await _until(lambda: "ready" in machine.printed(spec))
+    await carry_out(machine.driver.plan_stop(spec.name, "SIGTERM", 10))
+    assert (await machine.driver.exit_of(spec.name)).code == 5
+    assert machine.printed(spec) == "ready\nbye"
+
+
+async def test_stop_kills_what_does_not_listen(machine: Machine) -> None:
+    spec = await machine.start("sleep", "1000")
+    await carry_out(machine.driver.plan_stop(spec.name, "SIGTERM", 0.3))
+    record = await machine.driver.exit_of(spec.name)
+    assert (record.code, record.cause) == (137, "signal 9")
+    await carry_out(machine.driver.plan_stop(spec.name, "SIGTERM", 0.3))
+
+
+async def test_every_byte_is_logged(machine: Machine) -> None:
+    """A burst of a megabyte without a newline at its end."""
+    _, text = await machine.shell("seq 1 160000; printf end")
+    assert text == "\n".join([*map(str, range(1, 160001)), "end"])
+    assert len(text) > 1_000_000
+
+
+async def test_a_long_line_and_both_streams(machine: Machine) -> None:
+    script = "head -c 300000 /dev/zero | tr '\\0' x; echo; echo oops >&2; printf last"
+    spec = await machine.start("sh", "-c", script)
+    await machine.driver.exit_of(spec.name)
+    found = [line async for line in machine.driver.lines([spec.name])]
+    assert [(line.stream, len(line.text)) for line in found if line.stream == "stdout"] == [
+        ("stdout", 300000),
+        ("stdout", 4),
+    ]
+    assert [line.text for line in found if line.stream == "stderr"] == ["oops"]
+
+
+async def test_hosts_names_and_the_resolver(machine: Machine) -> None:
+    spec = machine.spec("sh", "-c", "cat /etc/hosts /etc/resolv.conf /etc/hostname; hostname")
+    machine.network(spec)
+    files = NetworkFiles([("10.1.2.9", ["db", "db.test"])], nameserver="10.1.0.1", search=["test.whit"])
+    await carry_out(machine.driver.plan_start(spec, files))
+    await machine.driver.exit_of(spec.name)
+    assert machine.printed(spec).splitlines() == [
+        "127.0.0.1\tlocalhost",
+        "::1\tlocalhost ip6-localhost ip6-loopback",
+        "10.1.2.3\ttiny",
+        "10.1.2.9\tdb db.test",
+        "nameserver 10.1.0.1",
+        "search test.whit",
+        "options ndots:1",
+        "tiny",
+        "tiny",
+    ]
+
+
+async def test_new_hosts_are_seen_by_a_running_instance(machine: Machine) -> None:
+    spec = await machine.start("sh", "-c", "until grep -q db /etc/hosts; do sleep 0.05; done; exit 3")
+    await machine.driver.write_network_files(spec, NetworkFiles([("10.1.2.9", ["db"])]))
+    assert (await machine.driver.exit_of(spec.name)).code == 3
+
+
+async def test_killed_for_memory(machine: Machine) -> None:
+    script = "head -c 200000000 /dev/zero | tail >/dev/null"
+    record, _ = await machine.shell(f"{script}; exit 9", limits=LimitsSpec(memory=16 << 20))
+    assert record.oom_killed
+    assert record.cause == "the kernel killed it for memory"
+
+
+async def test_a_limit_of_processes(machine: Machine) -> None:
+    script = "for i in $(seq 40); do sleep 5 & n=$((n+1)); done; echo started $n"
+    _, text = await machine.shell(script, limits=LimitsSpec(pids=8))
+    assert "can't fork" in text
+    _, text = await machine.shell(script, limits=LimitsSpec(pids=64), index=2)
+    assert text == "started 40"
+
+
+async def test_a_limit_of_cpu_time(machine: Machine) -> None:
+    spec = await machine.start("sh", "-c", "while :; do :; done", limits=LimitsSpec(cpus=0.1))
+    pid = machine.driver.pid_of(spec.name)
+    before = _cpu_time(pid)
+    await asyncio.sleep(1.0)
+    assert 0 < _cpu_time(pid) - before < 0.4
+
+
+async def test_what_a_process_is_allowed(machine: Machine) -> None:
+    _, text = await machine.shell("cat /proc/self/status; ulimit -Hn")
+    status = dict(line.split(":\t", 1) for line in text.splitlines() if ":\t" in line)
+    wanted = sum(1 << capabilities.KNOWN.index(name) for name in capabilities.DEFAULT)
+    assert int(status["CapEff"], 16) == int(status["CapPrm"], 16) == int(status["CapBnd"], 16) == wanted
+    assert int(status["CapInh"], 16) == int(status["CapAmb"], 16) == 0
+    assert status["NoNewPrivs"] == "1"
+    assert status["Seccomp"] == "2"
+    assert int(text.splitlines()[-1]) == min(1 << 20, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
+
+
+async def test_forbidden_calls_fail(machine: Machine) -> None:
+    """Also for root, and also where a capability would be enough without the filter."""
+    script = "unshare -m true 2>&1; mount -t tmpfs x /tmp 2>&1; mknod /tmp/d b 8 0 2>&1; chown 1:1 /tmp && echo chown"
+    _, text = await machine.shell(script)
+    refused = [line for line in text.splitlines() if "not permitted" in line or "ermission denied" in line]
+    assert len(refused) == 3, text
+    assert text.splitlines()[-1] == "chown"
+
+
+async def test_no_capabilities_at_all(machine: Machine) -> None:
+    _, text = await machine.shell("chown 1:1 /tmp 2>&1; grep CapEff /proc/self/status", capabilities=())
+    assert "not permitted" in text
+    assert text.endswith("CapEff:\t0000000000000000")
+
+
+async def test_hidden_and_read_only_places(machine: Machine) -> None:
+    script = (
+        "wc -c </proc/timer_list; wc -c </proc/keys; ls /sys/firmware | wc -l; "
+        "for f in /proc/sys/kernel/hostname /proc/sysrq-trigger /sys/kernel/uevent_seqnum /sys/fs/cgroup/x; "
+        "do (echo 1 >$f) 2>/dev/null && echo wrote $f; done; ls /dev | sort | tr '\\n' ' '"
+    )
+    _, text = await machine.shell(script)
+    devices = "core fd full mqueue null ptmx pts random shm stderr stdin stdout tty urandom zero"
+    lines = text.splitlines()
+    assert lines[:3] == ["0", "0", "0"]
+    assert set(lines[3].split()) <= set(devices.split()), lines
+
+
+async def test_a_read_only_root(machine: Machine) -> None:
+    script = "(touch /x) 2>/dev/null || echo root; touch /dev/shm/x && touch /scratch/x && echo memory"
+    mounts = (ResolvedMount(kind="tmpfs", target="/scratch", size=1 << 20),)
+    _, text = await machine.shell(script, read_only=True, mounts=mounts)
+    assert text == "root\nmemory"
+
+
+async def test_a_user_by_name(machine: Machine) -> None:
+    _, text = await machine.shell("id; echo $HOME; grep CapEff /proc/self/status", user="app")
+    assert text.splitlines() == [
+        "uid=1000(app) gid=1000(app) groups=1000(app),2000(extra),2001(more)",
+        "/home/app",
+        "CapEff:\t0000000000000000",
+    ]
+
+
+async def test_a_user_keeps_what_was_added(machine: Machine) -> None:
+    chosen = capabilities.effective_set(["SYS_NICE"], [])
+    _, text = await machine.shell("grep CapEff /proc/self/status", user="1234:app", capabilities=chosen)
+    assert int(text.split()[1], 16) == 1 << capabilities.KNOWN.index("CAP_SYS_NICE")
+
+
+async def test_an_unprivileged_user_may_listen_on_port_80(machine: Machine) -> None:
+    script = "cat /proc/sys/net/ipv4/ip_unprivileged_port_start; timeout 1 nc -l -p 80; echo $?"
+    _, text = await machine.shell(script, user="app")
+    assert text.splitlines()[0] == "0"
+    assert "denied" not in text
+
+
+async def test_mounts(machine: Machine, tmp_path: Path) -> None:
+    (tmp_path / "given").mkdir()
+    (tmp_path / "given/file").write_text("hello")
+    mounts = (
+        ResolvedMount(kind="bind", source=tmp_path / "given", target="/given", read_only=True),
+        ResolvedMount(kind="bind", source=tmp_path / "given", target="/writable"),
+        ResolvedMount(kind="tmpfs", target="/scratch", size=1 << 20, mode=0o700),
+    )
+    script = (
+        "cat /given/file; echo; (echo x >/given/file) 2>/dev/null || echo read-only; echo new >/writable/other; "
+        "stat -c %a /scratch; (head -c 4000000 /dev/zero >/scratch/big) 2>/dev/null || echo full"
+    )
+    _, text = await machine.shell(script, mounts=mounts)
+    assert text.splitlines() == ["hello", "read-only", "700", "full"]
+    assert (tmp_path / "given/other").read_text() == "new\n"
+
+
+async def test_an_empty_volume_gets_what_the_image_has(machine: Machine) -> None:
+    volume = machine.driver.settings.volumes_dir / "test-data"
+    volume.mkdir(parents=True)
+    mounts = (ResolvedMount(kind="bind", source=volume, target="/data"),)
+    _, text = await machine.shell("cat /data/seed; echo mine >/data/seed", mounts=mounts)
+    assert text == "from the image"
+    assert volume.stat().st_uid == 1000
+    _, text = await machine.shell("cat /data/seed", mounts=mounts, index=2)
+    assert text == "mine"
+
+
+async def test_the_writable_layer_lives_as_long_as_the_instance(machine: Machine) -> None:
+    script = "test -e /kept && echo again || echo first; touch /kept"
+    spec = await machine.start("sh", "-c", script)
+    await machine.driver.exit_of(spec.name)
+    await carry_out(machine.driver.plan_restart(spec, NetworkFiles(), restarts=1))
+    await machine.driver.exit_of(spec.name)
+    assert machine.printed(spec) == "first\nagain"
+    await machine.remove(spec.name)
+    await carry_out(machine.driver.plan_start(spec, NetworkFiles()))
+    await machine.driver.exit_of(spec.name)
+    assert machine.printed(spec) == "first"
+
+
+async def test_mistakes_name_the_service(machine: Machine) -> None:
+    for key, changes in (
+        ("services.web.command", {"args": ("no-such-program",)}),
+        ("services.web.user", {"user": "nosuch"}),
+        ("services.web.mounts", {"mounts": (ResolvedMount(kind="bind", source=Path("/no/such"), target="/x"),)}),
+    ):
+        spec = machine.spec(**changes)
+        machine.network(spec)
+        with pytest.raises(InputError) as caught:
+            await carry_out(machine.driver.plan_start(spec, NetworkFiles()))
+        assert caught.value.place.key == key
+        assert not machine.layout(spec).bundle.exists()
+        await machine.clean()
+
+
+async def test_a_name_is_taken_once(machine: Machine) -> None:
+    spec = await machine.start()
+    with pytest.raises(Conflict):
+        await carry_out(machine.driver.plan_start(spec, NetworkFiles()))
+    assert machine.driver.pid_of(spec.name) is not None
+
+
+async def test_pausing(machine: Machine) -> None:
+    spec = await machine.start()
+    runtime = machine.driver.host.runtime
+    await runtime.pause(spec.name)
+    assert (await runtime.state(spec.name)).status == "paused"
+    await carry_out(machine.driver.plan_stop(spec.name, "SIGKILL", 5))
+    assert (await machine.driver.exit_of(spec.name)).code == 137
+    with pytest.raises(NotFound):
+        await runtime.state("no-such")
+
+
+async def _until(condition: Callable[[], bool]) -> None:
+    for _ in range(200):
+        if condition():
+            return
+        await asyncio.sleep(0.02)
+    raise AssertionError("it did not happen within 4 s")
+
+
+def _cpu_time(pid: int | None) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

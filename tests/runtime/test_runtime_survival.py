@@ -1,0 +1,243 @@
+"""What a kill -9 at any moment may not lose, and may not leave behind."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from support.instances import Machine
+from support.leftovers import leftovers
+
+from whit.base.errors import CommandError
+from whit.model.instance import InstanceSpec
+from whit.model.operation import Operation, carry_out
+from whit.runtime import cgroup, execute, logs
+from whit.runtime.driver import Driver
+from whit.runtime.execute import ExecRequest
+from whit.runtime.operations import NetworkFiles
+from whit.tools import conmon
+
+pytestmark = [pytest.mark.machine, pytest.mark.timeout(120)]
+
+START_STEPS = 7
+REMOVE_STEPS = 5
+
+AGENT = """
+import asyncio, os, signal, sys
+from pathlib import Path
+from whit.base.settings import Settings
+from whit.model.instance import InstanceSpec
+from whit.runtime.driver import Driver
+from whit.runtime.execute import ExecRequest, run
+from whit.runtime.operations import NetworkFiles
+
+async def main():
+    settings = Settings(id=sys.argv[1], state_root=Path(sys.argv[2]))
+    driver = await Driver.open(settings)
+    spec = InstanceSpec.model_validate_json(sys.argv[4])
+    operations = driver.plan_start(spec, NetworkFiles()) if sys.argv[3] != "remove" else driver.plan_remove(spec.name)
+    for operation in operations[: int(sys.argv[5])]:
+        await operation.do()
+    if sys.argv[3] == "during":
+        # Killed while the operation is under way, as far as it gets in the given time.
+        asyncio.get_running_loop().call_later(float(sys.argv[6]), os.kill, os.getpid(), signal.SIGKILL)
+        await operations[int(sys.argv[5])].do()
+    if sys.argv[3] == "exec":
+        asyncio.get_running_loop().call_later(0.6, os.kill, os.getpid(), signal.SIGKILL)
+        await run(driver.layout(spec.name), driver.host, ExecRequest(["sleep", "1000"]), timeout=100)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+asyncio.run(main())
+"""
+
+
+def killed_agent(machine: Machine, what: str, spec: InstanceSpec, steps: int, seconds: float = 0) -> None:
+    """An agent that does some steps and is killed."""
+    settings = machine.driver.settings
+    arguments = [settings.id, str(settings.state_root), what, spec.model_dump_json(), str(steps), str(seconds)]
+    done = subprocess.run(
+        [sys.executable, "-c", AGENT, *arguments],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2] / "src")},
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0.02)
+
+
+async def test_another_agent_finds_what_runs_and_what_ended(machine: Machine) -> None:
+    running = machine.spec("sh", "-c", "echo up; while ! test -e /tmp/go; do sleep 0.05; done; printf bye; exit 7")
+    ended = machine.spec("sh", "-c", "echo over; exit 3", service="job")
+    for spec in (running, ended):
+        machine.network(spec)
+        killed_agent(machine, "start", spec, START_STEPS)
+    await until(lambda: logs.has_ended(machine.layout(ended)))
+
+    driver = await Driver.open(machine.driver.settings)
+    by_name = {found.status.name: found for found in await driver.adopt()}
+    assert set(by_name) == {running.name, ended.name}
+    status = by_name[running.name].status
+    assert (status.state, status.app, status.service, status.revision) == ("running", "test", "web", "one")
+    assert status.pid == driver.pid_of(running.name)
+    assert status.runtime == driver.runtime
+    assert status.started_at is not None
+    assert by_name[running.name].spec == running
+    assert by_name[ended.name].status.state == "exited"
+    assert by_name[ended.name].status.exit_code == 3
+    assert machine.printed(ended) == "over"
+
+    await execute.run(driver.layout(running.name), driver.host, ExecRequest(["touch", "/tmp/go"]), timeout=10)
+    assert (await driver.exit_of(running.name)).code == 7
+    assert machine.printed(running) == "up\nbye"
+
+
+async def test_commands_of_a_killed_agent_are_ended(machine: Machine) -> None:
+    spec = machine.spec()
+    machine.network(spec)
+    killed_agent(machine, "exec", spec, START_STEPS)
+    layout = machine.layout(spec)
+    assert len(cgroup.processes(layout)) == 2
+    assert list(layout.execs.iterdir())
+    [found] = await machine.driver.adopt()
+    assert found.status.state == "running"
+    assert cgroup.processes(layout) == {found.status.pid}
+    assert not list(layout.execs.iterdir())
+
+
+@pytest.mark.parametrize("steps", range(START_STEPS + 1))
+async def test_nothing_stays_of_a_start_that_was_cut_short(machine: Machine, steps: int) -> None:
+    spec = machine.spec()
+    machine.network(spec)
+    killed_agent(machine, "start", spec, steps)
+    await check_nothing_stays(machine, spec, steps)
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.005, 0.01, 0.02, 0.03, 0.04, 0.05])
+async def test_nothing_stays_of_a_create_that_was_cut_short(machine: Machine, seconds: float) -> None:
+    """The monitor and the runtime are on their own in the midst of creating."""
+    spec = machine.spec()
+    machine.network(spec)
+    killed_agent(machine, "during", spec, START_STEPS - 2, seconds)
+    await check_nothing_stays(machine, spec, START_STEPS - 2)
+
+
+async def check_nothing_stays(machine: Machine, spec: InstanceSpec, steps: int) -> None:
+    found = await machine.driver.adopt()
+    assert [(one.status.name, one.status.state) for one in found] == [] or steps > 0
+    assert steps == 0 or found[0].status.state in ("failed", "created", "running")
+    await machine.remove(spec.name)
+    assert machine.driver.leftovers() == []
+    assert not [name for name in leftovers(machine.driver.settings) if "netns" not in name]
+    # And the name can be used again.
+    await carry_out(machine.driver.plan_start(spec, NetworkFiles()))
+    assert machine.driver.pid_of(spec.name) is not None
+
+
+@pytest.mark.parametrize("steps", range(REMOVE_STEPS))
+async def test_a_removal_that_was_cut_short_is_done_again(machine: Machine, steps: int) -> None:
+    spec = await machine.start()
+    killed_agent(machine, "remove", spec, steps)
+    await machine.remove(spec.name)
+    assert machine.driver.leftovers() == []
+    assert not [name for name in leftovers(machine.driver.settings) if "netns" not in name]
+
+
+class _Fails:
+    def describe(self) -> str:
+        return "fail"
+
+    async def do(self) -> None:
+        raise CommandError(["false"], 1, "")
+
+    async def undo(self) -> None:
+        return
+
+
+@pytest.mark.parametrize("steps", range(START_STEPS + 1))
+async def test_a_failing_start_is_undone(machine: Machine, steps: int) -> None:
+    spec = machine.spec()
+    machine.network(spec)
+    operations: list[Operation] = [*machine.driver.plan_start(spec, NetworkFiles())[:steps], _Fails()]
+    with pytest.raises(CommandError):
+        await carry_out(operations)
+    assert await machine.driver.adopt() == []
+    assert not machine.layout(spec).bundle.exists()
+    assert not machine.layout(spec).disk.exists()
+    assert not [name for name in leftovers(machine.driver.settings) if "netns" not in name]
+    for operation in reversed(operations):
+        await operation.undo()
+
+
+async def test_after_a_reboot(machine: Machine) -> None:
+    """The run directory has gone; what is on disk is found and taken away."""
+    spec = machine.spec()
+    machine.layout(spec).upper.mkdir(parents=True)
+    (machine.layout(spec).logs).mkdir(parents=True)
+    assert await machine.driver.adopt() == []
+    assert machine.driver.leftovers() == [spec.name]
+    await machine.remove(spec.name)
+    assert machine.driver.leftovers() == []
+
+
+async def test_a_killed_monitor_is_named(machine: Machine) -> None:
+    spec = await machine.start()
+    waiting = asyncio.create_task(machine.driver.exit_of(spec.name))
+    await asyncio.sleep(0.1)
+    monitor = conmon.monitor_pid(machine.layout(spec).monitored)
+    assert monitor is not None
+    os.kill(monitor, signal.SIGKILL)
+    record = await asyncio.wait_for(waiting, 10)
+    assert record.code is None
+    assert "monitor (conmon) was killed" in record.cause
+    assert machine.driver.pid_of(spec.name) is None
+
+
+async def test_a_monitor_killed_while_no_agent_lived(machine: Machine) -> None:
+    spec = await machine.start()
+    monitor = conmon.monitor_pid(machine.layout(spec).monitored)
+    assert monitor is not None
+    os.kill(monitor, signal.SIGKILL)
+    await until(lambda: conmon.monitor_pid(machine.layout(spec).monitored) is None)
+    [found] = await machine.driver.adopt()
+    assert found.status.state == "exited"
+    assert found.status.exit_code is None
+    assert "monitor (conmon) was killed" in found.status.message
+    assert machine.driver.pid_of(spec.name) is None
+
+
+async def test_a_spec_that_cannot_be_read(machine: Machine) -> None:
+    spec = await machine.start()
+    machine.layout(spec).spec.write_text('{"from": "a release to come"}')
+    [found] = await machine.driver.adopt()
+    assert found.spec is None
+    assert found.status.state == "failed"
+    assert "cannot be read" in found.status.message
+
+
+async def test_many_at_once(machine: Machine, sample: Callable[[int, int], int]) -> None:
+    """Every exit status and every last byte."""
+    count = sample(12, 100)
+    specs = [machine.spec("sh", "-c", f"printf 'tail {n}'; exit {n}", index=n) for n in range(1, count + 1)]
+    gate = asyncio.Semaphore(8)
+
+    async def one(spec: InstanceSpec) -> int | None:
+        async with gate:
+            machine.network(spec)
+            await carry_out(machine.driver.plan_start(spec, NetworkFiles()))
+            return (await machine.driver.exit_of(spec.name)).code
+
+    assert await asyncio.gather(*map(one, specs)) == list(range(1, count + 1))
+    assert [machine.printed(spec) for spec in specs] == [f"tail {spec.index}" for spec in specs]

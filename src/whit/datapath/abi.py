@@ -64,6 +64,7 @@ class Hook(IntEnum):
     TO_INSTANCE = 2
     FROM_UPLINK = 3
     SOCKET = 4
+    LOST_EVENTS = 255
 
 
 class DropReason(IntEnum):
@@ -891,6 +892,7 @@ ENUMS: dict[str, dict[str, int]] = {
         "HOOK_TO_INSTANCE": 2,
         "HOOK_FROM_UPLINK": 3,
         "HOOK_SOCKET": 4,
+        "HOOK_LOST_EVENTS": 255,
     },
     "drop_reason": {
         "DROP_NONE": 0,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import configparser
+import shutil
 import subprocess
 from collections.abc import Callable
 from dataclasses import replace
@@ -56,6 +57,14 @@ def test_the_unit_restarts_the_agent_and_spares_the_instances() -> None:
     assert (service["Restart"], service["KillMode"], service["Delegate"]) == ("always", "process", "yes")
     assert service["OOMPolicy"] == "continue"
     assert unit["Install"]["WantedBy"] == "multi-user.target"
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
+def test_systemd_knows_every_setting_of_the_unit(tmp_path: Path) -> None:
+    (tmp_path / "whitd@.service").write_text(systemd.unit_text(["/bin/true", "%i"], Path("/opt/whit/src")))
+    argv = ["systemd-analyze", "verify", "--man=no", "--recursive-errors=no", str(tmp_path / "whitd@shop.service")]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_an_installed_whit_needs_no_python_path() -> None:

@@ -331,6 +331,18 @@ def test_interrupt_ends_a_stream_cleanly(recorded: Any, cli_environment: dict[st
     assert (process.returncode, stderr) == (130, b"")
 
 
+def test_interrupted_work_goes_on_in_the_agent(recorded: Any, cli_environment: dict[str, str]) -> None:
+    recorded.work, recorded.endless = [{"subject": "web", "step": "stop"}], True
+    argv = [sys.executable, "-m", "whit.cli", "restart", "shop"]
+    with subprocess.Popen(argv, env=cli_environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stderr is not None
+        assert process.stderr.readline() == b"web: stop\n"
+        process.send_signal(signal.SIGINT)
+        _, stderr = process.communicate(timeout=10)
+    assert process.returncode == 130
+    assert stderr.startswith(b"interrupted; the agent goes on")
+
+
 def test_a_reader_that_goes_away_is_no_error(recorded: Any, cli_environment: dict[str, str]) -> None:
     line = {"instance": "shop-api-1", "time": "", "stream": "stdout", "text": "x" * 1000}
     recorded.log = [line] * 2000

@@ -159,7 +159,14 @@ def connected(socket: Path, target: str) -> Iterator[ClientConnection]:
     from websockets.sync.client import unix_connect
 
     try:
-        opened = unix_connect(str(socket), f"ws://whit{target}", compression=None, ping_interval=None, close_timeout=1)
+        opened = unix_connect(
+            str(socket),
+            f"ws://whit{target}",
+            compression=None,
+            ping_interval=None,
+            close_timeout=1,
+            max_size=None,
+        )
     except InvalidStatus as error:
         raise transport.error_of_answer(error.response.status_code, bytes(error.response.body or b"")) from error
     except OSError as error:

@@ -77,7 +77,10 @@ def down(
       whit down --volumes
     """
     from whit.cli import appfile, progress
+    from whit.cli.agent import ensure_agent
 
+    if run.settings.database.exists():  # apps outlive an agent that was killed, and only an agent takes them down
+        ensure_agent(run.settings)
     name = appfile.named_app(app, run.client.apps())
     progress.follow(run.client.down(name, volumes=volumes, timeout=timeout), run.output)
     if not run.json:

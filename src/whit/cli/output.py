@@ -24,7 +24,6 @@ UNBOUNDED = 100_000
 
 COLOURS = {
     "running": "green",
-    "running (healthy)": "green",
     "works": "green",
     "allow": "green",
     "redirect": "green",
@@ -35,6 +34,7 @@ COLOURS = {
     "missing": "red",
     "deny": "red",
     "exited": "red",
+    "exited (0)": "dim",
     "audit": "yellow",
     "restarting": "yellow",
     "starting": "yellow",
@@ -81,10 +81,15 @@ class Output:
         for index in shown:
             table.add_column(columns[index], overflow="fold")
         for row in rows:
-            table.add_row(*(Text(row[index], style=COLOURS.get(row[index], "")) for index in shown))
+            table.add_row(*(Text(row[index], style=_style(row[index])) for index in shown))
         with self.console.capture() as capture:
             self.console.print(table)
         print("\n".join(line.rstrip() for line in capture.get().splitlines()))
+
+
+def _style(cell: str) -> str:
+    """The colour of a cell as a whole, else of its first word: `exited (1)` is as red as `exited`."""
+    return COLOURS.get(cell, COLOURS.get(cell.split(" ")[0], ""))
 
 
 def colourful(file: TextIO) -> bool:

@@ -27,9 +27,12 @@ def follow(items: Iterable[StreamItem], output: Output) -> dict[str, Any]:
         result = _follow_silently(items)
         output.document(result)
         return result
-    if sys.stderr.isatty() and colourful(sys.stderr):
-        return _follow_live(items)
-    return _follow_plain(items)
+    show = _follow_live if colourful(sys.stderr) else _follow_plain
+    try:
+        return show(items)
+    except KeyboardInterrupt:
+        remark("interrupted; the agent goes on with it, and `whit ps` shows how far it is")
+        raise
 
 
 def _follow_silently(items: Iterable[StreamItem]) -> dict[str, Any]:

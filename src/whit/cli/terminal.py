@@ -21,10 +21,11 @@ def raw(descriptor: int) -> Iterator[None]:
     before = termios.tcgetattr(descriptor)
     handlers = {number: signal.signal(number, _end) for number in _ENDING}
     try:
-        tty.setraw(descriptor)
+        tty.setraw(descriptor, termios.TCSADRAIN)
         yield
     finally:
-        termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
+        with contextlib.suppress(termios.error):  # the terminal itself may be gone
+            termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
         for number, handler in handlers.items():
             signal.signal(number, handler)
 

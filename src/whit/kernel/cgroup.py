@@ -1,0 +1,296 @@
+"""Control groups: which hierarchies this machine has, and the same group in all of them at once.
+
+Three layouts are found: pure v2 (one unified hierarchy), v1 (one hierarchy for each controller), and hybrid (v1 with a
+unified hierarchy beside it that has no controllers). A group is named by its path below the root of every hierarchy, as
+`/whit/<id>/<instance>`. What groups consumed is in cgroup_usage.py; limits are set by the OCI runtime.
+Formats: cgroups(7), Documentation/admin-guide/cgroup-v1 and cgroup-v2.rst of the kernel.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from whit.base.errors import SystemCallError, TimedOut, Unavailable
+from whit.kernel import libc, mount
+from whit.kernel.thread import in_thread
+
+CONTROLLERS = ("cpu", "memory", "pids", "cpuset", "io")
+"""What is handed down the tree on v2, where this machine has it."""
+_V1 = frozenset(
+    {"cpu", "cpuacct", "cpuset", "memory", "devices", "freezer", "blkio", "pids", "net_cls", "net_prio"}
+) | {
+    "perf_event",
+    "hugetlb",
+    "rdma",
+    "misc",
+}
+_PATIENCE = 10.0
+_PAUSE = 0.005
+
+Mode = Literal["v1", "hybrid", "v2"]
+
+
+@dataclass(frozen=True)
+class Hierarchies:
+    """Where cgroup file systems are mounted."""
+
+    controllers: Mapping[str, Path]
+    """Of v1: mount point by controller; named hierarchies as `name=systemd`."""
+    unified: Path | None
+    """Of v2."""
+
+    @property
+    def mode(self) -> Mode:
+        if self.unified is None:
+            return "v1"
+        return "hybrid" if self.controllers else "v2"
+
+    @property
+    def roots(self) -> tuple[Path, ...]:
+        """Every mount point once; `cpu` and `cpuacct` are often the same."""
+        found = [*self.controllers.values(), *([self.unified] if self.unified else [])]
+        return tuple(dict.fromkeys(found))
+
+    def bpf_root(self) -> Path:
+        """Where BPF programs are attached to see every process of the machine.
+
+        Raises:
+            Unavailable: no unified hierarchy is mounted.
+        """
+        if self.unified is None:
+            raise Unavailable(
+                "no cgroup v2 hierarchy is mounted",
+                hint="mkdir -p /sys/fs/cgroup/unified && mount -t cgroup2 cgroup2 /sys/fs/cgroup/unified",
+            )
+        return self.unified
+
+    def has(self, controller: str) -> bool:
+        """Whether limits of this kind can be set."""
+        if controller in self.controllers:
+            return True
+        return self.unified is not None and controller in _words(self.unified / "cgroup.controllers")
+
+    def directories(self, group: str) -> list[Path]:
+        """The directories of a group, in the hierarchies in which it exists."""
+        return [path for root in self.roots if (path := _below(root, group)).is_dir()]
+
+    def directory(self, controller: str, group: str) -> Path | None:
+        """The directory in which `controller` governs the group; None if nothing does."""
+        root = self.controllers.get(controller)
+        if root is None and self.unified is not None and controller in _words(self.unified / "cgroup.controllers"):
+            root = self.unified
+        path = None if root is None else _below(root, group)
+        return path if path is not None and path.is_dir() else None
+
+
+def find() -> Hierarchies:
+    """The hierarchies that the calling thread sees."""
+    return of_mounts(mount.table())
+
+
+def of_mounts(table: Sequence[mount.MountPoint]) -> Hierarchies:
+    controllers: dict[str, Path] = {}
+    unified: Path | None = None
+    for point in table:
+        if point.kind == "cgroup2":
+            unified = unified or point.path
+        elif point.kind == "cgroup":
+            names = [name for name in point.super_options if name in _V1 or name.startswith("name=")]
+            controllers.update({name: point.path for name in names if name not in controllers})
+    return Hierarchies(controllers, unified)
+
+
+def create(hierarchies: Hierarchies, group: str) -> None:
+    """Make the group, and those above it, in every hierarchy. Content if it is there.
+
+    On pure v2, controllers are handed down as far as the groups above permit it.
+    """
+    for root in hierarchies.roots:
+        _create_below(root, group)
+    cpuset = hierarchies.controllers.get("cpuset")
+    if cpuset is not None:
+        _inherit_cpuset(cpuset, group)
+
+
+def _create_below(root: Path, group: str, attempts: int = 5) -> None:
+    """Tried again if another agent removes an empty group above in between."""
+    path = _below(root, group)
+    for attempt in range(attempts):
+        with libc.named("mkdir", path):
+            try:
+                for parent in _ancestors(root, path):
+                    _hand_down(parent)
+                    (parent / path.relative_to(parent).parts[0]).mkdir(exist_ok=True)
+            except FileNotFoundError:
+                if attempt + 1 == attempts:
+                    raise
+            else:
+                return
+
+
+def _ancestors(root: Path, path: Path) -> list[Path]:
+    """From the root of the hierarchy to the directory above `path`."""
+    parents = [parent for parent in path.parents if parent.is_relative_to(root)]
+    return list(reversed(parents))
+
+
+def _hand_down(directory: Path) -> None:
+    """Let the groups below have controllers (v2 only). One that is refused stays off: probes say so to the person."""
+    control = directory / "cgroup.subtree_control"
+    if not control.exists():
+        return
+    wanted = set(CONTROLLERS) & _words(directory / "cgroup.controllers") - _words(control)
+    for controller in sorted(wanted):
+        with suppress(OSError):
+            control.write_text(f"+{controller}")
+
+
+def _inherit_cpuset(root: Path, group: str) -> None:
+    """On v1 a new cpuset is empty, and takes no process until it has processors and memory nodes."""
+    path = _below(root, group)
+    for directory in [*_ancestors(root, path)[1:], path]:
+        for name in ("cpuset.cpus", "cpuset.mems"):
+            if not (directory / name).read_text().strip():
+                (directory / name).write_text((directory.parent / name).read_text())
+
+
+def place(hierarchies: Hierarchies, group: str, pid: int) -> None:
+    """Move a process into the group, in every hierarchy."""
+    for directory in hierarchies.directories(group):
+        with libc.named(f"write {pid} to", directory / "cgroup.procs"):
+            (directory / "cgroup.procs").write_text(str(pid))
+
+
+def pids(hierarchies: Hierarchies, group: str) -> set[int]:
+    """The processes of the group and all groups below, in any hierarchy."""
+    return {pid for top in hierarchies.directories(group) for below in tree(top) for pid in _pids(below)}
+
+
+def tree(top: Path) -> Iterator[Path]:
+    """The directory and all groups below, deepest first. One that goes away meanwhile is left out."""
+    for directory, _, _ in os.walk(top, topdown=False):
+        yield Path(directory)
+
+
+def _pids(directory: Path) -> list[int]:
+    try:
+        return [int(word) for word in (directory / "cgroup.procs").read_text().split()]
+    except OSError as error:
+        # EOPNOTSUPP: a threaded group of v2; its processes are listed by the group above it.
+        if error.errno in (errno.ENOENT, errno.ENODEV, errno.EOPNOTSUPP):
+            return []
+        raise SystemCallError("read", error.errno or 0, str(directory / "cgroup.procs")) from error
+
+
+def kill(hierarchies: Hierarchies, group: str, patience: float = _PATIENCE) -> None:
+    """Kill every process of the group and those below, and wait until they are gone. Safe if there is none.
+
+    Raises:
+        TimedOut: some are still there after `patience` seconds; a process in an uninterruptible wait cannot be killed.
+    """
+    until = time.monotonic() + patience
+    while pids(hierarchies, group):
+        _kill_unified(hierarchies, group)
+        _kill_frozen(hierarchies, group)
+        if time.monotonic() > until:
+            left = ", ".join(map(str, sorted(pids(hierarchies, group))))
+            raise TimedOut(f"processes of cgroup {group} do not end: {left}", hint="see their state with `ps -o stat`")
+        time.sleep(_PAUSE)
+
+
+def _kill_unified(hierarchies: Hierarchies, group: str) -> None:
+    """cgroup.kill (Linux 5.14) reaches all at once, also those that are just being forked, and those frozen by v2."""
+    if hierarchies.unified is not None:
+        with suppress(OSError):
+            (_below(hierarchies.unified, group) / "cgroup.kill").write_text("1")
+
+
+def _kill_frozen(hierarchies: Hierarchies, group: str) -> None:
+    """For what is in v1 groups only: nothing forks, ends or gives its pid to another while it is frozen; signals are
+    delivered when it is thawed."""
+    root = hierarchies.controllers.get("freezer")
+    if root is not None:
+        _set_freezer(_below(root, group), "FROZEN")
+    try:
+        for pid in pids(hierarchies, group):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+    finally:
+        # Also groups below, which somebody else may have frozen before.
+        for directory in [] if root is None else tree(_below(root, group)):
+            _set_freezer(directory, "THAWED")
+
+
+def _set_freezer(directory: Path, state: str) -> None:
+    with suppress(OSError):  # gone in the meantime; `kill` looks again in any case
+        (directory / "freezer.state").write_text(state)
+
+
+def remove(hierarchies: Hierarchies, group: str, patience: float = 2.0) -> None:
+    """Remove the group and all below it, and those above that are empty then. Safe twice.
+
+    Raises:
+        SystemCallError: EBUSY if there still are processes `patience` seconds later.
+    """
+    until = time.monotonic() + patience
+    for top in hierarchies.directories(group):
+        for directory in tree(top):
+            _remove(directory, until)
+    for root in hierarchies.roots:
+        for above in reversed(_ancestors(root, _below(root, group))[1:]):
+            with suppress(OSError):
+                above.rmdir()
+
+
+def _remove(directory: Path, until: float) -> None:
+    """A group stays busy for a moment after its last process has ended."""
+    while True:
+        try:
+            directory.rmdir()
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            if error.errno != errno.EBUSY or time.monotonic() > until:
+                raise SystemCallError("rmdir", error.errno or 0, str(directory)) from error
+            time.sleep(_PAUSE)
+        else:
+            return
+
+
+def destroy(hierarchies: Hierarchies, group: str) -> None:
+    """Kill what is in the group, and remove it. Safe twice."""
+    kill(hierarchies, group)
+    remove(hierarchies, group)
+
+
+def _below(root: Path, group: str) -> Path:
+    return root / group.lstrip("/")
+
+
+def _words(path: Path) -> set[str]:
+    try:
+        return set(path.read_text().split())
+    except OSError:
+        return set()
+
+
+@dataclass(frozen=True)
+class CreateCgroup:
+    group: str
+
+    def describe(self) -> str:
+        return f"create cgroup {self.group}"
+
+    async def do(self) -> None:
+        await in_thread(create, find(), self.group)
+
+    async def undo(self) -> None:
+        await in_thread(destroy, find(), self.group)

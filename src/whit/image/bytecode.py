@@ -6,9 +6,11 @@ each cache away. The same source gives the same bytes in every run and order; se
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import marshal
 import os
+import posixpath
 import re
 import sys
 import warnings
@@ -18,7 +20,6 @@ from types import CodeType
 
 from whit.image.tree import Entry, Tree
 
-DIST_PACKAGES = "usr/local/lib/python3.{minor}/dist-packages"
 _LIBRARY = re.compile(r"usr/lib/python3(?:\.(\d+))?/.*\.py$")
 _FEW = 40
 """Sources that are compiled without starting processes for it."""
@@ -26,10 +27,22 @@ _FEW = 40
 
 def compile_library(tree: Tree) -> None:
     """Compile Debian's own Python library and modules, if the tree has them for the Python that runs this."""
-    if f"usr/bin/python3.{sys.version_info.minor}" not in tree:
-        return
-    entries = [entry for entry in tree.under("usr/lib") if entry.kind == "file" and _LIBRARY.match(entry.path)]
-    add_caches(tree, [entry for entry in entries if "/lib2to3/tests/" not in entry.path])
+    if has_python(tree):
+        found = (_linked(tree, entry) for entry in tree.under("usr/lib") if _LIBRARY.match(entry.path))
+        add_caches(tree, [entry for entry in found if entry])
+
+
+def has_python(tree: Tree) -> bool:
+    return f"usr/bin/python3.{sys.version_info.minor}" in tree
+
+
+def _linked(tree: Tree, entry: Entry) -> Entry | None:
+    """The source, also if it is a link, as Debian's sitecustomize.py is: its cache stands beside the link."""
+    if entry.kind != "symlink":
+        return entry if entry.kind == "file" else None
+    target = posixpath.normpath(posixpath.join("/", posixpath.dirname(entry.path), entry.target)).lstrip("/")
+    source = tree.get(target)
+    return dataclasses.replace(source, path=entry.path) if source and source.kind == "file" else None
 
 
 def add_caches(tree: Tree, sources: Iterable[Entry]) -> None:

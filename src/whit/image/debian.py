@@ -103,8 +103,9 @@ async def link(root: apt.Root, names: Sequence[str], spool: Path, say: Say) -> L
     say(f"link {len(everything)} packages")
     unpacked = await _unpack_all(root, list(everything.values()), spool)
     tree = merge(unpacked, {package.name for package in packages})
-    say("compile the Python library")
-    await asyncio.to_thread(bytecode.compile_library, tree)
+    if bytecode.has_python(tree):
+        say("compile the Python library")
+        await asyncio.to_thread(bytecode.compile_library, tree)
     skipped = [f"{item.package.name}.{script}" for item in unpacked for script in item.scripts]
     versions = tuple(everything[name].wanted for name in sorted(everything))
     return Linked(tree, versions, tuple(sorted(skipped)))

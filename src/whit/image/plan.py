@@ -22,7 +22,10 @@ VERSION = 1
 
 @dataclass(frozen=True)
 class Step:
-    """`inputs` is what the key is made of; the other fields are what the work needs."""
+    """`inputs` is what the key is made of; the other fields are what the work needs.
+
+    `title` becomes the layer's history, so it must not depend on where the parts are.
+    """
 
     kind: Literal["debian", "requirements", "project", "directory", "layout"]
     title: str
@@ -93,12 +96,10 @@ def _steps(part: DebianPart | PythonPart | DirectoryPart | LayoutPart, python: s
         return _python_steps(part, python)
     if isinstance(part, DirectoryPart):
         digest = directory.scan(part.path).digest()
-        title = f"files of {part.path.name}"
-        return [Step("directory", title, (digest,), path=part.path, merged_usr=merged)]
+        return [Step("directory", "files of a directory", (digest,), path=part.path, merged_usr=merged)]
     if isinstance(part, LayoutPart):
         chosen = archive.choose(archive.source(part.path), part.reference)
-        title = f"layers of {part.path.name}"
-        return [Step("layout", title, (chosen.digest,), path=part.path, reference=part.reference)]
+        return [Step("layout", "layers of an image", (chosen.digest,), path=part.path, reference=part.reference)]
     return []
 
 
@@ -110,7 +111,7 @@ def _python_steps(part: PythonPart, python: str) -> list[Step]:
     steps = []
     if any(text.strip() for text in found.requirements.values()):
         texts = [text for item in found.requirements.items() for text in item]
-        steps.append(Step("requirements", f"requirements of {part.path.name}", (python, *texts), project=found))
+        steps.append(Step("requirements", "Python requirements", (python, *texts), project=found))
     digest = directory.scan(part.path, project.IGNORED).digest()
     inputs = (python, digest, str(found.installed), str(found.dynamic))
-    return [*steps, Step("project", f"code of {part.path.name}", inputs, project=found, path=part.path)]
+    return [*steps, Step("project", "Python project", inputs, project=found, path=part.path)]

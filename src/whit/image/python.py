@@ -70,11 +70,11 @@ class Installer:
         return self._collect(target)
 
     def files(self, source: Path) -> Tree:
-        """The project's files as they are, below /app."""
+        """The project's files below /app, readable to whatever user the app runs as."""
         tree = Tree()
         tree.add(Entry(APP, "directory", 0o755))
         for entry in directory.scan(source).entries(APP):
-            tree.add(entry)
+            tree.add(dataclasses.replace(entry, mode=_readable(entry)))
         bytecode.add_caches(tree, [entry for entry in tree.under(APP) if _is_source(entry)])
         return tree
 
@@ -106,11 +106,17 @@ def _is_source(entry: Entry) -> bool:
     return entry.kind == "file" and entry.path.endswith(".py")
 
 
+def _readable(entry: Entry) -> int:
+    """The mode with everyone's right to read, whatever the umask of whoever wrote the file."""
+    if entry.kind == "symlink":
+        return entry.mode
+    return 0o755 if entry.kind == "directory" or entry.mode & 0o100 else 0o644
+
+
 def _placed(entry: Entry, packages: str) -> Entry:
     first = entry.path.split("/")[0]
     place = f"{_PREFIX}/{entry.path}" if first in _OUTSIDE else f"{packages}/{entry.path}"
-    mode = 0o755 if entry.kind == "directory" or entry.mode & 0o100 else 0o644
-    placed = dataclasses.replace(entry, path=place, mode=entry.mode if entry.kind == "symlink" else mode)
+    placed = dataclasses.replace(entry, path=place, mode=_readable(entry))
     if first == "bin" and entry.kind == "file":
         return dataclasses.replace(placed, content=_interpreted(entry.data()), mode=0o755)
     return placed

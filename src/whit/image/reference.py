@@ -14,7 +14,7 @@ from whit.base.errors import InputError
 _COMPONENT = r"[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*"
 _NAME = re.compile(rf"{_COMPONENT}(?:/{_COMPONENT})*")
 _HOST = re.compile(r"(?:[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*|\[[0-9a-fA-F:]+\])(?::\d+)?")
-_TAG = re.compile(r"\w[\w.-]{0,127}")
+_TAG = re.compile(r"\w[\w.-]{0,127}", re.ASCII)
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _LOOPBACK = re.compile(r"(?:localhost|127(?:\.\d+){3}|\[::1\])(?::\d+)?")
 
@@ -52,17 +52,17 @@ def parse(text: str) -> PathReference | RegistryReference:
             path, _, name = text.removeprefix(scheme).partition(":")
             return PathReference(Path(path), name or None)
     rest, _, digest = text.partition("@")
-    name, tag = rest, ""
+    name, tag = rest, "latest"
     if ":" in rest.rpartition("/")[2]:
         name, _, tag = rest.rpartition(":")
     host, name = _host(name)
-    valid = _HOST.fullmatch(host) and _NAME.fullmatch(name) and (not tag or _TAG.fullmatch(tag))
+    valid = _HOST.fullmatch(host) and _NAME.fullmatch(name) and _TAG.fullmatch(tag)
     if not valid or ("@" in text and not _DIGEST.fullmatch(digest)):
         raise InputError(
             f"{text!r} does not name an image",
             hint="write NAME, HOST/NAME:TAG, oci:PATH or oci-archive:PATH; names are in lower case",
         )
-    return RegistryReference(host, name, "" if digest else tag or "latest", digest)
+    return RegistryReference(host, name, "" if digest else tag, digest)
 
 
 def _host(name: str) -> tuple[str, str]:

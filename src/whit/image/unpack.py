@@ -31,7 +31,7 @@ from whit.image.tree import clean_path
 from whit.tools import process
 
 _CHUNK = 1 << 20
-_MEMORY = 2 << 30
+_MEMORY = 512 << 20
 """Bytes of address space: the limit of what a header can make the parser read."""
 _WHITEOUT = ".wh."
 _OPAQUE = ".wh..wh..opq"

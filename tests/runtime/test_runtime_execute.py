@@ -11,7 +11,7 @@ from support.instances import Machine
 from whit.base.errors import Conflict, InputError, NotFound
 from whit.model.instance import InstanceSpec
 from whit.model.operation import carry_out
-from whit.runtime import cgroup, execute
+from whit.runtime import execute, processes
 from whit.runtime.execute import ExecRequest
 
 pytestmark = [pytest.mark.machine, pytest.mark.timeout(60)]
@@ -64,18 +64,18 @@ async def test_only_in_running_instances(machine: Machine) -> None:
 async def test_time_runs_out(machine: Machine) -> None:
     """Also for what it started, and what put itself into a session of its own."""
     spec = await machine.start()
-    before = cgroup.processes(machine.layout(spec))
+    before = processes.of(machine.layout(spec))
     script = "setsid sleep 100 & sleep 100 & echo begun; sleep 100"
     assert await ran(machine, spec, "sh", "-c", script, timeout=0.6) == (None, "begun\n")
-    assert cgroup.processes(machine.layout(spec)) == before
+    assert processes.of(machine.layout(spec)) == before
 
 
 async def test_what_it_left_behind_is_ended(machine: Machine) -> None:
     """A background process that holds the output open does not hold us up."""
     spec = await machine.start()
-    before = cgroup.processes(machine.layout(spec))
+    before = processes.of(machine.layout(spec))
     assert await ran(machine, spec, "sh", "-c", "sleep 100 & echo done") == (0, "done\n")
-    assert cgroup.processes(machine.layout(spec)) == before
+    assert processes.of(machine.layout(spec)) == before
 
 
 async def test_input_and_two_outputs(machine: Machine) -> None:
@@ -137,13 +137,13 @@ async def test_a_terminal(machine: Machine) -> None:
 
 async def test_leaving_ends_it(machine: Machine) -> None:
     spec = await machine.start()
-    before = cgroup.processes(machine.layout(spec))
+    before = processes.of(machine.layout(spec))
     for terminal in (None, (24, 80)):
         request = ExecRequest(["sh", "-c", "trap '' HUP TERM; sleep 100; sleep 100"], terminal=terminal)
         async with machine.driver.execute(spec.name, request):
             await asyncio.sleep(0.3)
-            assert len(cgroup.processes(machine.layout(spec))) > len(before)
-        assert cgroup.processes(machine.layout(spec)) == before
+            assert len(processes.of(machine.layout(spec))) > len(before)
+        assert processes.of(machine.layout(spec)) == before
         assert not _runtime_calls(machine, spec)
 
 

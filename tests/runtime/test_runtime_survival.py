@@ -17,7 +17,7 @@ from support.leftovers import leftovers
 from whit.base.errors import CommandError
 from whit.model.instance import InstanceSpec
 from whit.model.operation import Operation, carry_out
-from whit.runtime import cgroup, execute, logs
+from whit.runtime import execute, logs, processes
 from whit.runtime.driver import Driver
 from whit.runtime.execute import ExecRequest
 from whit.runtime.operations import NetworkFiles
@@ -25,8 +25,9 @@ from whit.tools import conmon
 
 pytestmark = [pytest.mark.machine, pytest.mark.timeout(120)]
 
-START_STEPS = 7
+START_STEPS = 8
 REMOVE_STEPS = 5
+RESTART_STEPS = 6
 
 AGENT = """
 import asyncio, os, signal, sys
@@ -41,10 +42,14 @@ async def main():
     settings = Settings(id=sys.argv[1], state_root=Path(sys.argv[2]))
     driver = await Driver.open(settings)
     spec = InstanceSpec.model_validate_json(sys.argv[4])
-    operations = driver.plan_start(spec, NetworkFiles()) if sys.argv[3] != "remove" else driver.plan_remove(spec.name)
+    operations = driver.plan_start(spec, NetworkFiles())
+    if sys.argv[3] == "remove":
+        operations = driver.plan_remove(spec.name)
+    if "restart" in sys.argv[3]:
+        operations = driver.plan_restart(spec, NetworkFiles(), restarts=1)
     for operation in operations[: int(sys.argv[5])]:
         await operation.do()
-    if sys.argv[3] == "during":
+    if "during" in sys.argv[3]:
         # Killed while the operation is under way, as far as it gets in the given time.
         asyncio.get_running_loop().call_later(float(sys.argv[6]), os.kill, os.getpid(), signal.SIGKILL)
         await operations[int(sys.argv[5])].do()
@@ -109,11 +114,11 @@ async def test_commands_of_a_killed_agent_are_ended(machine: Machine) -> None:
     machine.network(spec)
     killed_agent(machine, "exec", spec, START_STEPS)
     layout = machine.layout(spec)
-    assert len(cgroup.processes(layout)) == 2
+    assert len(processes.of(layout)) == 2
     assert list(layout.execs.iterdir())
     [found] = await machine.driver.adopt()
     assert found.status.state == "running"
-    assert cgroup.processes(layout) == {found.status.pid}
+    assert processes.of(layout) == {found.status.pid}
     assert not list(layout.execs.iterdir())
 
 
@@ -134,6 +139,28 @@ async def test_nothing_stays_of_a_create_that_was_cut_short(machine: Machine, se
     await check_nothing_stays(machine, spec, START_STEPS - 2)
 
 
+@pytest.mark.parametrize("seconds", [0.0, 0.005, 0.01, 0.02, 0.03, 0.04])
+async def test_nothing_stays_of_a_restart_that_was_cut_short(machine: Machine, seconds: float) -> None:
+    """What the first monitor left must not be taken for the second one's."""
+    spec = await machine.start("sh", "-c", "test -e /kept && exec sleep 1000; touch /kept")
+    assert (await machine.driver.exit_of(spec.name)).code == 0
+    killed_agent(machine, "during restart", spec, RESTART_STEPS - 2, seconds)
+    await check_nothing_stays(machine, spec, START_STEPS)
+
+
+@pytest.mark.parametrize("steps", range(RESTART_STEPS + 1))
+async def test_after_a_restart_that_was_cut_short(machine: Machine, steps: int) -> None:
+    spec = await machine.start("sh", "-c", "test -e /kept && exec sleep 1000; touch /kept")
+    assert (await machine.driver.exit_of(spec.name)).code == 0
+    killed_agent(machine, "restart", spec, steps)
+    [found] = await machine.driver.adopt()
+    assert found.status.state == ["exited", "exited", "exited", "exited", "exited", "created", "running"][steps]
+    assert found.status.restarts == (1 if steps > 4 else 0)
+    await carry_out(machine.driver.plan_restart(spec, NetworkFiles(), restarts=2))
+    [found] = await machine.driver.adopt()
+    assert (found.status.state, found.status.restarts) == ("running", 2)
+
+
 async def check_nothing_stays(machine: Machine, spec: InstanceSpec, steps: int) -> None:
     found = await machine.driver.adopt()
     assert [(one.status.name, one.status.state) for one in found] == [] or steps > 0
@@ -142,7 +169,7 @@ async def check_nothing_stays(machine: Machine, spec: InstanceSpec, steps: int) 
     assert machine.driver.leftovers() == []
     assert not [name for name in leftovers(machine.driver.settings) if "netns" not in name]
     # And the name can be used again.
-    await carry_out(machine.driver.plan_start(spec, NetworkFiles()))
+    await carry_out(machine.driver.plan_start(machine.spec(), NetworkFiles()))
     assert machine.driver.pid_of(spec.name) is not None
 
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
-from whit.base.errors import InputError, Place
+from whit.base.errors import InputError, Place, Unavailable
 from whit.model.instance import InstanceSpec, ResolvedMount
 from whit.model.service import LimitsSpec
 from whit.runtime import capabilities, seccomp
@@ -64,7 +64,13 @@ def command_line(
 
 
 def configuration(spec: InstanceSpec, layout: Layout, host: HostFacts, owner: Owner) -> dict[str, Any]:
-    """The whole `config.json`."""
+    """The whole `config.json`.
+
+    Raises:
+        InputError: a mount's place is not possible.
+        Unavailable: the agent itself lacks a capability that the service asks for.
+    """
+    _must_hold(spec, host)
     return {
         "ociVersion": "1.0.2",
         "root": {"path": str(layout.rootfs), "readonly": spec.read_only},
@@ -105,6 +111,14 @@ def process(
 def environment(env: Mapping[str, str], owner: Owner) -> dict[str, str]:
     """The instance's, with PATH and HOME as every program expects them."""
     return {"PATH": DEFAULT_PATH, "HOME": owner.home, **env}
+
+
+def _must_hold(spec: InstanceSpec, host: HostFacts) -> None:
+    if missing := [name for name in spec.capabilities if name not in host.capabilities]:
+        raise Unavailable(
+            f"services.{spec.service}: this agent does not hold {', '.join(missing)}, so it cannot give it on",
+            hint="leave it out of cap_add, or give it to the agent (CapabilityBoundingSet= of its unit)",
+        )
 
 
 def capability_sets(names: Sequence[str], *, root: bool) -> dict[str, list[str]]:

@@ -23,9 +23,9 @@ DEFAULT = (
     "CAP_FOWNER",
     "CAP_FSETID",
     "CAP_KILL",
-    "CAP_NET_BIND_SERVICE",
     "CAP_SETGID",
     "CAP_SETUID",
+    "CAP_NET_BIND_SERVICE",
     "CAP_SYS_CHROOT",
 )
 

@@ -17,12 +17,13 @@ from typing import Any
 from pydantic import ValidationError
 
 from whit.base.settings import Settings
+from whit.kernel import cgroup
 from whit.kernel.mount import MountOverlay, unmount
 from whit.kernel.thread import in_thread
 from whit.model.instance import ExitRecord, InstanceSpec, InstanceStatus, State
 from whit.model.operation import Operation
 from whit.model.status import LogLine
-from whit.runtime import cgroup, execute, logs, monitor, rootfs
+from whit.runtime import execute, logs, monitor, rootfs
 from whit.runtime.health import CheckResult
 from whit.runtime.host import HostFacts
 from whit.runtime.layout import Layout
@@ -53,6 +54,7 @@ def plan_start(spec: InstanceSpec, settings: Settings, host: HostFacts, files: N
         *seed,
         WriteNetworkFiles(layout, spec, files),
         WriteBundle(layout, spec, host),
+        cgroup.CreateCgroup(layout.cgroup),
         CreateContainer(layout, spec, host),
         StartContainer(layout, host),
     ]
@@ -68,6 +70,7 @@ def plan_restart(
         Removal(f"forget the ended container {spec.name}", lambda: remove_container(layout, host)),
         WriteNetworkFiles(layout, spec, files),
         WriteBundle(layout, spec, host),
+        cgroup.CreateCgroup(layout.cgroup),
         CreateContainer(layout, spec, host, restarts),
         StartContainer(layout, host),
     ]
@@ -125,7 +128,7 @@ async def adopt(settings: Settings, host: HostFacts) -> list[Found]:
 def leftovers(settings: Settings) -> list[str]:
     """Names of which there is a trace but no bundle, as after a reboot: `plan_remove` takes the traces away."""
     places = [settings.state_dir / "instances", settings.logs_dir, settings.run_dir / "runtime"]
-    places += [root / settings.cgroup.lstrip("/") for root in cgroup.roots()]
+    places += [root / settings.cgroup.lstrip("/") for root in cgroup.find().roots]
     names = {path.name for place in places if place.is_dir() for path in place.iterdir() if path.is_dir()}
     return sorted(name for name in names if not Layout(settings, name).bundle.exists())
 

@@ -23,9 +23,10 @@ from pathlib import Path
 from typing import Literal
 
 from whit.base.errors import Conflict, NotFound
+from whit.kernel import pidfd
 from whit.kernel.files import write_file
 from whit.model.instance import InstanceSpec
-from whit.runtime import bundle, cgroup, processes, users
+from whit.runtime import bundle, monitor, processes, users
 from whit.runtime.host import HostFacts
 from whit.runtime.layout import Layout
 from whit.tools import process
@@ -36,6 +37,8 @@ OUTPUT_LIMIT = 1 << 20
 PATIENCE = 2.0
 """Seconds that the runtime has to notice the end of the process that it added."""
 PID_FILE_POLL = 0.02
+KILL_ROUNDS = 100
+"""How often to look again for processes to kill, 10 ms apart."""
 NOT_EXECUTABLE, NOT_FOUND = 126, 127
 """As in a shell: what `exec` ends with if the command could not be started."""
 
@@ -93,9 +96,8 @@ async def session(layout: Layout, host: HostFacts, request: ExecRequest) -> Asyn
         NotFound, Conflict: the instance does not run.
         InputError: the image knows no such user.
     """
-    state = await host.runtime.state(layout.name)
-    if state.status != "running":
-        raise Conflict(f"instance {layout.name} is {state.status}", hint="only a running instance runs commands")
+    if monitor.main_process(layout) is None and layout.bundle.exists():
+        raise Conflict(f"instance {layout.name} does not run", hint="`whit logs` shows what it printed last")
     identity = secrets.token_hex(6)
     description, pid_file = layout.execs / f"{identity}.json", layout.execs / f"{identity}.pid"
     write_file(description, json.dumps(_described(layout, host, request, identity)).encode(), mode=0o600)
@@ -119,8 +121,8 @@ async def session(layout: Layout, host: HostFacts, request: ExecRequest) -> Asyn
 async def kill_marked(layout: Layout, identity: str = "") -> None:
     """Kill what `exec` added: of one session, or whatever there is of all that went before."""
     mark = f"{MARK}={identity}".encode()
-    for _ in range(cgroup.ROUNDS):
-        found = [pid for pid in cgroup.processes(layout) if _has_mark(pid, mark)]
+    for _ in range(KILL_ROUNDS):
+        found = [pid for pid in processes.of(layout) if _has_mark(pid, mark)]
         if not found:
             return
         for pid in found:
@@ -129,14 +131,14 @@ async def kill_marked(layout: Layout, identity: str = "") -> None:
 
 
 def _kill(pid: int, mark: bytes) -> None:
-    if (pidfd := processes.opened(pid)) is None:
+    if (descriptor := processes.opened(pid)) is None:
         return
     try:
         # Looked at again: only now is it certain that the pid is not another's.
         if _has_mark(pid, mark):
-            processes.send(pidfd, signal.SIGKILL)
+            pidfd.send_signal(descriptor, signal.SIGKILL)
     finally:
-        os.close(pidfd)
+        os.close(descriptor)
 
 
 def _has_mark(pid: int, mark: bytes) -> bool:
@@ -184,9 +186,11 @@ class Session:
         waiting = asyncio.create_task(self._process.wait())
         while not self._pid_file.exists() and not waiting.done():
             await asyncio.wait([waiting], timeout=PID_FILE_POLL)
-        if (pidfd := self._inner()) is not None:
-            await processes.ended(pidfd)
-            os.close(pidfd)
+        if (inner := self._inner()) is not None:
+            try:
+                await pidfd.wait_end(inner)
+            finally:
+                os.close(inner)
         await kill_marked(self._layout, self._identity)
         await waiting
         self._ended.set()

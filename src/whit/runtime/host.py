@@ -6,12 +6,12 @@ import platform
 import resource
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 from whit.base.settings import Settings
+from whit.kernel import cgroup
+from whit.runtime.capabilities import KNOWN
 from whit.tools.oci_runtime import Runtime, choose
 
-CgroupMode = Literal["v1", "hybrid", "v2"]
 CGROUPS = Path("/sys/fs/cgroup")
 
 
@@ -20,37 +20,36 @@ class HostFacts:
     """The machine as the planners see it."""
 
     runtime: Runtime
-    cgroups: CgroupMode = "v2"
+    cgroups: cgroup.Mode = "v2"
     swap_accounting: bool = True
     """Whether memory and swap can be limited together."""
     open_files: int = 1 << 20
     """The agent's hard limit: without CAP_SYS_RESOURCE no child may have more."""
-    processes: int = -1
-    """Likewise; -1 is unlimited."""
+    capabilities: tuple[str, ...] = KNOWN
+    """Those of the agent: no child may have others."""
     machine: str = field(default_factory=platform.machine)
 
     @classmethod
     async def read(cls, settings: Settings) -> HostFacts:
         """Raises Unavailable if no runtime works."""
-        mode = cgroup_mode()
+        mode = cgroup.find().mode
         return cls(
             runtime=await choose(settings),
             cgroups=mode,
             swap_accounting=accounts_swap(mode),
             open_files=resource.getrlimit(resource.RLIMIT_NOFILE)[1],
-            processes=resource.getrlimit(resource.RLIMIT_NPROC)[1],
+            capabilities=held(Path("/proc/self/status").read_text()),
         )
 
 
-def cgroup_mode(root: Path = CGROUPS) -> CgroupMode:
-    """v2 if the root itself is cgroup2, hybrid if it is mounted at `unified` beside v1 controllers."""
-    if (root / "cgroup.controllers").exists():
-        return "v2"
-    return "hybrid" if (root / "unified" / "cgroup.controllers").exists() else "v1"
-
-
-def accounts_swap(mode: CgroupMode, root: Path = CGROUPS) -> bool:
+def accounts_swap(mode: cgroup.Mode, root: Path = CGROUPS) -> bool:
     if mode == "v2":
         # The root group has no limits, so its children are asked.
         return any(root.glob("*/memory.swap.max"))
     return (root / "memory" / "memory.memsw.limit_in_bytes").exists()
+
+
+def held(status: str) -> tuple[str, ...]:
+    """The permitted capabilities in the text of a `/proc/<pid>/status`."""
+    mask = next(int(line.split()[1], 16) for line in status.splitlines() if line.startswith("CapPrm:"))
+    return tuple(name for number, name in enumerate(KNOWN) if mask >> number & 1)

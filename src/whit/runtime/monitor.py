@@ -12,8 +12,9 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
+from whit.kernel import cgroup, cgroup_usage, pidfd
 from whit.model.instance import ExitRecord
-from whit.runtime import cgroup, processes
+from whit.runtime import processes
 from whit.runtime.host import HostFacts
 from whit.runtime.layout import Layout
 from whit.tools import conmon
@@ -31,9 +32,9 @@ async def exit_of(layout: Layout, host: HostFacts) -> ExitRecord:
     monitor = conmon.monitor_pid(layout.monitored)
     with _watched(monitor) as monitor_fd, _watched(main_process(layout)) as main_fd:
         lost = await _lost(layout, monitor, monitor_fd, main_fd)
-        if lost and main_fd is not None and not await processes.ended(main_fd, 0):
+        if lost and main_fd is not None and not await pidfd.wait_end(main_fd, 0):
             await host.runtime.kill(layout.name, "SIGKILL")
-            await processes.ended(main_fd, PATIENCE)
+            await pidfd.wait_end(main_fd, PATIENCE)
     return record(layout, lost)
 
 
@@ -50,8 +51,9 @@ def record(layout: Layout, cause: str = "") -> ExitRecord:
 
 def killed_for_memory(layout: Layout) -> bool:
     """The kernel's count, or the monitor's note once the cgroups have gone."""
-    if cgroup.groups(layout):
-        return cgroup.killed_for_memory(layout)
+    hierarchies = cgroup.find()
+    if hierarchies.directories(layout.cgroup):
+        return cgroup_usage.memory_events(hierarchies, layout.cgroup).oom_kills > 0
     return conmon.memory_ran_out(layout.monitored)
 
 
@@ -73,17 +75,17 @@ async def _lost(layout: Layout, monitor: int | None, monitor_fd: int | None, mai
     if monitor_fd is not None:
         if main_fd is not None:
             await _first(monitor_fd, main_fd)
-            if not await processes.ended(monitor_fd, PATIENCE):
+            if not await pidfd.wait_end(monitor_fd, PATIENCE):
                 return f"its monitor (conmon, pid {monitor}) did not write the exit status within {PATIENCE:g} s"
         else:
-            await processes.ended(monitor_fd)
+            await pidfd.wait_end(monitor_fd)
     if (layout.exits / layout.name).exists():
         return ""
     return "its monitor (conmon) was killed, and with it the exit status was lost"
 
 
 async def _first(*descriptors: int) -> None:
-    waiting = [asyncio.ensure_future(processes.ended(descriptor)) for descriptor in descriptors]
+    waiting = [asyncio.ensure_future(pidfd.wait_end(descriptor)) for descriptor in descriptors]
     try:
         await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
     finally:

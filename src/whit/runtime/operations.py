@@ -10,10 +10,11 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from whit.base.errors import CommandError, Conflict, InputError, Place, TimedOut
+from whit.kernel import cgroup, pidfd
 from whit.kernel.files import write_file
 from whit.kernel.thread import in_thread
 from whit.model.instance import InstanceSpec
-from whit.runtime import bundle, cgroup, logs, monitor, processes, rootfs, users
+from whit.runtime import bundle, logs, monitor, processes, rootfs, users
 from whit.runtime.host import HostFacts
 from whit.runtime.layout import Layout
 from whit.tools import conmon
@@ -143,9 +144,8 @@ class CreateContainer:
 
     async def do(self) -> None:
         monitored = self.layout.monitored
-        (monitored.exit_dir / self.layout.name).unlink(missing_ok=True)
-        (monitored.persist_dir / "oom").unlink(missing_ok=True)
-        (monitored.persist_dir / "exit").unlink(missing_ok=True)
+        for path in conmon.left_by(monitored):
+            path.unlink(missing_ok=True)
         logs.prepare(self.layout)
         try:
             await conmon.create(monitored, self.host.runtime)
@@ -190,17 +190,17 @@ class StopContainer:
     async def do(self) -> None:
         """Raises TimedOut if not even SIGKILL ends it: then it hangs in the kernel."""
         main = monitor.main_process(self.layout)
-        pidfd = None if main is None else processes.opened(main)
-        if pidfd is None:
+        descriptor = None if main is None else processes.opened(main)
+        if descriptor is None:
             return
         try:
             for name, patience in ((self.signal, self.grace), ("SIGKILL", KILL_PATIENCE)):
                 if not await self.host.runtime.kill(self.layout.name, name):
                     return
-                if await processes.ended(pidfd, patience):
+                if await pidfd.wait_end(descriptor, patience):
                     return
         finally:
-            os.close(pidfd)
+            os.close(descriptor)
         raise TimedOut(
             f"{self.layout.name} (pid {main}) did not end within {KILL_PATIENCE:g} s of SIGKILL",
             hint="a process that waits for a device or a network file system cannot be killed",
@@ -246,4 +246,4 @@ async def remove_container(layout: Layout, host: HostFacts) -> None:
         await processes.end(monitor, patience=0)
     await host.runtime.delete(layout.name)
     await processes.end(monitor, MONITOR_PATIENCE)
-    await cgroup.remove(layout)
+    await in_thread(cgroup.destroy, cgroup.find(), layout.cgroup)

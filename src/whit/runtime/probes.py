@@ -8,9 +8,9 @@ from pathlib import Path
 
 from whit.base.errors import CommandError, TimedOut, Unavailable
 from whit.base.settings import Settings
+from whit.kernel import cgroup
 from whit.model.feature import Feature
 from whit.runtime import capabilities, seccomp
-from whit.runtime.host import cgroup_mode
 from whit.tools import oci_runtime, process
 from whit.tools.oci_runtime import Runtime
 
@@ -52,7 +52,7 @@ async def _conmon() -> Feature:
 
 
 def _cgroups() -> Feature:
-    mode = cgroup_mode()
+    mode = cgroup.find().mode
     if mode == "v1":
         return Feature(
             name="cgroups", state="degraded", detail="v1 only", hint="boot with systemd.unified_cgroup_hierarchy=1"

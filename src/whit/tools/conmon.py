@@ -132,6 +132,17 @@ def memory_ran_out(container: Monitored) -> bool:
     return (container.persist_dir / "oom").exists()
 
 
+def left_by(container: Monitored) -> list[Path]:
+    """The files of an earlier monitor of the same container: they must go before the next one starts."""
+    return [
+        container.exit_dir / container.name,
+        container.persist_dir / "exit",
+        container.persist_dir / "oom",
+        container.monitor_pid_file,
+        container.pid_file,
+    ]
+
+
 def monitor_pid(container: Monitored) -> int | None:
     """The monitor's pid, if it lives. Pids are reused: its command line must name this container's bundle.
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import functools
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,10 +25,10 @@ from whit.kernel.netlink import NetlinkSocket
 Form = Literal["tcx", "clsact"]
 """How a program is attached to a link."""
 
-_TCX: dict[Direction, int] = {"ingress": 46, "egress": 47}
+TCX: dict[Direction, int] = {"ingress": 46, "egress": 47}
 CGROUP_HOOKS = {"connect4": 10, "sendmsg4": 14, "recvmsg4": 19, "getpeername4": 29}
 """enum bpf_attach_type, by the names of our programs."""
-_HOOK_NAMES = {number: name for names in (_TCX, CGROUP_HOOKS) for name, number in names.items()}
+_HOOK_NAMES = {number: name for names in (TCX, CGROUP_HOOKS) for name, number in names.items()}
 _LINK_TYPE_CGROUP = 3
 _NO_SUCH_LINK = 0x7FFFFFF0
 
@@ -50,7 +50,7 @@ class Attachment:
 def best_form() -> Form:
     """TCX where the kernel has it, found by trying: only a kernel that knows it gets as far as missing the link."""
     with loaded(SCHED_CLS, PASS_ON) as program:
-        result = libbpf.function("bpf_link_create")(program, _NO_SUCH_LINK, _TCX["ingress"], None)
+        result = libbpf.function("bpf_link_create")(program, _NO_SUCH_LINK, TCX["ingress"], None)
     return "tcx" if result == -errno.ENODEV else "clsact"
 
 
@@ -61,7 +61,7 @@ def attach(ifindex: int, direction: Direction, program_fd: int, pin: Path, form:
         SystemCallError: there is no such link, or the kernel refused.
     """
     if (form or best_form()) == "tcx":
-        _attach_link(ifindex, _TCX[direction], program_fd, pin, (ifindex, _TCX[direction]))
+        _attach_link(ifindex, TCX[direction], program_fd, pin, (ifindex, TCX[direction]))
         return
     with NetlinkSocket() as netlink:
         clsact.attach(netlink, ifindex, direction, program_fd, str(pin))
@@ -115,13 +115,13 @@ def update_link(pin: Path, program_fd: int, place: tuple[int, ...] | None = None
     return False
 
 
-def replace_all(below: Path, program_for: dict[Path, int]) -> None:
-    """Give everything attached below `below` its program anew; pins of what is gone are removed."""
+def replace_all(below: Path, program_for: Callable[[Path], int]) -> None:
+    """Give everything attached below `below` the program for its pin; pins of what is gone are removed."""
     for found in attachments(below):
         if found.form == "clsact":
             direction: Direction = "ingress" if found.hook == "ingress" else "egress"
-            attach(found.ifindex, direction, program_for[found.pin], found.pin, "clsact")
-        elif not update_link(found.pin, program_for[found.pin]):
+            attach(found.ifindex, direction, program_for(found.pin), found.pin, "clsact")
+        elif not update_link(found.pin, program_for(found.pin)):
             found.pin.unlink(missing_ok=True)
 
 

@@ -29,6 +29,8 @@ STAMP = ".stamp"
 # v3 of the instruction set (32-bit jumps) is in every kernel since 5.1. Nothing here depends on the host's
 # architecture: the object of one little-endian machine runs on every other.
 FLAGS = ("-O2", "-g", "-target", "bpf", "-mcpu=v3", "-std=gnu11", "-Wall", "-Wextra", "-Werror")
+# Line information holds the directory of the compilation; without this, each checkout would make other objects.
+RELATIVE = "-fdebug-compilation-dir=."
 INCLUDES = ("-Iinclude", "-Ilib", "-I.")
 
 
@@ -78,7 +80,7 @@ def is_current(sources: Path, objects: Path, digest: str) -> bool:
 
 def source_digest(sources: Path = SOURCES) -> str:
     """Digest of the names and contents of all C files, and of the compiler's flags."""
-    digest = hashlib.sha256(" ".join(FLAGS + INCLUDES).encode())
+    digest = hashlib.sha256(" ".join((*FLAGS, RELATIVE, *INCLUDES)).encode())
     for path in sorted(sources.rglob("*.[ch]")):
         content = path.read_bytes()
         digest.update(f"\0{path.relative_to(sources)}\0{len(content)}\0".encode() + content)
@@ -100,7 +102,7 @@ def _compile(tools: tuple[str, str], program: Path, sources: Path, target: Path)
     clang, strip = tools
     headers = [f"-idirafter/usr/include/{os.uname().machine}-linux-gnu"]
     source = str(program.relative_to(sources))
-    _run([clang, *FLAGS, *INCLUDES, *headers, "-c", source, "-o", str(target)], sources)
+    _run([clang, *FLAGS, RELATIVE, *INCLUDES, *headers, "-c", source, "-o", str(target)], sources)
     _run([strip, "-g", str(target)], sources)
 
 

@@ -74,7 +74,7 @@ class Datapath:
     def open(cls, settings: Settings, *, form: Form | None = None) -> Datapath:
         """What an agent installed. Raises NotFound if there is none."""
         pins = Pins.of(settings)
-        pins.program("")
+        pins.current()
         return cls(pins, form)
 
     def _open_maps(self, maps: Path) -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from whit.base.errors import NotFound
 from whit.datapath import libbpf
-from whit.datapath.attach import attachments, replace_all
+from whit.datapath.attach import replace_all
 from whit.datapath.build import object_path
 from whit.datapath.objects import BpfObject, Constant
 from whit.datapath.pins import Pins, program_of
@@ -70,8 +70,7 @@ class DatapathConfig:
 
 
 def is_installed(pins: Pins, digest: str) -> bool:
-    installed = pins.installed()
-    return installed is not None and installed.name == digest
+    return [path.name for path in pins.generations()] == [digest]
 
 
 def load(pins: Pins, config: DatapathConfig) -> None:
@@ -84,7 +83,7 @@ def load(pins: Pins, config: DatapathConfig) -> None:
             if name not in adopted:
                 obj.pin_map(name, pins.maps / name)
         _pin_programs(obj, pins)
-        replace_all(pins.links, {found.pin: obj.program_fd(program_of(found.pin)) for found in attachments(pins.links)})
+        replace_all(pins.links, lambda pin: obj.program_fd(program_of(pin)))
         _finish(pins, config.digest(), obj.map_names)
 
 
@@ -113,10 +112,13 @@ def _pin_programs(obj: BpfObject, pins: Pins) -> None:
 
 def _finish(pins: Pins, digest: str, maps: list[str]) -> None:
     """The new programs get their name, the old ones go, and so do maps that nothing uses any more."""
-    previous = [path for path in pins.programs.iterdir() if path != pins.pending]
-    for path in previous:
-        shutil.rmtree(path)
-    pins.pending.rename(pins.programs / digest)
+    finished = pins.programs / digest
+    with suppress(FileNotFoundError):
+        shutil.rmtree(finished)  # of an installation that was killed right here
+    pins.pending.rename(finished)
+    for path in pins.generations():
+        if path != finished:
+            shutil.rmtree(path)
     for path in pins.maps.iterdir():
         if path.name not in maps:
             path.unlink()

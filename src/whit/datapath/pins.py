@@ -69,18 +69,22 @@ class Pins:
     def host(self, program: str) -> Path:
         return self.links / f"host-{program}"
 
-    def installed(self) -> Path | None:
-        """The directory of the programs in use; None if nothing is installed, or not to the end."""
-        if not self.programs.is_dir():
-            return None
-        return next((path for path in sorted(self.programs.iterdir()) if path.name != PENDING), None)
+    def generations(self) -> list[Path]:
+        """The directories of finished programs, newest first. More than one is left only by a kill."""
+        try:
+            finished = [path for path in self.programs.iterdir() if path.name != PENDING]
+        except FileNotFoundError:
+            return []
+        return sorted(finished, key=lambda path: path.stat().st_ctime_ns, reverse=True)
+
+    def current(self) -> Path:
+        """The directory of the programs in use. Raises NotFound if nothing is installed, or not to the end."""
+        for directory in self.generations():
+            return directory
+        raise NotFound(f"no datapath is installed below {self.root}", hint="start the agent: `whit up`")
 
     def program(self, name: str) -> Path:
-        """Raises NotFound if nothing is installed."""
-        directory = self.installed()
-        if directory is None:
-            raise NotFound(f"no datapath is installed below {self.root}", hint="start the agent: `whit up`")
-        return directory / name
+        return self.current() / name
 
 
 def program_of(pin: Path) -> str:

@@ -1,0 +1,163 @@
+"""iptables(8): lets the mesh pass where Docker, ufw or an administrator's rules drop what they do not know.
+
+A few rules stand at the top of FORWARD and INPUT, each with the comment `whit/<id>`, by which they are found again.
+Where these chains accept everything, there is nothing to do and nothing is done. All changes of a chain are one
+transaction of iptables-restore(8).
+"""
+
+from __future__ import annotations
+
+import logging
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network
+from typing import Literal
+
+from whit.base.errors import Unavailable
+from whit.tools import process
+
+log = logging.getLogger(__name__)
+
+Chain = Literal["FORWARD", "INPUT"]
+CHAINS: tuple[Chain, ...] = ("FORWARD", "INPUT")
+Rule = tuple[str, ...]
+"""What follows `-A <chain>`, in the spelling of `iptables -S`, so that the two can be compared."""
+
+
+@dataclass(frozen=True)
+class Admission:
+    """What has to pass the packet filter of the host."""
+
+    id: str
+    mark: int
+    """What the datapath has let through carries this mark in the bits of `mask`."""
+    mask: int
+    pool: IPv4Network
+    link_prefix: str
+    """Of the links of instances, as `w-whit-`."""
+    resolver: IPv4Address
+    port: int = 53
+
+
+@dataclass(frozen=True)
+class Listing:
+    """A chain as `iptables -S` prints it."""
+
+    policy: str
+    rules: tuple[Rule, ...]
+
+    def own(self, comment: str) -> tuple[Rule, ...]:
+        return tuple(rule for rule in self.rules if _comment(rule) == comment)
+
+    def is_open(self, comment: str) -> bool:
+        """Nothing but our own rules is in it, and it accepts what no rule decides."""
+        return self.policy == "ACCEPT" and len(self.own(comment)) == len(self.rules)
+
+
+def _comment(rule: Rule) -> str:
+    return rule[rule.index("--comment") + 1] if "--comment" in rule[:-1] else ""
+
+
+def comment_of(agent: str) -> str:
+    return f"whit/{agent}"
+
+
+def parse(text: str) -> Listing:
+    """The output of `iptables -S <chain>`."""
+    policy, rules = "ACCEPT", []
+    for words in map(shlex.split, text.splitlines()):
+        if words[0] == "-P":
+            policy = words[2]
+        elif words[0] == "-A":
+            rules.append(tuple(words[2:]))
+    return Listing(policy, tuple(rules))
+
+
+def wanted_rules(admission: Admission) -> dict[Chain, tuple[Rule, ...]]:
+    """FORWARD: what the datapath marked, and answers to instances. INPUT: questions to the resolver."""
+    ending = ("-m", "comment", "--comment", comment_of(admission.id), "-j", "ACCEPT")
+    marked = ("-m", "mark", "--mark", f"{admission.mark:#x}/{admission.mask:#x}")
+    answers = ("-d", str(admission.pool), "-m", "conntrack", "--ctstate", "RELATED,ESTABLISHED")
+    asked = ("-d", f"{admission.resolver}/32", "-i", f"{admission.link_prefix}+")
+    questions = [(*asked, "-p", name, "-m", name, "--dport", str(admission.port)) for name in ("udp", "tcp")]
+    return {
+        "FORWARD": ((*marked, *ending), (*answers, *ending)),
+        "INPUT": tuple((*question, *ending) for question in questions),
+    }
+
+
+def plan(chain: Chain, listing: Listing, wanted: Sequence[Rule], comment: str) -> list[str]:
+    """The commands of iptables-restore that put `wanted`, and no other rule of ours, at the top; empty if it is so."""
+    if listing.is_open(comment):
+        wanted = ()
+    own = listing.own(comment)
+    if own == tuple(wanted) == listing.rules[: len(wanted)]:
+        return []
+    return [
+        *(f"-D {chain} {shlex.join(rule)}" for rule in own),
+        *(f"-I {chain} {number} {shlex.join(rule)}" for number, rule in enumerate(wanted, start=1)),
+    ]
+
+
+async def admit(admission: Admission) -> list[str]:
+    """Make it so. Returns what was changed, in words; empty if nothing had to be."""
+    comment = comment_of(admission.id)
+    said = []
+    for chain, wanted in wanted_rules(admission).items():
+        listing = await _list(chain)
+        if listing is None:
+            log.info("iptables is not installed: no rules of it can stand in the way")
+            return []
+        if commands := plan(chain, listing, wanted, comment):
+            await _restore(commands)
+            said += [f"iptables {command}" for command in commands]
+    return said
+
+
+async def remove(agent: str) -> None:
+    """Take away every rule of this agent. Safe if there is none."""
+    comment = comment_of(agent)
+    for chain in CHAINS:
+        listing = await _list(chain)
+        if listing is not None and (own := listing.own(comment)):
+            await _restore([f"-D {chain} {shlex.join(rule)}" for rule in own])
+
+
+async def found(agent: str) -> list[str]:
+    """The rules of this agent, as `iptables -S` prints them."""
+    listings = {chain: await _list(chain) for chain in CHAINS}
+    return [
+        f"-A {chain} {shlex.join(rule)}"
+        for chain, listing in listings.items()
+        if listing is not None
+        for rule in listing.own(comment_of(agent))
+    ]
+
+
+async def _list(chain: Chain) -> Listing | None:
+    """None if iptables is not installed."""
+    try:
+        return parse((await process.run(["iptables", "--wait", "10", "-S", chain], timeout=20)).text)
+    except Unavailable:
+        return None
+
+
+async def _restore(commands: Sequence[str]) -> None:
+    text = "\n".join(["*filter", *commands, "COMMIT", ""])
+    await process.run(["iptables-restore", "--noflush", "--wait", "10"], stdin=text.encode(), timeout=20)
+
+
+@dataclass(frozen=True)
+class AdmitTraffic:
+    admission: Admission
+
+    def describe(self) -> str:
+        return f"let the mesh pass in iptables, with comment {comment_of(self.admission.id)}"
+
+    async def do(self) -> None:
+        for change in await admit(self.admission):
+            log.info("%s", change)
+
+    async def undo(self) -> None:
+        await remove(self.admission.id)

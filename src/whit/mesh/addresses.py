@@ -1,0 +1,130 @@
+"""Addresses of a node's mesh: choosing the pool, and giving addresses and numbers out. Pure; control keeps the record.
+
+A pool is a /16. Its lower half is for the node and its instances, its upper half for services.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from ipaddress import IPv4Address, IPv4Network
+
+from whit.base.errors import Conflict, Unavailable
+from whit.model.base import Noun
+
+REST_SECONDS = 60.0
+"""An address is not given to another instance before peers and caches have forgotten its last owner."""
+
+CANDIDATES = tuple(IPv4Network(f"10.{second}.0.0/16") for second in (77, *range(78, 128), *range(200, 250)))
+FIRST_INSTANCE = 16
+"""Offsets in the pool: 1 is the node, 2 the resolver; those below this one are kept for more of that kind."""
+
+
+class Lease(Noun):
+    """One owner's address (an offset in the pool) and, for instances, its endpoint number."""
+
+    owner: str
+    offset: int
+    released_at: float | None = None
+    """Wall-clock time, so that it also rests while no agent lives."""
+
+
+class AddressBook(Noun):
+    """What is given out, as control stores it."""
+
+    pool: str
+    instances: tuple[Lease, ...] = ()
+    services: tuple[Lease, ...] = ()
+
+    @property
+    def network(self) -> IPv4Network:
+        return IPv4Network(self.pool)
+
+    @property
+    def node(self) -> IPv4Address:
+        """What the node's own sockets use towards instances."""
+        return self.network[1]
+
+    @property
+    def resolver(self) -> IPv4Address:
+        return self.network[2]
+
+    def address(self, offset: int) -> IPv4Address:
+        return self.network[offset]
+
+
+def choose_pool(taken: Iterable[IPv4Network], candidates: Iterable[IPv4Network] = CANDIDATES) -> IPv4Network:
+    """The first candidate that shares no address with a network that the host has a route to.
+
+    Raises:
+        Unavailable: all do.
+    """
+    networks = list(taken)
+    for candidate in candidates:
+        if not any(candidate.overlaps(network) for network in networks):
+            return candidate
+    raise Unavailable(
+        "every address pool that Whit knows overlaps a route of this machine",
+        hint="name a free IPv4 network of 65,536 addresses in WHIT_POOL",
+    )
+
+
+def check_pool(pool: IPv4Network, taken: Iterable[IPv4Network]) -> None:
+    """Raises Conflict if the pool is not a /16 or overlaps a network that the host has a route to."""
+    if pool.prefixlen != 16:
+        raise Conflict(f"the pool {pool} is not a /16", hint="name 65,536 addresses, as 10.90.0.0/16")
+    for network in taken:
+        if network.overlaps(pool):
+            raise Conflict(
+                f"the pool {pool} overlaps {network}, which this machine has a route to",
+                hint="name another one in WHIT_POOL, or none to have one chosen",
+            )
+
+
+def assign_instance(book: AddressBook, owner: str, now: float) -> tuple[AddressBook, int]:
+    """The offset of an instance's address, the one it has or a new one. It is its endpoint number too."""
+    leases, offset = _assign(book.instances, owner, now, range(FIRST_INSTANCE, book.network.num_addresses // 2))
+    return book.model_copy(update={"instances": leases}), offset
+
+
+def assign_service(book: AddressBook, owner: str, now: float) -> tuple[AddressBook, int]:
+    """The offset of a service's virtual address."""
+    half = book.network.num_addresses // 2
+    leases, offset = _assign(book.services, owner, now, range(half + 1, 2 * half - 1))
+    return book.model_copy(update={"services": leases}), offset
+
+
+def release(book: AddressBook, keep: Iterable[str], now: float) -> AddressBook:
+    """Give back what owners have that are not among those to keep; forget what has rested long enough."""
+    kept = frozenset(keep)
+    return book.model_copy(
+        update={
+            "instances": tuple(_released(book.instances, kept, now)),
+            "services": tuple(_released(book.services, kept, now)),
+        }
+    )
+
+
+def _released(leases: tuple[Lease, ...], kept: frozenset[str], now: float) -> Iterator[Lease]:
+    for lease in leases:
+        if lease.owner in kept:
+            yield lease
+        elif lease.released_at is None:
+            yield lease.model_copy(update={"released_at": now})
+        elif now - lease.released_at < REST_SECONDS:
+            yield lease
+
+
+def _assign(leases: tuple[Lease, ...], owner: str, now: float, offsets: range) -> tuple[tuple[Lease, ...], int]:
+    mine = next((lease for lease in leases if lease.owner == owner), None)
+    if mine is not None:
+        back = mine.model_copy(update={"released_at": None})
+        return tuple(back if lease is mine else lease for lease in leases), mine.offset
+    taken = {lease.offset for lease in leases if lease.released_at is None or now - lease.released_at < REST_SECONDS}
+    offset = next((candidate for candidate in offsets if candidate not in taken), None)
+    if offset is None:
+        raise Unavailable(
+            f"all {len(offsets)} addresses of this kind are given out or rest",
+            hint=f"wait {REST_SECONDS:g} s after instances have gone, or run fewer",
+        )
+    others = tuple(lease for lease in leases if lease.offset != offset)
+    return (*others, Lease(owner=owner, offset=offset)), offset

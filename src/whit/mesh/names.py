@@ -1,0 +1,87 @@
+"""Names: what the resolver answers, written as one state file that it reads, and the hosts entries of an instance."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from whit.base.settings import Settings
+
+DOMAIN = "whit"
+"""The last label of every full name: api.shop.whit."""
+
+
+@dataclass(frozen=True)
+class NameTable:
+    """All names of a node."""
+
+    listen: str
+    """The resolver's address."""
+    services: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """By app: virtual address by service."""
+    instances: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    """By address: the app and the host name of the instance. Says also whose question it is."""
+
+
+def state_file(settings: Settings) -> Path:
+    return settings.resolver_dir / "names.json"
+
+
+def write_state(settings: Settings, table: NameTable) -> bool:
+    """Whole or not at all. Returns whether anything changed."""
+    path = state_file(settings)
+    text = json.dumps(asdict(table), sort_keys=True)
+    if path.exists() and path.read_text() == text:
+        return False
+    path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    unfinished = path.with_suffix(f".{os.getpid()}")
+    unfinished.write_text(text)
+    unfinished.replace(path)
+    return True
+
+
+def read_state(path: Path) -> NameTable:
+    document = json.loads(path.read_text())
+    instances = {address: (app, host) for address, (app, host) in document["instances"].items()}
+    return NameTable(document["listen"], document["services"], instances)
+
+
+def hosts_entries(services: Mapping[str, str], app: str) -> list[tuple[str, Sequence[str]]]:
+    """The services of an app for /etc/hosts of its instances: names resolve even where no resolver lives."""
+    return [(address, (name, f"{name}.{app}", f"{name}.{app}.{DOMAIN}")) for name, address in sorted(services.items())]
+
+
+def lookup(table: NameTable, name: str, asker: str) -> str | None:
+    """The address of a name, asked from an address. Names without an app are those of the asker's own app."""
+    labels = name.rstrip(".").lower().split(".")
+    if labels[-1] == DOMAIN:
+        labels = labels[:-1]
+    if len(labels) == 1:
+        labels.append(table.instances.get(asker, ("", ""))[0])
+    if len(labels) != 2:
+        return None
+    host, app = labels
+    if (address := table.services.get(app, {}).get(host)) is not None:
+        return address
+    return next((address for address, named in table.instances.items() if named == (app, host)), None)
+
+
+def reverse_lookup(table: NameTable, address: str) -> str | None:
+    """The full name of an address."""
+    if address in table.instances:
+        app, host = table.instances[address]
+        return f"{host}.{app}.{DOMAIN}"
+    for app, services in table.services.items():
+        for name, virtual in services.items():
+            if virtual == address:
+                return f"{name}.{app}.{DOMAIN}"
+    return None
+
+
+def is_ours(name: str) -> bool:
+    """Names that are never asked of anybody else: ours, and single labels."""
+    labels = name.rstrip(".").lower().split(".")
+    return labels[-1] == DOMAIN or len(labels) == 1

@@ -1,0 +1,118 @@
+"""The network of one instance: its namespace, its link, its place in the datapath, as operations.
+
+The process inside starts after all of them: it never sends a packet that the datapath does not know whose it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from ipaddress import IPv4Address
+
+from whit.base.settings import Settings
+from whit.datapath.abi import EndpointKey, EndpointValue, IdentityKey, IdentityValue
+from whit.datapath.address import Address
+from whit.datapath.datapath import Datapath
+from whit.kernel import links
+from whit.kernel.instance_link import CreateInstanceLink, InstanceLink
+from whit.kernel.netlink import NetlinkSocket
+from whit.kernel.netns import CreateNetns
+from whit.kernel.thread import in_thread
+from whit.model.instance import InstanceSpec
+from whit.model.operation import Operation
+
+
+def plan_connect(spec: InstanceSpec, settings: Settings, datapath: Datapath, node: IPv4Address) -> list[Operation]:
+    """From nothing to a link that carries exactly what policy lets through."""
+    namespace = settings.netns_dir / spec.name
+    link = InstanceLink(
+        name=settings.link(spec.network.number),
+        netns=namespace,
+        address=IPv4Address(spec.network.address),
+        node_address=node,
+    )
+    return [CreateNetns(namespace), NameAddress(datapath, spec), CreateInstanceLink(link), Guard(datapath, spec, link)]
+
+
+def plan_disconnect(spec: InstanceSpec, settings: Settings, datapath: Datapath) -> Sequence[Operation]:
+    """The undoing of all that, as operations in their own right: it also takes away what is there in part."""
+    node = IPv4Address(spec.network.address)  # not looked at when a link is removed
+    return [Undone(operation) for operation in reversed(plan_connect(spec, settings, datapath, node))]
+
+
+@dataclass(frozen=True)
+class Undone:
+    """The undoing of an operation that was done earlier, maybe by another agent."""
+
+    operation: Operation
+
+    def describe(self) -> str:
+        return f"undo: {self.operation.describe()}"
+
+    async def do(self) -> None:
+        await self.operation.undo()
+
+    async def undo(self) -> None:
+        return
+
+
+@dataclass(frozen=True)
+class NameAddress:
+    """Say whose the address is, before anybody can send from it."""
+
+    datapath: Datapath
+    spec: InstanceSpec
+
+    def describe(self) -> str:
+        return f"give {self.spec.network.address} the identity {self.spec.network.identity} of {self._service}"
+
+    async def do(self) -> None:
+        self.datapath.identities.put(identity_key(self.spec), IdentityValue(self.spec.network.identity))
+
+    async def undo(self) -> None:
+        self.datapath.identities.delete(identity_key(self.spec))
+
+    @property
+    def _service(self) -> str:
+        return f"{self.spec.app}/{self.spec.service}"
+
+
+@dataclass(frozen=True)
+class Guard:
+    """Put the datapath on the link, then make the instance known as an endpoint."""
+
+    datapath: Datapath
+    spec: InstanceSpec
+    link: InstanceLink
+
+    def describe(self) -> str:
+        return f"attach the datapath to {self.link.name}"
+
+    async def do(self) -> None:
+        number = self.spec.network.number
+        found = await in_thread(_link, self.link.name)
+        self.datapath.attach_instance(found.index, number)
+        value = EndpointValue(
+            ifindex=found.index,
+            identity=self.spec.network.identity,
+            mac=links.mac_bytes(self.link.inner.mac),
+            host_mac=links.mac_bytes(self.link.outer.mac),
+        )
+        self.datapath.endpoints.put(endpoint_key(self.spec), value)
+
+    async def undo(self) -> None:
+        self.datapath.endpoints.delete(endpoint_key(self.spec))
+        self.datapath.detach_instance(self.spec.network.number)
+
+
+def identity_key(spec: InstanceSpec) -> IdentityKey:
+    return IdentityKey(prefix_length=128, address=Address.from_ip(spec.network.address))
+
+
+def endpoint_key(spec: InstanceSpec) -> EndpointKey:
+    return EndpointKey(address=Address.from_ip(spec.network.address))
+
+
+def _link(name: str) -> links.Link:
+    with NetlinkSocket() as netlink:
+        return links.by_name(netlink, name)

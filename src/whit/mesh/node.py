@@ -1,0 +1,65 @@
+"""The node's own part of the mesh: the link of its addresses, whose each address is, which links are uplinks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Interface
+
+from whit.base.settings import Settings
+from whit.datapath.abi import IdentityKey, IdentityValue
+from whit.datapath.address import Address, prefix_of
+from whit.kernel.links import CreateHostLink, Link
+from whit.mesh.addresses import AddressBook
+from whit.model.policy import HOST, RESOLVER
+
+LOOPBACK = IPv4Network("127.0.0.0/8")
+
+
+def host_link(settings: Settings, book: AddressBook) -> CreateHostLink:
+    """The link of the node's own address and the resolver's."""
+    own: tuple[IPv4Interface | IPv6Interface, ...] = (IPv4Interface(book.node), IPv4Interface(book.resolver))
+    return CreateHostLink(settings.host_link, mac_of(book.node), own)
+
+
+def mac_of(address: IPv4Address) -> str:
+    """Locally administered, made of the address."""
+    return bytes([0x0E, 0x57, *address.packed]).hex(":")
+
+
+def is_host_link_right(links: Iterable[Link], settings: Settings, book: AddressBook) -> bool:
+    wanted = set(host_link(settings, book).addresses)
+    return any(link.name == settings.host_link and link.up and wanted <= set(link.addresses) for link in links)
+
+
+def uplinks(links: Iterable[Link], settings: Settings) -> dict[str, int]:
+    """Links by which packets come in that are not an instance's: all but the loopback and our own. Index by name."""
+    return {
+        link.name: link.index
+        for link in links
+        if link.name != "lo" and link.up and not link.name.startswith(settings.link_prefix)
+    }
+
+
+def node_identities(
+    book: AddressBook, links: Iterable[Link], networks: Mapping[IPv4Network, int]
+) -> dict[IdentityKey, IdentityValue]:
+    """Who has which address, but for instances: the host, its resolver, and networks that policy speaks of."""
+    found = {_key(network): IdentityValue(number) for network, number in networks.items()}
+    found[_key(LOOPBACK)] = IdentityValue(HOST)
+    for link in links:
+        for address in link.addresses:
+            if isinstance(address, IPv4Interface):
+                found[_key(IPv4Network(address.ip))] = IdentityValue(HOST)
+    found[_key(IPv4Network(book.node))] = IdentityValue(HOST)
+    found[_key(IPv4Network(book.resolver))] = IdentityValue(RESOLVER)
+    return found
+
+
+def service_identities(addresses: Mapping[str, int]) -> dict[IdentityKey, IdentityValue]:
+    """Instances: identity by address."""
+    return {IdentityKey(128, Address.from_ip(address)): IdentityValue(number) for address, number in addresses.items()}
+
+
+def _key(network: IPv4Network) -> IdentityKey:
+    length, address = prefix_of(network)
+    return IdentityKey(length, address)

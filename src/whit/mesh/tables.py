@@ -1,0 +1,69 @@
+"""Brings the datapath's maps to what they should hold, by the difference to what they hold now.
+
+What is there is read from the maps themselves, never remembered: a new agent finds its predecessor's entries right and
+writes nothing. The order keeps every moment safe: who somebody is before what he may, backends before the slots that
+lead to them, slots before the frontend that counts them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TypeVar
+
+from whit.datapath.abi import DatapathState, IdentityKey, IdentityValue
+from whit.datapath.datapath import Datapath
+from whit.datapath.maps import HashMap
+from whit.mesh import compiler
+from whit.mesh.services import ServiceTables
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+def write_identities(datapath: Datapath, wanted: Mapping[IdentityKey, IdentityValue]) -> int:
+    """Returns how many entries changed."""
+    return _write(datapath.identities, wanted)
+
+
+def write_services(datapath: Datapath, wanted: ServiceTables) -> int:
+    """Grow from the backends up, shrink from the frontends down. Returns how many entries changed."""
+    stale_frontends = _stale(datapath.frontends, wanted.frontends)
+    changed = _put(datapath.backends, wanted.backends) + _put(datapath.slots, wanted.slots)
+    changed += _put(datapath.frontends, wanted.frontends)
+    datapath.frontends.delete_many(stale_frontends)
+    changed += _drop(datapath.slots, wanted.slots) + _drop(datapath.backends, wanted.backends)
+    return changed + len(stale_frontends)
+
+
+def write_policy(datapath: Datapath, wanted: compiler.Table) -> int:
+    """Write the difference, then raise the generation: flows that were let through are asked about again."""
+    changes = compiler.changes(dict(datapath.policies.items()), wanted)
+    if not changes:
+        return 0
+    datapath.policies.put_many(changes.denials)
+    datapath.policies.delete_many(changes.removals)
+    datapath.policies.put_many(changes.allowances)
+    generation = datapath.state.get(0).generation
+    datapath.state.put(0, DatapathState(generation=(generation + 1) & 0xFFFFFFFF))
+    return len(changes.denials) + len(changes.removals) + len(changes.allowances)
+
+
+def _write(table: HashMap[K, V], wanted: Mapping[K, V]) -> int:
+    return _put(table, wanted) + _drop(table, wanted)
+
+
+def _put(table: HashMap[K, V], wanted: Mapping[K, V]) -> int:
+    there = dict(table.items())
+    missing = {key: value for key, value in wanted.items() if there.get(key) != value}
+    table.put_many(missing)
+    return len(missing)
+
+
+def _drop(table: HashMap[K, V], wanted: Mapping[K, V]) -> int:
+    stale = _stale(table, wanted)
+    table.delete_many(stale)
+    return len(stale)
+
+
+def _stale(table: HashMap[K, V], wanted: Mapping[K, V]) -> list[K]:
+    return [key for key, _ in table.items() if key not in wanted]

@@ -215,10 +215,17 @@ class Session:
 
     def resize(self, rows: int, columns: int) -> None:
         """Tell it the new size of its terminal. Without one nothing happens."""
-        self._channels.resize(rows, columns)
-        if self._process is not None and self._process.returncode is None:
-            # The runtime copies the size on to the terminal inside.
-            self._process.send_signal(signal.SIGWINCH)
+        if not self._channels.resize(rows, columns):
+            return
+        # runc would copy the size on to the terminal inside when told so by SIGWINCH, crun 1.8 would not.
+        with contextlib.suppress(OSError, ValueError):
+            inside = Path(f"/proc/{int(self._pid_file.read_text())}/fd/0")
+            if str(inside.readlink()).startswith("/dev/pts/"):
+                descriptor = os.open(inside, os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC)
+                try:
+                    set_size(descriptor, rows, columns)
+                finally:
+                    os.close(descriptor)
 
     async def wait(self) -> int:
         """Its exit status, 128 + signal if a signal ended it; 126 or 127 if it could not be started."""
@@ -257,6 +264,11 @@ def terminal(rows: int, columns: int) -> Channels:
     channels = Channels((theirs,), os.dup(ours), [("stdout", os.dup(ours))], terminal=ours)
     channels.resize(rows, columns)
     return channels
+
+
+def set_size(descriptor: int, rows: int, columns: int) -> None:
+    """ioctl_tty(2)."""
+    fcntl.ioctl(descriptor, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
 
 
 class Channels:
@@ -332,9 +344,12 @@ class Channels:
         elif self._writer is not None:
             self._writer.close()
 
-    def resize(self, rows: int, columns: int) -> None:
-        if self._terminal is not None:
-            fcntl.ioctl(self._terminal, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+    def resize(self, rows: int, columns: int) -> bool:
+        """False if there is no terminal."""
+        if self._terminal is None:
+            return False
+        set_size(self._terminal, rows, columns)
+        return True
 
     def close(self) -> None:
         self._close_inside()

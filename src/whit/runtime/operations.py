@@ -229,7 +229,7 @@ class Removal:
 
 def _explained(error: CommandError, spec: InstanceSpec) -> Exception:
     """The person's mistake, if the runtime says that it cannot start this program; otherwise the error as it is."""
-    if not re.search(r"executable file not found|exec: .*(no such file|permission denied)", error.stderr):
+    if not re.search(r"executable file .*not found|exec: .*(no such file|permission denied)", error.stderr):
         return error
     return InputError(
         f"{spec.args[0]!r} cannot be started in image {spec.image.name}",

@@ -201,7 +201,11 @@ def tiny_config(cgroup: str) -> dict[str, Any]:
         "ociVersion": "1.0.2",
         "process": {"cwd": "/", "args": ["true"], "env": ["PATH=/usr/bin:/bin"], "user": {"uid": 0, "gid": 0}},
         "root": {"path": "rootfs"},
-        "mounts": [{"destination": "/proc", "type": "proc", "source": "proc"}, *binds],
+        "mounts": [
+            {"destination": "/proc", "type": "proc", "source": "proc"},
+            {"destination": "/dev", "type": "tmpfs", "source": "tmpfs"},
+            *binds,
+        ],
         "linux": {
             "cgroupsPath": cgroup,
             "resources": {"pids": {"limit": 64}, "memory": {"limit": 64 << 20}},

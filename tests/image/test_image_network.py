@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import http.server
 import os
 import shutil
 import socket
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -23,6 +25,7 @@ from whit.base.errors import InputError, NotFound, Permanent, Unreachable
 from whit.base.settings import Settings
 from whit.image import confine, debian, manifest, sources
 from whit.image.store import ImageStore
+from whit.image.workshop import module_environment
 from whit.model.build import BuildSpec, DebianPart, DirectoryPart, PythonPart
 from whit.model.image import Image
 from whit.model.progress import Report
@@ -227,6 +230,41 @@ async def test_killed_build_leaves_nothing(store: ImageStore, settings: Settings
     assert not (await store.build("x", debian_parts("haproxy"), report)).cached
 
 
+async def test_agent_killed_while_building_leaves_no_process(settings: Settings) -> None:
+    script = (
+        "import asyncio, pathlib\n"
+        "from whit.base.settings import Settings\n"
+        "from whit.image.store import ImageStore\n"
+        "from whit.model.build import BuildSpec, DebianPart\n"
+        f"store = ImageStore(Settings(id={settings.id!r}, state_root=pathlib.Path({str(settings.state_root)!r})))\n"
+        "spec = BuildSpec(parts=(DebianPart(name='nginx'),))\n"
+        "asyncio.run(store.build('x', spec, lambda progress: print(progress.step, flush=True)))\n"
+    )
+    env = os.environ | module_environment()
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, env=env) as agent:
+        assert agent.stdout is not None
+        assert agent.stdout.readline()
+        assert working(settings)
+        agent.kill()
+    until = time.monotonic() + 5
+    while working(settings) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert working(settings) == []
+    ImageStore(settings).prepare()
+    assert list((settings.state_dir / "builds" / "work").iterdir()) == []
+
+
+def working(settings: Settings) -> list[str]:
+    """Command lines of this store's workers."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            line = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            if "whit.image.worker" in line and str(settings.state_dir) in line:
+                found.append(line)
+    return found
+
+
 # A mirror of one's own, to be tampered with.
 
 
@@ -289,7 +327,7 @@ async def fetched(tmp_path: Path, text: str) -> bytes:
     root = apt.Root(tmp_path / "apt", tmp_path / "apt-private", manifest.architecture())
     await root.prepare(text, "", debian.SCRIPTS_ONLY)
     await root.update(0)
-    packages = await root.resolve(["sample"])
+    packages = (await root.resolve(["sample"])).packages
     await root.download(packages)
     return root.path(packages[0]).read_bytes()
 

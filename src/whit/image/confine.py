@@ -37,12 +37,15 @@ _LIMITS = {
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def command(module: str) -> list[str]:
-    """How a module of this package is started so that `confine` can do its work."""
-    start = [sys.executable, "-m", module]
+def command(module: str, work: Path) -> list[str]:
+    """How a module of this package is started so that `confine` can do its work.
+
+    It ends when the agent ends, however that ends. `work` is there for who reads the list of processes.
+    """
+    start = [sys.executable, "-m", module, str(work)]
     if os.geteuid() == 0:
-        return ["unshare", "--mount", "--pid", "--fork", "--kill-child", *start]
-    return start
+        start = ["unshare", "--mount", "--pid", "--fork", "--kill-child", *start]
+    return ["setpriv", "--pdeathsig", "KILL", *start]
 
 
 def confine(uid: int, work: Path, shared: Path | None) -> Path:

@@ -95,23 +95,21 @@ def wanted(part: DebianPart) -> str:
 async def link(root: apt.Root, names: Sequence[str], spool: Path, say: Say) -> Linked:
     """Resolve, download and merge. `root` is prepared and has lists. Raises InputError, CommandError, Permanent."""
     say("resolve packages")
-    packages = await root.resolve(names)
-    base = await root.describe(BASE)
-    everything = {package.name: package for package in [*packages, *base]}
-    say(f"fetch {len(everything)} packages, {sum(p.size for p in everything.values()) / 1e6:.0f} MB")
-    await root.download(list(everything.values()))
-    say(f"link {len(everything)} packages")
-    unpacked = await _unpack_all(root, list(everything.values()), spool)
-    tree = merge(unpacked, {package.name for package in packages})
+    resolved = await root.resolve(names, BASE)
+    packages = resolved.packages
+    say(f"fetch {len(packages)} packages, {sum(package.size for package in packages) / 1e6:.0f} MB")
+    await root.download(packages)
+    say(f"link {len(packages)} packages")
+    unpacked = await _unpack_all(root, packages, spool)
+    tree = merge(unpacked, resolved.chosen)
     if bytecode.has_python(tree):
         say("compile the Python library")
         await asyncio.to_thread(bytecode.compile_library, tree)
     skipped = [f"{item.package.name}.{script}" for item in unpacked for script in item.scripts]
-    versions = tuple(everything[name].wanted for name in sorted(everything))
-    return Linked(tree, versions, tuple(sorted(skipped)))
+    return Linked(tree, tuple(package.wanted for package in packages), tuple(sorted(skipped)))
 
 
-def merge(unpacked: Sequence[Unpacked], whole: set[str]) -> Tree:
+def merge(unpacked: Sequence[Unpacked], whole: frozenset[str]) -> Tree:
     """One tree of all packages, by name; of base-passwd the databases only, unless it is in `whole`."""
     tree = Tree()
     for name, target in MERGED_USR.items():

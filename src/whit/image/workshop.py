@@ -162,7 +162,7 @@ class Workshop:
         shared = str(self.shared) if bench.uid == confine.DEBIAN_UID else ""
         whole = {**request, "uid": bench.uid, "work": str(bench.path), "shared": shared}
         ended = await process.stream_lines(
-            confine.command(worker.__name__),
+            confine.command(worker.__name__, bench.path),
             hear,
             stdin=json.dumps(whole).encode(),
             env=module_environment(),

@@ -12,6 +12,7 @@ import fcntl
 import hashlib
 import math
 import re
+import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -49,6 +50,14 @@ class Package:
 
 
 @dataclass(frozen=True)
+class Resolved:
+    """`packages` sorted by name; `chosen` are the names of those that were wanted or are depended on."""
+
+    packages: tuple[Package, ...]
+    chosen: frozenset[str]
+
+
+@dataclass(frozen=True)
 class Root:
     """A private apt. What is below `shared` is kept and used by several at once, `private` is for one use."""
 
@@ -76,21 +85,24 @@ class Root:
         for path in (self.lists / "partial", self.archives, self.shared / "cache", self.private):
             path.mkdir(parents=True, exist_ok=True)
         (self.private / "status").write_text("".join(map(_installed, present)))
-        (self.private / "whit.sources").write_text(sources)
+        named = self.shared / f"{hashlib.sha256(sources.encode()).hexdigest()[:16]}.sources"
+        if not named.exists():  # a newer file of sources would make apt build its caches anew
+            (self.private / named.name).write_text(sources)
+            shutil.move(self.private / named.name, named)
         (self.private / "auth.conf").write_text(auth)
         (self.private / "auth.conf").chmod(0o600)
         inherited = await _host_configuration()
-        (self.private / "apt.conf").write_text("".join(f"{line}\n" for line in [*inherited, *self._options()]))
+        (self.private / "apt.conf").write_text("".join(f"{line}\n" for line in [*inherited, *self._options(named)]))
 
-    def _options(self) -> Iterator[str]:
+    def _options(self, sources: Path) -> Iterator[str]:
         values = {
             "Dir::State::Lists": f"{self.lists}",
             "Dir::State::status": f"{self.private}/status",
             "Dir::State::extended_states": f"{self.private}/extended_states",
             "Dir::Cache": f"{self.shared}/cache",
             "Dir::Cache::archives": f"{self.private}",
-            "Dir::Cache::pkgcache": "",  # it holds the status file, of which each use has its own
-            "Dir::Etc::SourceList": f"{self.private}/whit.sources",
+            "Dir::Cache::pkgcache": f"{self.private}/pkgcache.bin",  # it holds the status file, which is private
+            "Dir::Etc::SourceList": f"{sources}",
             "Dir::Etc::SourceParts": "/dev/null",
             "Dir::Etc::Parts": "/dev/null",
             "Dir::Etc::Main": "/dev/null",
@@ -122,18 +134,17 @@ class Root:
         """
         with (self.shared / "lock").open("w") as lock:
             await asyncio.to_thread(fcntl.flock, lock, fcntl.LOCK_EX)
-            if self._age() >= max_age:
+            stamp = self._stamp()
+            age = time.time() - stamp.stat().st_mtime if stamp.exists() else math.inf
+            if age >= max_age:
                 await self._update()
-                self._stamp.touch()
+                stamp.touch()
 
-    @property
     def _stamp(self) -> Path:
-        """Named after the sources, so that other sources mean other lists."""
-        sources = (self.private / "whit.sources").read_bytes()
-        return self.shared / f"updated-{hashlib.sha256(sources).hexdigest()[:16]}"
-
-    def _age(self) -> float:
-        return time.time() - self._stamp.stat().st_mtime if self._stamp.exists() else math.inf
+        """Touched when the lists were fetched; named after the sources, since other sources mean other lists."""
+        configuration = (self.private / "apt.conf").read_text()
+        named = re.findall(r'^Dir::Etc::SourceList "(.*)";$', configuration, re.MULTILINE)
+        return Path(named[-1]).with_suffix(".updated")
 
     async def _update(self) -> None:
         try:
@@ -146,8 +157,11 @@ class Root:
                 hint="check the network and the entries in /etc/apt that serve this release",
             ) from error
 
-    async def resolve(self, wanted: Sequence[str]) -> tuple[Package, ...]:
-        """The packages that `wanted` (NAME or NAME=VERSION) and their dependencies need, sorted by name."""
+    async def resolve(self, wanted: Sequence[str], beside: Sequence[str] = ()) -> Resolved:
+        """What `wanted` (NAME or NAME=VERSION) and all that it depends on needs. Raises InputError.
+
+        Packages named `beside` come without what they depend on.
+        """
         try:
             simulated = await process.run(["apt-get", "install", "-s", "-q", *wanted], env=self.environment)
         except CommandError as error:
@@ -155,14 +169,11 @@ class Root:
                 f"Debian cannot provide {', '.join(wanted)}:\n{_complaints(error.stderr)}",
                 hint="look the name up with: apt-cache policy NAME",
             ) from error
-        found = sorted(set(_INSTALL_LINE.findall(simulated.text)))
-        return await self.describe([f"{name.partition(':')[0]}={version}" for name, version, _ in found])
-
-    async def describe(self, wanted: Sequence[str]) -> tuple[Package, ...]:
-        """What the signed lists say of the candidates of NAME or of NAME=VERSION, sorted by name."""
-        shown = await process.run(["apt-cache", "show", "--no-all-versions", *wanted], env=self.environment)
+        chosen = {name.partition(":")[0]: version for name, version, _ in _INSTALL_LINE.findall(simulated.text)}
+        asked = [*(f"{name}={version}" for name, version in sorted(chosen.items())), *sorted(set(beside) - set(chosen))]
+        shown = await process.run(["apt-cache", "show", "--no-all-versions", *asked], env=self.environment)
         packages = {package.name: package for package in map(_package, re.split(r"\n\n+", shown.text.strip()))}
-        return tuple(packages[name] for name in sorted(packages))
+        return Resolved(tuple(packages[name] for name in sorted(packages)), frozenset(chosen))
 
     async def download(self, packages: Sequence[Package]) -> None:
         """Bring the packages into `archives`, with their digests checked. Raises Permanent."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,14 +24,34 @@ CLONE_NEWUSER = 0x10000000
 CLONE_NEWPID = 0x20000000
 CLONE_NEWNET = 0x40000000
 
-SYS_SECCOMP = {"x86_64": 317, "aarch64": 277}
 SYS_LANDLOCK_CREATE_RULESET = 444
 """The same on every architecture, as all system calls since Linux 5.1."""
+_CLONE_VM = 0x00000100
+_CLONE_VFORK = 0x00004000
+_STACK = 1 << 16
 
 
 def unshare(flags: int) -> None:
     """Move the calling thread into new namespaces."""
     _checked(_libc.unshare(ctypes.c_int(flags)), "unshare", "")
+
+
+def clone_and_exit(flags: int) -> None:
+    """Start a process in new namespaces that ends at once, and wait for it: says whether the kernel lets us.
+
+    unshare cannot make user namespaces here, because a process with threads may not. The child shares our memory and
+    runs nothing but `_exit` of the C library, while the calling thread stands still.
+    """
+    stack = ctypes.create_string_buffer(_STACK)
+    top = (ctypes.addressof(stack) + _STACK) & ~0xF
+    function = ctypes.cast(_libc._exit, ctypes.c_void_p)
+    kind = ctypes.c_int(flags | _CLONE_VM | _CLONE_VFORK | signal.SIGCHLD)
+    child = _checked(_libc.clone(function, ctypes.c_void_p(top), kind, None), "clone", "")
+    os.waitpid(child, 0)
+
+
+def prctl(option: int, *arguments: int) -> None:
+    _checked(_libc.prctl(ctypes.c_int(option), *map(ctypes.c_ulong, arguments)), "prctl", "")
 
 
 def setns(descriptor: int, kind: int, path: str = "") -> None:

@@ -50,7 +50,8 @@ def _create_here(path: Path) -> None:
 
 def remove(path: Path) -> None:
     """Let go of the namespace. It ends when no process or socket uses it. Safe if there is none."""
-    mount.unmount(path)
+    if exists(path):
+        mount.unmount(path)
     path.unlink(missing_ok=True)
 
 

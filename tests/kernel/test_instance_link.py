@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import socket
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -173,6 +175,47 @@ def test_a_link_goes_away_with_its_namespace(settings: Settings, node: Path) -> 
         while any(link.name == wanted.name for link in links.all_links(netlink)):
             assert time.monotonic() < until
             time.sleep(0.02)
+
+
+_CONNECT_FOR_EVER = """
+import sys
+from ipaddress import IPv4Address
+from pathlib import Path
+from whit.kernel import instance_link, netns
+node, directory, prefix = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
+print("ready", flush=True)
+for number in range(200):
+    path = directory / f"instance-{number}"
+    netns.create(path)
+    address = IPv4Address("198.18.77.20") + number
+    wanted = instance_link.InstanceLink(f"{prefix}{number}", path, address, IPv4Address("198.18.77.1"))
+    netns.call_in(node, lambda: instance_link.prepare_instance(wanted))
+"""
+
+
+def test_an_agent_killed_while_it_connects_leaves_nothing_that_cannot_be_found(settings: Settings, node: Path) -> None:
+    """Its namespaces are in one directory, and its links have its prefix; a pair goes with either end."""
+    _host_link(settings, node)
+    argv = [sys.executable, "-c", _CONNECT_FOR_EVER, str(node), str(settings.netns_dir), settings.link_prefix]
+    environment = {"PYTHONPATH": str(Path(links.__file__).parents[2])}
+    for delay in (0.004, 0.017, 0.031, 0.06):
+        with subprocess.Popen(argv, stdout=subprocess.PIPE, env=environment) as agent:
+            try:
+                assert agent.stdout is not None
+                assert agent.stdout.readline() == b"ready\n"
+                time.sleep(delay)
+            finally:
+                agent.kill()
+        for path in netns.kept_in(settings.netns_dir):
+            if path != node:
+                netns.remove(path)
+        with NetlinkSocket.inside(node) as netlink:
+            left = [link.name for link in links.all_links(netlink) if link.name.startswith(settings.link_prefix)]
+            netlink.execute([links.delete(name) for name in left if name != settings.host_link])
+            names = {link.name for link in links.all_links(netlink)} - {"lo"}
+        assert {name for name in names if name.startswith("w-")} == {settings.host_link}
+    # Nor did it leave an end behind on the host, where none was to be.
+    assert not [path for path in Path("/sys/class/net").iterdir() if path.name.startswith(settings.link_prefix)]
 
 
 def test_many_messages_in_one_call_and_large_dumps(node: Path) -> None:

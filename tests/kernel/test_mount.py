@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from whit.base.errors import Conflict, SystemCallError
+from whit.base.errors import Conflict, SystemCallError, Unavailable
 from whit.kernel import mount
 from whit.kernel.files import MakeDirectory, WriteFile
 from whit.kernel.mount import BindMount, MountOverlay, MountPoint, MountTmpfs
@@ -107,6 +107,15 @@ def test_an_overlay_of_layers_with_special_characters(mounts: Path) -> None:
     (target,) = _directories(mounts, "target")
     mount.overlay(target, layers)
     assert sorted(path.name for path in target.iterdir()) == ["f0", "f1", "f2"]
+
+
+@root
+def test_too_many_layers_are_refused_not_cut_off(mounts: Path) -> None:
+    layers = [_layer(mounts, f"{number:03}") for number in range(300)]
+    (target,) = _directories(mounts, "target")
+    with pytest.raises(Unavailable, match="300 layers"):
+        mount.overlay(target, layers)
+    assert not mount.is_mounted(target)
 
 
 @root

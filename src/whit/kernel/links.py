@@ -106,10 +106,13 @@ def all_links(netlink: NetlinkSocket) -> list[Link]:
 
 def by_name(netlink: NetlinkSocket, name: str) -> Link:
     """One link with its addresses. Raises NotFound."""
-    for link in all_links(netlink):
-        if link.name == name:
-            return link
-    raise NotFound(f"there is no link {name}")
+    try:
+        (reply,) = netlink.execute([get(name)])
+    except SystemCallError as error:
+        if error.errno == errno.ENODEV:
+            raise NotFound(f"there is no link {name}") from error
+        raise
+    return parse(reply.body, addresses.by_link(netlink))
 
 
 def parse(body: bytes, known: dict[int, list[IPv4Interface | IPv6Interface]] | None = None) -> Link:

@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from whit.base.errors import SystemCallError
+from whit.base.errors import SystemCallError, Unavailable
 from whit.kernel import libc
 from whit.kernel.thread import in_thread
 
@@ -123,6 +123,7 @@ def overlay(target: Path, lowers: Sequence[Path], *, upper: Path | None = None, 
 
     Raises:
         SystemCallError: EINVAL also if there is neither an upper nor a second lower.
+        Unavailable: there are too many layers.
     """
     highest_first = list(reversed(lowers))
     options = _overlay_options(highest_first, upper, work)
@@ -131,7 +132,10 @@ def overlay(target: Path, lowers: Sequence[Path], *, upper: Path | None = None, 
         return
     with ExitStack() as stack:
         named = [_by_descriptor(path, stack) for path in highest_first]
-        libc.mount("overlay", str(target), "overlay", 0, _overlay_options(named, upper, work))
+        options = _overlay_options(named, upper, work)
+        if len(os.fsencode(options)) > _OPTIONS_LIMIT:
+            raise Unavailable(f"{len(lowers)} layers are too many for one overlay", hint="merge some: 200 are possible")
+        libc.mount("overlay", str(target), "overlay", 0, options)
 
 
 def _overlay_options(highest_first: Sequence[Path], upper: Path | None, work: Path | None) -> str:

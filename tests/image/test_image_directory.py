@@ -150,6 +150,7 @@ def f(path, *, environ="alpha"):
     return inner if path in {"beta", "gamma"} else lambda sys: sys.argv
 class C:
     '''doc'''
+    def only_xml_has_this_name(self): return self.getElementsByTagName, self.putrequest, "NodeFilter"
     async def m(self): return [x async for x in self]
 """
 

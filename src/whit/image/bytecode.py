@@ -1,7 +1,7 @@
 """Byte code: Python sources of a tree are compiled ahead of time, so that instances start without compiling.
 
 The caches are marked as unchecked (PEP 552): the times of the sources are normalised, so the usual check would throw
-each cache away. The same source gives the same bytes in every run and order; see `_hold`.
+each cache away. The same source gives the same bytes in every process of one Python release; a test holds that.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import sys
 import warnings
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from types import CodeType
 
 from whit.image.tree import Entry, Tree
 
@@ -77,27 +76,6 @@ def compile_source(source: bytes, path: str) -> bytes | None:
             code = compile(source, path, "exec", dont_inherit=True, optimize=0)
         except (SyntaxError, ValueError, RecursionError):
             return None
-    held: list[object] = []
-    _hold(code, held)
     flags = 0b01  # a hash stands in for the time, and is not checked
     header = importlib.util.MAGIC_NUMBER + flags.to_bytes(4, "little") + importlib.util.source_hash(source)
     return header + marshal.dumps(code)
-
-
-def _hold(code: CodeType, held: list[object]) -> None:
-    """Refer to every string of `code` once more.
-
-    marshal writes an object that is referred to once in another form than one that is referred to more often, and
-    whether an interned string is depends on what else this process has loaded (https://bugs.python.org/issue34093).
-    """
-    held += [code.co_filename, code.co_name, code.co_qualname]
-    held += [*code.co_names, *code.co_varnames, *code.co_freevars, *code.co_cellvars]
-    pending: list[object] = list(code.co_consts)
-    while pending:
-        constant = pending.pop()
-        if isinstance(constant, CodeType):
-            _hold(constant, held)
-        elif isinstance(constant, tuple | frozenset):
-            pending.extend(constant)
-        elif isinstance(constant, str):
-            held.append(constant)

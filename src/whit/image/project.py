@@ -19,7 +19,7 @@ REQUIREMENTS = "requirements.txt"
 
 _REFERENCE = re.compile(r"^\s*(?:-r|--requirement|-c|--constraint)[\s=]+(\S+)")
 _LOCAL = re.compile(r"^\s*(?:-e\b|--editable\b|\.{0,2}/|file:|[\w.-]+\s*@\s*file:)")
-_PYTHON = {"bullseye": "3.9", "bookworm": "3.11", "trixie": "3.13"}
+_PYTHON = {"bookworm": "3.11", "trixie": "3.13"}
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from whit.tools import pip
 
 APP = "app"
 _PREFIX = "usr/local"
-_GLIBC = {"3.9": 31, "3.11": 36, "3.13": 41}
+_GLIBC = {"3.11": 36, "3.13": 41}
 """Minor version of glibc in the Debian release with this Python."""
 _OUTSIDE = ("bin", "share", "etc", "include")
 """What pip puts beside the packages, and where it goes below /usr/local."""

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from whit.base.settings import Settings
-from whit.kernel import libc, mount, probes
+from whit.kernel import cgroup, libc, mount, probes
 from whit.kernel.cgroup import Hierarchies
 
 pytestmark = pytest.mark.root
@@ -67,6 +67,16 @@ def test_the_layouts_of_cgroups() -> None:
     assert (hybrid.state, "hybrid" in hybrid.detail) == ("degraded", True)
     assert probes.cgroups(Hierarchies({"memory": base / "memory"}, None)).state == "missing"
     assert probes.cgroups(Hierarchies({}, None)).detail.startswith("none is mounted")
+
+
+def test_a_controller_that_is_not_handed_down_is_found_missing(settings: Settings) -> None:
+    """The unified hierarchy alone: on a hybrid machine it has no controllers to hand down."""
+    found = cgroup.find()
+    unified = Hierarchies({}, found.bpf_root())
+    expected = "works" if unified.has("pids") else "missing"
+    assert probes.limits(unified, "pids", settings).state == expected
+    assert probes.limits(unified, "nonsense", settings).state == "missing"
+    assert probes.limits(found, "pids", settings).state == "works"
 
 
 def test_a_file_system_that_holds_no_layers_is_found() -> None:

@@ -73,7 +73,7 @@ class Hierarchies:
         return self.unified
 
     def has(self, controller: str) -> bool:
-        """Whether limits of this kind can be set."""
+        """Whether any hierarchy has this controller."""
         if controller in self.controllers:
             return True
         return self.unified is not None and controller in _words(self.unified / "cgroup.controllers")
@@ -84,11 +84,11 @@ class Hierarchies:
 
     def directory(self, controller: str, group: str) -> Path | None:
         """The directory in which `controller` governs the group; None if nothing does."""
-        root = self.controllers.get(controller)
-        if root is None and self.unified is not None and controller in _words(self.unified / "cgroup.controllers"):
-            root = self.unified
-        path = None if root is None else _below(root, group)
-        return path if path is not None and path.is_dir() else None
+        root = self.controllers.get(controller, self.unified)
+        if root is None or not self.has(controller):
+            return None
+        path = _below(root, group)
+        return path if path.is_dir() else None
 
 
 def find() -> Hierarchies:

@@ -8,8 +8,8 @@ from __future__ import annotations
 import errno
 import os
 import tempfile
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from ipaddress import IPv4Interface
 from pathlib import Path
@@ -45,7 +45,7 @@ def features(settings: Settings) -> list[Feature]:
         user_namespaces(),
         overlay(settings.state_dir),
         cgroups(hierarchies),
-        *(limits(hierarchies, controller) for controller in ("memory", "cpu", "pids")),
+        *(limits(hierarchies, controller, settings) for controller in ("memory", "cpu", "pids")),
         cgroup_kill(hierarchies, settings),
         network_namespaces(settings),
         network_links(),
@@ -107,27 +107,42 @@ def cgroups(hierarchies: Hierarchies) -> Feature:
     return Feature(name=name, state="missing", detail=f"{detail}: BPF needs v2", hint=hint, required=True)
 
 
-def limits(hierarchies: Hierarchies, controller: str) -> Feature:
-    refusal = "" if hierarchies.has(controller) else "no such controller"
-    hint = "boot with cgroup_enable=memory" if controller == "memory" else ""
-    version = "v1" if controller in hierarchies.controllers else "v2"
-    return _feature(f"{controller} limits", refusal, detail=version, hint=hint)
+def limits(hierarchies: Hierarchies, controller: str, settings: Settings) -> Feature:
+    """On v2, the groups above must hand a controller down: one is made to see."""
+    name = f"{controller} limits"
+    if controller in hierarchies.controllers:
+        return Feature(name=name, state="works", detail="v1")
+
+    def attempt() -> None:
+        with _trial_group(hierarchies, settings) as group:
+            if controller not in (group / "cgroup.controllers").read_text().split():
+                raise SystemCallError("use", errno.ENOENT, f"controller {controller} in {group}")
+
+    hint = "boot with cgroup_enable=memory" if controller == "memory" else "the kernel or a cgroup above withholds it"
+    return _feature(name, _refusal(attempt), detail="v2", hint=hint)
 
 
 def cgroup_kill(hierarchies: Hierarchies, settings: Settings) -> Feature:
-    """Linux 5.14. The root has none, so a group is made for it."""
+    """Linux 5.14. The root has none, so a group is made to see."""
 
     def attempt() -> None:
-        group = f"{settings.cgroup}/probe-{os.getpid()}"
-        unified = Hierarchies({}, hierarchies.bpf_root())
-        cgroup.create(unified, group)
-        try:
-            if not all((path / "cgroup.kill").exists() for path in unified.directories(group)):
-                raise SystemCallError("open", errno.ENOENT, "cgroup.kill")
-        finally:
-            cgroup.remove(unified, group)
+        with _trial_group(hierarchies, settings) as group, libc.named("open", group / "cgroup.kill"):
+            (group / "cgroup.kill").write_text("1")
 
     return _feature("cgroup.kill", _refusal(attempt), hint="Linux 5.14 and later have it; processes are frozen instead")
+
+
+@contextmanager
+def _trial_group(hierarchies: Hierarchies, settings: Settings) -> Iterator[Path]:
+    """An empty group of v2."""
+    name = f"{settings.cgroup}/probe-{os.getpid()}"
+    unified = Hierarchies({}, hierarchies.bpf_root())
+    cgroup.create(unified, name)
+    try:
+        (group,) = unified.directories(name)
+        yield group
+    finally:
+        cgroup.remove(unified, name)
 
 
 def network_namespaces(settings: Settings) -> Feature:

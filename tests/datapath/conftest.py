@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import shutil
-import socket
 import subprocess
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from support.veth import Pair
 
 from whit.base.settings import Settings
 from whit.datapath import build
@@ -56,29 +55,6 @@ def pins(settings: Settings) -> Iterator[Pins]:
     pins.make()
     yield pins
     uninstall(settings)
-
-
-@dataclass(frozen=True)
-class Pair:
-    """Two ends of a veth, both up in the host: frames sent on `far` come in at `near`."""
-
-    near: str
-    far: str
-
-    @property
-    def ifindex(self) -> int:
-        return socket.if_nametoindex(self.near)
-
-    def send(self, count: int, name: str | None = None) -> None:
-        """Frames of the experimental protocol."""
-        with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as sender:
-            sender.bind((name or self.far, 0))
-            frame = b"\xff" * 6 + b"\x02\0\0\0\0\x01" + b"\x88\xb5" + bytes(50)
-            for _ in range(count):
-                sender.send(frame)
-
-    def delete(self) -> None:
-        subprocess.run(["ip", "link", "del", self.near], check=True, capture_output=True)
 
 
 @pytest.fixture

@@ -31,7 +31,7 @@ from whit.datapath.abi import (
 from whit.datapath.attach import Attachment, Form
 from whit.datapath.clsact import Direction
 from whit.datapath.codec import U32, U64, struct_codec
-from whit.datapath.events import FlowEvents
+from whit.datapath.events import FlowEvents, RingReader
 from whit.datapath.install import DatapathConfig
 from whit.datapath.maps import ArrayMap, BpfMap, HashMap, LpmMap, PerCpuMap
 from whit.datapath.pins import Pins, mount_bpffs, program_of, remove
@@ -47,7 +47,7 @@ class Datapath:
         """Opens the pinned maps. Raises NotFound if one is missing."""
         self.pins = pins
         self.form = form
-        self._opened: list[BpfMap[Any, Any] | FlowEvents] = []
+        self._opened: list[BpfMap[Any, Any] | RingReader] = []
         try:
             self._open_maps(pins.maps)
         except BaseException:
@@ -110,6 +110,7 @@ class Datapath:
         )
         """One entry, at 0."""
         self.events: FlowEvents = self._keep(FlowEvents(maps / "events"))
+        self.control: RingReader = self._keep(RingReader(maps / "control"))
 
     def _keep(self, opened: Any) -> Any:
         self._opened.append(opened)

@@ -1,0 +1,209 @@
+"""Installing, adopting, changing and removing the real datapath on the real kernel."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from ipaddress import IPv4Network
+from pathlib import Path
+
+import pytest
+from support.veth import Pair
+
+from whit.base.errors import Conflict, InputError, NotFound
+from whit.base.settings import Settings
+from whit.datapath import libbpf
+from whit.datapath.abi import FlowKey, FlowValue, IdentityKey, IdentityValue
+from whit.datapath.address import Address
+from whit.datapath.attach import CGROUP_HOOKS, Form, best_form
+from whit.datapath.datapath import Datapath, uninstall
+from whit.datapath.install import DatapathConfig
+from whit.datapath.pins import BPFFS, Pins
+
+pytestmark = pytest.mark.root
+
+CONFIG = DatapathConfig(pool=IPv4Network("10.99.0.0/24"), sizes={"flows": 1000})
+OTHER = dataclasses.replace(CONFIG, mark=1, mark_mask=1)
+KEY = FlowKey(Address.from_ip("10.99.0.1"), Address.from_ip("10.99.0.2"), 1, 2, 6)
+VALUE = FlowValue(1, 2, 3, Address.from_ip("0.0.0.0"), 4, 0, 5, 6, 7, 8, 9, 10, 11, 12)
+
+
+@pytest.fixture(params=["tcx", "clsact"])
+def form(request: pytest.FixtureRequest) -> Form:
+    if request.param == "tcx" and best_form() != "tcx":
+        pytest.skip("this kernel has no TCX")
+    return request.param  # type: ignore[no-any-return]
+
+
+@pytest.fixture
+def own(settings: Settings) -> Iterator[Settings]:
+    yield settings
+    uninstall(settings)
+
+
+def program_ids(settings: Settings) -> dict[str, int]:
+    found = {}
+    for path in Pins.of(settings).current().iterdir():
+        with libbpf.opened_pin(path) as descriptor:
+            found[path.name] = libbpf.program_id(descriptor)
+    return found
+
+
+def test_installing_twice_changes_nothing(own: Settings) -> None:
+    with Datapath.install(own, CONFIG) as first:
+        first.flows.put(KEY, VALUE)
+        before = program_ids(own)
+    assert set(before) == {"from_instance", "to_instance", "from_uplink", *CGROUP_HOOKS}
+    with Datapath.install(own, CONFIG) as second:
+        assert second.flows.get(KEY) == VALUE
+        assert second.flows.max_entries == 1000
+    assert program_ids(own) == before
+
+
+def test_a_restart_is_quick(own: Settings, record_number: Callable[[str, object], None]) -> None:
+    Datapath.install(own, CONFIG).close()
+    times = []
+    for _ in range(5):
+        began = time.perf_counter()
+        Datapath.install(own, CONFIG).close()
+        times.append(time.perf_counter() - began)
+    record_number("datapath: install when installed, ms (best of 5)", round(min(times) * 1000, 2))
+    assert min(times) < 0.03
+
+
+def test_a_changed_configuration_replaces_programs_and_keeps_flows(own: Settings, pair: Pair, form: Form) -> None:
+    with Datapath.install(own, CONFIG, form=form) as datapath:
+        datapath.attach_instance(pair.ifindex, 1)
+        datapath.attach_uplink(pair.ifindex, "eth0.5")
+        datapath.flows.put(KEY, VALUE)
+        before = program_ids(own)
+    with Datapath.install(own, OTHER, form=form) as datapath:
+        after = program_ids(own)
+        assert not set(before.values()) & set(after.values())
+        attached = {found.pin.name: found.program_id for found in datapath.attachments()}
+        assert attached == {
+            "instance-1-ingress": after["from_instance"],
+            "instance-1-egress": after["to_instance"],
+            "uplink-eth0%2E5": after["from_uplink"],
+        }
+        assert datapath.flows.get(KEY) == VALUE
+        assert len(list(Pins.of(own).programs.iterdir())) == 1
+        datapath.detach_instance(1)
+        datapath.detach_instance(1)
+        datapath.detach_uplink("eth0.5")
+        assert datapath.attachments() == []
+
+
+def test_tools_open_what_the_agent_installed(own: Settings) -> None:
+    with pytest.raises(NotFound, match="no datapath is installed"):
+        Datapath.open(own)
+    with Datapath.install(own, CONFIG) as agent, Datapath.open(own) as tool:
+        agent.identities.put(IdentityKey(128, Address.from_ip("10.99.0.1")), IdentityValue(5))
+        assert tool.identities.get(IdentityKey(128, Address.from_ip("10.99.0.1"))) == IdentityValue(5)
+        assert list(tool.events.poll()) == []
+        assert tool.state.get(0).generation == 0
+        assert list(tool.drops.items()) == []
+
+
+def test_uninstalling_leaves_nothing_and_is_safe_twice(settings: Settings, pair: Pair, form: Form) -> None:
+    uninstall(settings)
+    with Datapath.install(settings, CONFIG, form=form) as datapath:
+        datapath.attach_instance(pair.ifindex, 1)
+    uninstall(settings)
+    uninstall(settings)
+    assert not settings.bpf_dir.exists()
+    shown = subprocess.run(["tc", "qdisc", "show", "dev", pair.near], check=True, capture_output=True, text=True).stdout
+    assert "clsact" not in shown
+
+
+def test_uninstalling_after_the_link_is_gone(settings: Settings, pair: Pair, form: Form) -> None:
+    with Datapath.install(settings, CONFIG, form=form) as datapath:
+        datapath.attach_instance(pair.ifindex, 1)
+        pair.delete()
+        datapath.detach_instance(1)
+        assert datapath.attachments() == []
+    uninstall(settings)
+    assert not settings.bpf_dir.exists()
+
+
+def test_host_sockets_are_attached_once_and_taken_away(own: Settings, tmp_path: Path) -> None:
+    root = next(
+        (line.split()[1] for line in Path("/proc/mounts").read_text().splitlines() if " cgroup2 " in line), None
+    )
+    if root is None:
+        pytest.skip("cgroup2 is not mounted")
+    cgroup = Path(root) / f"whit-{own.id}"
+    cgroup.mkdir()
+    try:
+        with Datapath.install(own, CONFIG) as datapath:
+            for _ in range(2):
+                datapath.attach_host_sockets(cgroup)
+                assert sorted(found.hook for found in datapath.attachments()) == sorted(CGROUP_HOOKS)
+            datapath.detach_host_sockets()
+            assert datapath.attachments() == []
+    finally:
+        cgroup.rmdir()
+
+
+def test_an_installation_that_stopped_halfway_is_done_again(own: Settings, pair: Pair) -> None:
+    pins = Pins.of(own)
+    with Datapath.install(own, CONFIG) as datapath:
+        datapath.attach_instance(pair.ifindex, 1)
+        datapath.flows.put(KEY, VALUE)
+    pins.current().rename(pins.pending)
+    (pins.maps / "drops").unlink()
+    with Datapath.install(own, CONFIG) as datapath:
+        assert datapath.flows.get(KEY) == VALUE
+        assert {found.program_id for found in datapath.attachments()} <= set(program_ids(own).values())
+    assert not pins.pending.exists()
+
+
+def test_killed_anywhere_it_installs_again_and_uninstalls(
+    own: Settings, sample: Callable[[int, int], int], pair: Pair
+) -> None:
+    """A process that installs, attaches and changes over and over is killed at a random moment."""
+    script = Path(__file__).with_name("install_for_ever.py")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    for round_ in range(sample(5, 50)):
+        command = [sys.executable, str(script), own.id, str(pair.ifindex)]
+        process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE)
+        assert process.stdout is not None
+        process.stdout.readline()
+        time.sleep(0.013 * (round_ % 17 + 1))
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        with Datapath.install(own, CONFIG) as datapath:
+            datapath.attach_instance(pair.ifindex, 1)
+            ids = set(program_ids(own).values())
+            assert {found.program_id for found in datapath.attachments()} <= ids
+            attached = {found.pin.name for found in datapath.attachments()}
+            assert attached - {"uplink-x"} == {"instance-1-ingress", "instance-1-egress"}
+        uninstall(own)
+        assert not own.bpf_dir.exists()
+
+
+def test_an_object_without_the_constants_is_refused_by_name(own: Settings, sample_path: Path) -> None:
+    with pytest.raises(InputError, match="no constant pool"):
+        Datapath.install(own, dataclasses.replace(CONFIG, object=sample_path))
+
+
+def test_a_pinned_map_of_another_layout_is_named(own: Settings) -> None:
+    Datapath.install(own, CONFIG).close()
+    maps = Pins.of(own).maps
+    (maps / "flows").unlink()
+    (maps / "endpoints").rename(maps / "flows")
+    with pytest.raises(Conflict, match="map flows"):
+        Datapath.install(own, OTHER)
+
+
+def test_bpffs_is_mounted_once(own: Settings) -> None:
+    Datapath.install(own, CONFIG).close()
+    mounts = [line for line in Path("/proc/mounts").read_text().splitlines() if line.split()[1] == str(BPFFS)]
+    assert len(mounts) == 1
+    shutil.rmtree(own.bpf_dir)

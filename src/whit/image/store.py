@@ -372,7 +372,7 @@ async def _together(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
     try:
         async with asyncio.TaskGroup() as tasks:
             started = [tasks.create_task(item) for item in work]
-    except ExceptionGroup as group:  # what is raised in an `except*` clause would be wrapped in a group again
+    except ExceptionGroup as group:  # Python 3.11.2 wraps what `except*` raises in a group
         first = next((error for error in group.exceptions if isinstance(error, WhitError)), group)
         raise first from None
     return [task.result() for task in started]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 import re
 import subprocess
 from collections.abc import Callable
@@ -33,10 +32,7 @@ def host_layout(tmp_path: Path) -> str:
     source = f'#include <stddef.h>\n#include <stdio.h>\n#include "abi.h"\nint main(void) {{ {" ".join(lines)} }}\n'
     (tmp_path / "layout.c").write_text(source)
     include = str(build.SOURCES / "include")
-    command = ["clang", f"-I{include}", str(tmp_path / "layout.c"), "-o", str(tmp_path / "layout")]
-    if platform.machine() == "x86_64":
-        command.append("-m64")
-    subprocess.run(command, check=True)
+    subprocess.run(["clang", f"-I{include}", str(tmp_path / "layout.c"), "-o", str(tmp_path / "layout")], check=True)
     return subprocess.run([tmp_path / "layout"], check=True, capture_output=True, text=True).stdout
 
 

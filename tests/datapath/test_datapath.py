@@ -100,6 +100,13 @@ def test_a_changed_configuration_replaces_programs_and_keeps_flows(own: Settings
         assert datapath.attachments() == []
 
 
+def test_an_adopted_map_keeps_its_size_and_says_so(own: Settings, caplog: pytest.LogCaptureFixture) -> None:
+    Datapath.install(own, CONFIG).close()
+    with Datapath.install(own, dataclasses.replace(CONFIG, sizes={"flows": 2000})) as datapath:
+        assert datapath.flows.max_entries == 1000
+    assert "map flows keeps its size of 1000" in caplog.text
+
+
 def test_tools_open_what_the_agent_installed(own: Settings) -> None:
     with pytest.raises(NotFound, match="no datapath is installed"):
         Datapath.open(own)

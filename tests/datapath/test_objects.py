@@ -42,11 +42,11 @@ def test_constants_of_every_size_arrive(sample_path: Path) -> None:
     with open_object(sample_path) as opened:
         opened.set_constants(constants)
         opened.load()
-        run = prog_test_run(opened.program_fd("tell"), PACKET, context=CONTEXT)
+        run = prog_test_run(opened.program_fd("tell"), PACKET, ctx=CONTEXT)
         told = lookup(opened.map_fd("seen"), 44)
     assert run.retval == 7
-    assert run.data == PACKET
-    assert struct.unpack_from("<I", run.context, 8) == (0xDEADBEEF,)  # skb->mark
+    assert run.data_out == PACKET
+    assert struct.unpack_from("<I", run.ctx_out, 8) == (0xDEADBEEF,)  # skb->mark
     assert struct.unpack("<QIiH2sB3x16s", told[:40]) == (
         1 << 63,
         0xDEADBEEF,

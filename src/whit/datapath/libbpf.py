@@ -14,9 +14,8 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from ctypes import POINTER, c_char_p, c_int, c_size_t, c_uint32, c_uint64, c_void_p
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from whit.base.errors import NotFound, Permanent, SystemCallError, Unavailable
 
@@ -121,10 +120,9 @@ class ProgInfo(ctypes.Structure):
     id: int
 
 
-class TestRunOptions(ctypes.Structure):
+class RunOptions(ctypes.Structure):
     """struct bpf_test_run_opts."""
 
-    __test__ = False
     _fields_ = [
         ("sz", c_size_t),
         ("data_in", c_char_p),
@@ -286,39 +284,37 @@ def opened_pin(path: Path) -> Iterator[int]:
         os.close(descriptor)
 
 
-@dataclass(frozen=True)
-class TestRun:
+class ProgramRun(NamedTuple):
     """What a program made of one packet. `duration_ns` is the mean of all repeats."""
 
-    __test__ = False
     retval: int
-    data: bytes
-    context: bytes
+    data_out: bytes
+    ctx_out: bytes
     duration_ns: int
 
 
-def prog_test_run(descriptor: int, data: bytes, *, context: bytes = b"", repeat: int = 1) -> TestRun:
-    """Run a program on a packet (BPF_PROG_TEST_RUN), with `context` (a struct __sk_buff) if the kind has one.
+def prog_test_run(descriptor: int, data: bytes, *, ctx: bytes = b"", repeat: int = 1) -> ProgramRun:
+    """Run a program on a packet (BPF_PROG_TEST_RUN), with `ctx` (a struct __sk_buff) if the kind has one.
 
     The packet is not reset between repeats.
     """
     room = len(data) + _TEST_RUN_ROOM
-    data_out, context_out = ctypes.create_string_buffer(room), ctypes.create_string_buffer(max(len(context), 1))
-    options = TestRunOptions(
-        sz=ctypes.sizeof(TestRunOptions),
+    data_out, ctx_out = ctypes.create_string_buffer(room), ctypes.create_string_buffer(max(len(ctx), 1))
+    options = RunOptions(
+        sz=ctypes.sizeof(RunOptions),
         data_in=data,
         data_out=ctypes.cast(data_out, c_void_p),
         data_size_in=len(data),
         data_size_out=room,
         repeat=repeat,
     )
-    if context:
-        options.ctx_in, options.ctx_out = context, ctypes.cast(context_out, c_void_p)
-        options.ctx_size_in = options.ctx_size_out = len(context)
+    if ctx:
+        options.ctx_in, options.ctx_out = ctx, ctypes.cast(ctx_out, c_void_p)
+        options.ctx_size_in = options.ctx_size_out = len(ctx)
     call("bpf_prog_test_run_opts", descriptor, ctypes.byref(options))
-    return TestRun(
+    return ProgramRun(
         ctypes.c_int32(options.retval).value,
         data_out.raw[: options.data_size_out],
-        context_out.raw[: options.ctx_size_out],
+        ctx_out.raw[: options.ctx_size_out],
         options.duration,
     )

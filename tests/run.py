@@ -25,9 +25,9 @@ CHECKS = {
 }
 
 
-def check(name: str, argv: list[str]) -> bool:
+def check(name: str, argv: list[str], environment: dict[str, str]) -> bool:
     began = time.monotonic()
-    done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(argv, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     print(f"{'ok    ' if done.returncode == 0 else 'FAILED'} {name} ({time.monotonic() - began:.1f} s)", flush=True)
     if done.returncode != 0:
         print(done.stdout + done.stderr, flush=True)
@@ -38,8 +38,8 @@ def main() -> int:
     arguments = sys.argv[1:]
     full = "--full" in arguments
     rest = [argument for argument in arguments if argument != "--full"]
-    passed = [check(name, argv) for name, argv in CHECKS.items()]
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "WHIT_TEST_FULL": "1" if full else ""}
+    passed = [check(name, argv, environment) for name, argv in CHECKS.items()]
     tests = subprocess.run([sys.executable, "-m", "pytest", *rest], cwd=ROOT, env=environment, check=False)
     return 0 if all(passed) and tests.returncode == 0 else 1
 

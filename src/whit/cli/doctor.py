@@ -38,7 +38,7 @@ def doctor(
         return _clean(run, yes)
     from whit.control.doctor import examine
 
-    features = examine()
+    features = examine(run.settings)
     if run.json:
         run.output.document([feature.model_dump(mode="json") for feature in features])
     else:

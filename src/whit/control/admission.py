@@ -35,7 +35,7 @@ def _refuse_same_ports(spec: AppSpec, other: AppSpec) -> None:
             holder = taken.get((port.published, port.protocol))
             if holder is not None:
                 raise Conflict(
-                    f"port {port.published}/{port.protocol} of {spec.name}/{name} is published by {other.name}/{holder}",
+                    f"{spec.name}/{name} publishes {port.published}/{port.protocol}, as {other.name}/{holder} does",
                     hint="publish another port, or `whit down` the other app",
                 )
 

@@ -22,8 +22,8 @@ async def settle_images(spec: AppSpec, images: Images, report: Report, *, refres
         async with asyncio.TaskGroup() as group:
             for name, service in spec.services.items():
                 tasks[name] = group.create_task(_settle(spec.name, name, service, images, report, refresh=refresh))
-    except* WhitError as group_error:
-        raise group_error.exceptions[0] from None
+    except ExceptionGroup as failures:
+        raise failures.exceptions[0] from None
     return {name: task.result() for name, task in tasks.items()}
 
 

@@ -1,0 +1,303 @@
+"""The agent: holds what is wanted, and turns the wheel that brings the machine to it, again after everything that
+happens and every few seconds besides.
+
+It is the only object that the doors talk to. What it decides is in `desired`, `plan` and `admission`; what it does is
+done by `instances` and `network`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from datetime import datetime
+from typing import Any
+
+from whit import __version__
+from whit.base.errors import NotFound, WhitError
+from whit.base.settings import Settings
+from whit.cluster.documents import Documents
+from whit.cluster.sqlite import SqliteStore
+from whit.control import admission, doctor, images, resolver, status, waiting
+from whit.control.desired import Wanted, instance_names, volume_directory, wanted_instances
+from whit.control.explain import answer
+from whit.control.instances import Instances
+from whit.control.network import NodeNetwork
+from whit.control.observe import FlowQuery
+from whit.control.plan import next_retry, plan
+from whit.image.store import ImageStore
+from whit.mesh.flows import FlowLog
+from whit.model.app import AppSpec
+from whit.model.feature import Feature
+from whit.model.flow import Explanation, Flow
+from whit.model.image import Image, StoredImage
+from whit.model.instance import InstanceSpec, InstanceStatus
+from whit.model.progress import Progress, Report
+from whit.model.release import Release
+from whit.model.service import DependencySpec
+from whit.model.status import AgentStatus, AppStatus, LogLine
+from whit.runtime import logs
+from whit.runtime.driver import Driver
+from whit.runtime.execute import ExecRequest, Session
+
+log = logging.getLogger(__name__)
+
+LOOK_AGAIN = 5.0
+"""Seconds after which the machine is looked at although nothing seems to have happened."""
+
+
+class Agent:
+    """One node's agent. Made by `start`."""
+
+    def __init__(
+        self, settings: Settings, documents: Documents, network: NodeNetwork, driver: Driver, images_: ImageStore
+    ) -> None:
+        self.settings = settings
+        self.documents = documents
+        self.network = network
+        self.driver = driver
+        self.images = images_
+        self.instances = Instances(driver, network, self._changed)
+        self.flow_log = FlowLog()
+        self.releases: dict[str, Release] = {}
+        self.wanted: dict[str, Wanted] = {}
+        self.changes = asyncio.Event()
+        self._wake = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._app_locks: dict[str, asyncio.Lock] = {}
+
+    @classmethod
+    async def start(cls, settings: Settings) -> Agent:
+        """Open the state, set the node up, adopt what runs, and begin to reconcile.
+
+        Raises:
+            Unavailable: the machine lacks something without which nothing runs.
+        """
+        store = await SqliteStore.open(settings.database)
+        documents = Documents(store)
+        network = await NodeNetwork.open(settings, documents)
+        driver = await Driver.open(settings)
+        agent = cls(settings, documents, network, driver, ImageStore(settings))
+        agent.releases = {release.spec.name: release for release in await documents.list(Release, "release")}
+        await agent.instances.adopt(agent._dependencies_of)
+        network.attach_host()
+        loops = (agent._reconcile(), agent.flow_log.pump(network.datapath.events), logs.keep_all(settings))
+        agent._tasks = [asyncio.create_task(loop) for loop in loops]
+        log.info("agent %s %s, pool %s, %s", settings.id, __version__, network.books.addresses.pool, driver.runtime)
+        return agent
+
+    async def stop(self) -> None:
+        """Let go of everything; what runs goes on."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self.instances.release()
+        self.network.datapath.close()
+        await self.documents.store.close()
+
+    # ---- the wheel ----
+
+    def _changed(self) -> None:
+        self._wake.set()
+        self.changes.set()
+        self.changes = asyncio.Event()
+
+    async def _reconcile(self) -> None:
+        while True:
+            self._wake.clear()
+            try:
+                await self._step()
+            except WhitError as error:
+                log.error("reconciling: %s", error)
+            except Exception:
+                log.exception("reconciling")
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), self._patience())
+
+    def _patience(self) -> float:
+        retry = next_retry(self.instances.seen())
+        return LOOK_AGAIN if retry is None else max(0.0, min(LOOK_AGAIN, retry - time.monotonic()))
+
+    async def _step(self) -> None:
+        """Bring the machine one step nearer to what is wanted. The kernel knows of a service before it starts."""
+        releases = list(self.releases.values())
+        await self._assign(releases)
+        apps = [release.spec for release in releases]
+        await self.network.prepare(apps)
+        self.wanted = self._wanted(releases)
+        await self.network.write(releases, self.instances.records.values())
+        self._tell_flow_log()
+        if apps:
+            resolver.ensure(self.settings)
+        self.instances.carry_out(plan(self.wanted, self.instances.seen(), time.monotonic()), self.wanted)
+
+    async def _assign(self, releases: Sequence[Release]) -> None:
+        owners = {name: (r.spec.name, service) for r in releases for name, (service, _) in instance_names(r).items()}
+        there = {name: (record.spec.app, record.spec.service) for name, record in self.instances.records.items()}
+        await self.network.assign(releases, owners | there)
+
+    def _wanted(self, releases: Sequence[Release]) -> dict[str, Wanted]:
+        found: dict[str, Wanted] = {}
+        for release in releases:
+            app = release.spec.name
+            networks = {
+                name: self.network.spec_of(name, app, service) for name, (service, _) in instance_names(release).items()
+            }
+            found |= wanted_instances(release, networks, self.settings)
+        return found
+
+    def _tell_flow_log(self) -> None:
+        words = self.flow_log.words
+        words.identities = self.network.books.identities
+        words.rules = self.network.books.rules.texts()
+        records = self.instances.records.values()
+        words.links = {record.spec.network.number: record.spec.name for record in records}
+
+    def _dependencies_of(self, spec: InstanceSpec) -> Mapping[str, DependencySpec]:
+        release = self.releases.get(spec.app)
+        service = release.spec.services.get(spec.service) if release else None
+        return service.depends_on if service else {}
+
+    # ---- apps ----
+
+    async def up(
+        self, spec: AppSpec, report: Report, *, refresh: bool = False, timeout: float = 300.0, wait: bool = True
+    ) -> dict[str, Any]:
+        """Run the app as the spec has it. Returns its status, and whether anything changed."""
+        async with self._app_lock(spec.name):
+            await self._admit(spec)
+            settled = await self.settle_images(spec, report, refresh=refresh)
+            before = self.releases.get(spec.name)
+            release = Release(spec=spec, images=settled, restarts=before.restarts if before else {})
+            changed = before is None or _essence(before) != _essence(release)
+            await self._keep_release(release)
+            if wait:
+                await self._wait_until_up(spec.name, report, timeout)
+        return {"app": self.app_status(spec.name).model_dump(mode="json"), "changed": changed}
+
+    async def describe_up(self, spec: AppSpec) -> list[str]:
+        """What `up` would do, one line an operation. Nothing is built, so images that are missing are named only."""
+        await self._admit(spec)
+        return await status.describe_up(self, spec)
+
+    async def settle_images(self, spec: AppSpec, report: Report, *, refresh: bool = False) -> dict[str, Image]:
+        return await images.settle_images(spec, self.images, report, refresh=refresh)
+
+    async def down(self, name: str, report: Report, *, volumes: bool, timeout: float) -> None:
+        """Stop the app and forget it. With `volumes` its data go too."""
+        async with self._app_lock(name):
+            release = self._release(name)
+            await self.documents.delete("release", name)
+            del self.releases[name]
+            self._changed()
+            await waiting.until(self, lambda: waiting.gone(self, name, report), timeout, f"{name} to be down")
+            if volumes:
+                for volume in release.spec.volumes:
+                    await status.remove_volume(volume_directory(self.settings, name, volume))
+                    report(Progress(subject=name, step=f"removed volume {volume}", done=True))
+
+    async def restart(self, name: str, services: Sequence[str], report: Report, *, timeout: float) -> dict[str, Any]:
+        """New instances of these services, or of all."""
+        async with self._app_lock(name):
+            release = self._release(name)
+            chosen = [status.service_of(release.spec, given) for given in services] or list(release.spec.services)
+            counts = {service: release.restarts.get(service, 0) + 1 for service in chosen}
+            await self._keep_release(release.model_copy(update={"restarts": release.restarts | counts}))
+            await self._wait_until_up(name, report, timeout)
+        return {"app": self.app_status(name).model_dump(mode="json")}
+
+    async def _admit(self, spec: AppSpec) -> None:
+        admission.admit(spec, self.releases.values())
+        before = self.releases.get(spec.name)
+        held = {port for service in before.spec.services.values() for port in service.ports} if before else set()
+        asked = {port for service in spec.services.values() for port in service.ports}
+        admission.refuse_ports_in_use(sorted(asked - held, key=lambda port: port.published))
+
+    async def _keep_release(self, release: Release) -> None:
+        name = release.spec.name
+        await self.documents.put(release, "release", name)
+        self.releases[name] = release
+        # From here on the answer to "is it up" must be about this release.
+        await self._assign(list(self.releases.values()))
+        self.wanted = self._wanted(list(self.releases.values()))
+        self._changed()
+
+    async def _wait_until_up(self, name: str, report: Report, timeout: float) -> None:
+        await waiting.until(self, lambda: waiting.is_up(self, name, report), timeout, f"{name} to be healthy")
+
+    def _app_lock(self, name: str) -> asyncio.Lock:
+        return self._app_locks.setdefault(name, asyncio.Lock())
+
+    def _release(self, name: str) -> Release:
+        if name not in self.releases:
+            known = ", ".join(sorted(self.releases)) or "none"
+            raise NotFound(f"there is no app {name}", hint=f"apps that are up: {known}")
+        return self.releases[name]
+
+    # ---- what is seen ----
+
+    def status(self) -> AgentStatus:
+        return AgentStatus(
+            id=self.settings.id,
+            version=__version__,
+            pid=os.getpid(),
+            pool=self.network.books.addresses.pool,
+            runtime=self.driver.runtime,
+            apps=len(self.releases),
+        )
+
+    def app_statuses(self) -> list[AppStatus]:
+        return [self.app_status(name) for name in sorted(self.releases)]
+
+    def app_status(self, name: str) -> AppStatus:
+        return status.app_status(self._release(name), self.instances.seen(), self.network.service_address)
+
+    def instance_statuses(self, app: str = "") -> list[InstanceStatus]:
+        found = (
+            status.with_ports(there.status, self.releases.get(there.status.app))
+            for there in self.instances.seen().values()
+        )
+        return sorted((one for one in found if app in ("", one.app)), key=lambda one: one.name)
+
+    def logs(
+        self, app: str, members: Sequence[str], *, follow: bool, tail: int | None, since: str
+    ) -> AsyncIterator[LogLine]:
+        names = [one.name for one in self.instance_statuses(app) if not members or {one.name, one.service} & {*members}]
+        start = datetime.fromisoformat(since) if since else None
+        return self.driver.lines(names, follow=follow, last=tail, since=start)
+
+    def execute(self, instance: str, request: ExecRequest) -> AbstractAsyncContextManager[Session]:
+        if instance not in self.instances.records:
+            raise NotFound(f"there is no instance {instance}", hint="`whit ps` lists what there is")
+        return self.driver.execute(instance, request)
+
+    async def flows(self, query: FlowQuery, *, follow: bool) -> AsyncIterator[Flow]:
+        self.flow_log.collect(self.network.datapath.events)
+        past = list(self.flow_log.past(query.matches))
+        for flow in past[-query.limit :] if query.limit else past:
+            yield flow
+        if follow:
+            async for flow in self.flow_log.follow(query.matches):
+                yield flow
+
+    async def explain(self, source: str, destination: str, port: int, protocol: str) -> Explanation:
+        return await answer(self.network, self.instance_statuses(), source, destination, port, protocol)
+
+    async def stored_images(self) -> list[StoredImage]:
+        stored = await asyncio.to_thread(self.images.images)
+        return [StoredImage(name=one.name, digest=one.digest, size=one.size) for one in stored]
+
+    async def features(self) -> list[Feature]:
+        return await doctor.features(self.settings)
+
+
+def _essence(release: Release) -> Mapping[str, Any]:
+    """A release without what may differ although nothing changed."""
+    document = release.model_dump(mode="json")
+    for image in document["images"].values():
+        image.pop("cached")
+    return document

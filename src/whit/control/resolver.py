@@ -1,0 +1,59 @@
+"""Keeps the node's resolver running: a process of its own, which a new agent finds again and leaves alone."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+from whit.base.settings import Settings
+from whit.tools import process
+
+log = logging.getLogger(__name__)
+
+MODULE = "whit.mesh.resolver"
+
+
+def running(settings: Settings) -> int | None:
+    """The resolver's pid, if it lives. The pid file may be old and the pid another's, so its words are looked at."""
+    try:
+        pid = int(_pid_file(settings).read_text())
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
+    except (FileNotFoundError, ProcessLookupError, ValueError):
+        return None
+    return pid if MODULE in words and settings.id in words else None
+
+
+def ensure(settings: Settings) -> None:
+    """Start the resolver unless it runs. Its state file must be there."""
+    if running(settings) is not None:
+        return
+    settings.logs_dir.mkdir(parents=True, exist_ok=True)
+    argv = [sys.executable, "-P", "-m", MODULE, "--id", settings.id]
+    environment = {name: value for name, value in os.environ.items() if name.startswith(("WHIT_", "PYTHONPATH"))}
+    with (settings.logs_dir / "resolver.log").open("ab") as output:
+        started = process.start(argv, stdout=output.fileno(), stderr=output.fileno(), env=environment, cwd="/")
+    _pid_file(settings).write_text(f"{started.pid}\n")
+    log.info("started the resolver, pid %d", started.pid)
+
+
+def stop(settings: Settings, patience: float = 2.0) -> bool:
+    """End it. Returns whether there was one."""
+    pid = running(settings)
+    if pid is None:
+        return False
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
+        until = time.monotonic() + patience
+        while running(settings) == pid and time.monotonic() < until:
+            time.sleep(0.02)
+    return True
+
+
+def _pid_file(settings: Settings) -> Path:
+    return settings.resolver_dir / "pid"

@@ -1,0 +1,108 @@
+"""Statuses of apps and services from what is wanted and seen; what `up` would do; looking things up by name. Pure but
+for volumes, which it removes."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from whit.base.errors import NotFound
+from whit.control.desired import instance_names
+from whit.control.plan import Seen
+from whit.model.app import AppSpec
+from whit.model.instance import Health, InstanceStatus, State
+from whit.model.release import Release
+from whit.model.service import PortSpec
+from whit.model.status import AppState, AppStatus, ServiceStatus
+
+if TYPE_CHECKING:
+    from whit.control.agent import Agent
+
+_WORST_FIRST: tuple[State, ...] = (
+    "failed", "restarting", "pending", "building", "created", "exited", "stopped", "running",
+)  # fmt: skip
+_LEAST_HEALTHY_FIRST: tuple[Health, ...] = ("unhealthy", "starting", "healthy", "none")
+
+
+def app_status(release: Release, seen: Mapping[str, Seen], address: Callable[[str, str], str]) -> AppStatus:
+    app = release.spec
+    instances = [with_ports(there.status, release) for there in seen.values() if there.status.app == app.name]
+    services = tuple(
+        _service_status(release, name, [one for one in instances if one.service == name], address(app.name, name))
+        for name in app.services
+    )
+    return AppStatus(
+        name=app.name,
+        mode=app.mode,
+        state=_app_state(services),
+        services=services,
+        instances=tuple(sorted(instances, key=lambda one: one.name)),
+    )
+
+
+def _service_status(release: Release, name: str, instances: list[InstanceStatus], address: str) -> ServiceStatus:
+    spec = release.spec.services[name]
+    states = {one.state for one in instances} or {"pending"}
+    healths = {one.health for one in instances} or {"none"}
+    return ServiceStatus(
+        app=release.spec.name,
+        name=name,
+        state=next(state for state in _WORST_FIRST if state in states),
+        health=next(health for health in _LEAST_HEALTHY_FIRST if health in healths),
+        wanted=spec.replicas,
+        running=sum(one.state == "running" for one in instances),
+        address=address,
+        ports=tuple(map(port_text, spec.ports)),
+        image=release.images[name].name,
+        message="; ".join(one.message for one in instances if one.message),
+    )
+
+
+def _app_state(services: tuple[ServiceStatus, ...]) -> AppState:
+    if any(service.state == "failed" for service in services):
+        return "failed"
+    if all((s.running == s.wanted and s.health in ("none", "healthy")) or s.state == "exited" for s in services):
+        return "running"
+    return "degraded" if any(service.health == "unhealthy" for service in services) else "starting"
+
+
+def with_ports(status: InstanceStatus, release: Release | None) -> InstanceStatus:
+    spec = release.spec.services.get(status.service) if release else None
+    return status.model_copy(update={"ports": tuple(map(port_text, spec.ports))}) if spec else status
+
+
+def port_text(port: PortSpec) -> str:
+    return f"{port.host_ip}:{port.published}->{port.target}/{port.protocol}"
+
+
+def service_of(app: AppSpec, given: str) -> str:
+    """A service by its name, or by that of one of its instances. Raises NotFound."""
+    name = given.removeprefix(f"{app.name}/")
+    instance = name.removeprefix(f"{app.name}-").rpartition("-")[0]
+    for candidate in (name, instance):
+        if candidate in app.services:
+            return candidate
+    raise NotFound(f"{app.name} has no service {given}", hint=f"services: {', '.join(app.services)}")
+
+
+async def describe_up(agent: Agent, spec: AppSpec) -> list[str]:
+    """One line for each thing that bringing the app up would do."""
+    before = agent.releases.get(spec.name)
+    lines = [
+        f"{'build' if service.build else 'obtain'} the image of {name}, unless it is unchanged"
+        for name, service in spec.services.items()
+    ]
+    if before is None or before.spec != spec:
+        for name, service in spec.services.items():
+            if before is None or before.spec.services.get(name) != service:
+                lines += [f"start {spec.name}-{name}-{index}" for index in range(1, service.replicas + 1)]
+    gone = set(instance_names(before)) if before else set()
+    kept = {f"{spec.name}-{name}-{i}" for name, s in spec.services.items() for i in range(1, s.replicas + 1)}
+    return [*lines, *(f"remove {name}" for name in sorted(gone - kept))]
+
+
+async def remove_volume(path: Path) -> None:
+    await asyncio.to_thread(shutil.rmtree, path, ignore_errors=True)

@@ -1,0 +1,190 @@
+"""App file: finds it, and reads it into an AppSpec; whit.yaml is declared, Compose files are open.
+
+Owns the top level of the file, the order of reading, and where variables come from. Every mistake of the file is told at
+once, as InvalidApp.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from whit.base.errors import InputError, Place
+from whit.formats import shapes
+from whit.formats.checks import check
+from whit.formats.dotenv import read_env_file
+from whit.formats.draft import Source
+from whit.formats.interpolate import interpolate
+from whit.formats.mounts import is_volume_name
+from whit.formats.nodes import Entry, Table, parse
+from whit.formats.problems import Problems, make
+from whit.formats.service import finish, read_service
+from whit.formats.unsupported import refuse
+from whit.model.app import NAME, AppSpec, Mode, VolumeSpec
+from whit.model.service import ServiceSpec
+
+log = logging.getLogger(__name__)
+
+DECLARED_FILES = ("whit.yaml", "whit.yml")
+OPEN_FILES = ("compose.yaml", "compose.yml", "docker-compose.yaml", "docker-compose.yml")
+FILES = (*DECLARED_FILES, *OPEN_FILES)
+"""In the order in which they are looked for."""
+
+KEYS = {
+    "name": "The app's name; the directory's if left out.",
+    "services": "The services by name.",
+    "volumes": "Named volumes: nothing, or `{labels: …}`.",
+    "version": "Passed over with a warning; Compose has no use for it either.",
+}
+
+
+def load_app(path: Path, *, environment: Mapping[str, str] | None = None) -> AppSpec:
+    """The app of a file, or of the app file in a directory.
+
+    Variables come from `environment` (the process's if None), and from `.env` beside the file, over which it wins.
+
+    Raises:
+        InputError: there is no such file, or it is not YAML.
+        InvalidApp: its content is wrong; all that is.
+    """
+    file = _chosen_file(path)
+    directory = file.parent.resolve()
+    variables = _variables(directory, os.environ if environment is None else environment)
+    problems = Problems()
+    root = parse(_read(file), str(file), _expander(variables), problems)
+    top = shapes.table(root)
+    source = Source(directory, mode_of(file), variables, problems)
+    fields = _top_level(top, source)
+    problems.check()
+    return make(AppSpec, root.place, {key: entry.value.place for key, entry in top.entries.items()}, fields)
+
+
+def find_app_file(directory: Path) -> Path | None:
+    """The app file of a directory; of several, the first of FILES."""
+    return next((directory / name for name in FILES if (directory / name).is_file()), None)
+
+
+def mode_of(file: Path) -> Mode:
+    """open for a file that has compose in its name; default-deny for every other."""
+    return "open" if "compose" in file.name else "declared"
+
+
+def valid_name(text: str) -> str:
+    """`text` made the name of an app or service: a DNS label of at most 39 characters that begins with a letter."""
+    name = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
+    return (name if name[:1].isalpha() else f"app-{name}".rstrip("-"))[:39].rstrip("-")
+
+
+def _chosen_file(path: Path) -> Path:
+    if not path.exists():
+        raise InputError("there is no such file", place=Place(str(path)), hint=f"looked for: {', '.join(FILES)}")
+    if not path.is_dir():
+        return path
+    if not (file := find_app_file(path)):
+        raise InputError("there is no app file here", place=Place(str(path)), hint=f"looked for: {', '.join(FILES)}")
+    for override in sorted(path.glob("*compose.override.y*ml")):
+        log.warning("%s: is not read; write what it changes into %s", override, file.name)
+    return file
+
+
+def _read(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot be read: {error}", place=Place(str(file))) from error
+
+
+def _variables(directory: Path, environment: Mapping[str, str]) -> Mapping[str, str]:
+    file = directory / ".env"
+    return {**(read_env_file(file, environment) if file.is_file() else {}), **environment}
+
+
+class _expander:  # noqa: N801  a function that remembers what it warned of
+    """Interpolates a scalar; a variable that is not set is empty, with one warning a place."""
+
+    def __init__(self, variables: Mapping[str, str]) -> None:
+        self.variables = variables
+        self.warned: set[tuple[int, int, str]] = set()
+
+    def __call__(self, text: str, place: Place) -> str:
+        return interpolate(text, self.variables, place, lambda name: self.missing(name, place))
+
+    def missing(self, name: str, place: Place) -> str:
+        where = (place.line, place.column, name)
+        if where not in self.warned:
+            log.warning("%s: the variable %s is not set; it is taken as empty", place, name)
+        self.warned.add(where)
+        return ""
+
+
+def _top_level(top: Table, source: Source) -> dict[str, object]:
+    """The fields of AppSpec. What cannot be read is among the problems."""
+    refuse(top, "", KEYS, source.problems)
+    if version := top.entries.get("version"):
+        log.warning("%s: has no meaning; leave it out", version.place)
+    fields: dict[str, object] = {"mode": source.mode, "directory": source.directory}
+    with source.problems.guard():
+        fields["name"] = _name(top, source.directory)
+    volumes = _volumes(top.entries.get("volumes"), source.problems)
+    fields["volumes"] = volumes
+    with source.problems.guard():
+        fields["services"] = _services(top, source, volumes)
+    return fields
+
+
+def _name(top: Table, directory: Path) -> str:
+    entry = top.entries.get("name")
+    if entry is None:
+        return valid_name(directory.name)
+    name = shapes.text(entry.value)
+    _check_name(name, entry.value.place)
+    return name
+
+
+def _check_name(name: str, place: Place) -> None:
+    if not re.fullmatch(NAME, name):
+        hint = f"lower-case letters, digits and -, at most 39, a letter first; as {valid_name(name)}"
+        raise InputError(f"{name!r} is not a valid name", place=place, hint=hint)
+
+
+def _services(top: Table, source: Source, volumes: Mapping[str, VolumeSpec]) -> dict[str, ServiceSpec]:
+    entry = top.entries.get("services")
+    found = shapes.table(entry.value).entries if entry else {}
+    found = {key: service for key, service in found.items() if not key.startswith("x-")}
+    if not found:
+        raise InputError("has no services", place=entry.place if entry else top.place, hint="add them under services:")
+    drafts = {key: read_service(service, source) for key, service in found.items()}
+    check(drafts, volumes, source.problems)
+    services: dict[str, ServiceSpec] = {}
+    for draft in drafts.values():
+        with source.problems.guard():
+            _check_name(draft.name, draft.place)
+        # Without an image there is a problem already, and the model would only repeat it with a worse place.
+        if draft.fields.keys() & {"image", "build"}:
+            with source.problems.guard():
+                services[draft.name] = finish(draft)
+    return services
+
+
+def _volumes(entry: Entry | None, problems: Problems) -> dict[str, VolumeSpec]:
+    volumes: dict[str, VolumeSpec] = {}
+    with problems.guard():
+        for found in shapes.table(entry.value).entries.values() if entry else ():
+            if found.key.startswith("x-"):
+                continue
+            volumes[found.key] = VolumeSpec()
+            with problems.guard():
+                volumes[found.key] = _volume(found, problems)
+    return volumes
+
+
+def _volume(entry: Entry, problems: Problems) -> VolumeSpec:
+    if not is_volume_name(entry.key):
+        raise InputError("is no volume's name", place=entry.place, hint="use letters, digits, _ . and -")
+    table = shapes.table(entry.value)
+    refuse(table, "volumes.*", ("labels",), problems)
+    labels = shapes.assignments(table.entries["labels"].value) if "labels" in table.entries else {}
+    return VolumeSpec(labels={key: value or "" for key, (value, _) in labels.items()})

@@ -1,0 +1,128 @@
+"""Parts: `build` of a service, as text, `parts` or `context`. What a part becomes is the image area's business."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from whit.base.errors import InputError, Place
+from whit.formats import shapes
+from whit.formats.nodes import Scalar, Table, Value
+from whit.formats.problems import Problems, make
+from whit.formats.unsupported import refuse
+from whit.model.build import BuildSpec, DebianPart, DirectoryPart, LayoutPart, Part, PythonPart
+from whit.model.service import bind_directory
+
+log = logging.getLogger(__name__)
+
+KEYS = ("parts", "context")
+PYTHON_FILES = ("pyproject.toml", "requirements.txt")
+FORMS = "debian:NAME[=VERSION], python:DIR, ./DIR, dir:PATH, oci:PATH[:REF], oci-archive:PATH[:REF]"
+_KIND = re.compile(r"([a-z][a-z-]*):(.+)", re.DOTALL)
+
+
+def read_build(value: Value, directory: Path, problems: Problems) -> BuildSpec:
+    """The build of a service; paths start at `directory`. Raises InputError."""
+    if isinstance(value, Scalar):
+        return BuildSpec(parts=(project(shapes.text(value), value.place, directory),))
+    table = shapes.table(value)
+    refuse(table, "services.*.build", KEYS, problems)
+    given = [table.entries[key] for key in KEYS if key in table.entries]
+    if len(given) != 1:
+        raise InputError("has exactly one of parts and context", place=table.place, hint=f"parts: {FORMS}")
+    entry = given[0]
+    if entry.key == "context":
+        return BuildSpec(parts=(project(shapes.text(entry.value), entry.value.place, directory),))
+    found: list[Part] = []
+    for item in shapes.items(entry.value):
+        with problems.guard():
+            found.append(read_part(item, directory))
+    if not shapes.items(entry.value):
+        raise InputError("has no parts", place=entry.place, hint=f"parts: {FORMS}")
+    # With none left, each is a problem already; the build only has to be there for what follows.
+    return BuildSpec(parts=tuple(found) or (DirectoryPart(path=directory),))
+
+
+def read_part(value: Value, directory: Path) -> Part:
+    """A part as text. Raises InputError."""
+    if isinstance(value, Table):
+        raise InputError("a part is text", place=value.place, hint=FORMS)
+    text, place = shapes.text(value), value.place
+    if text in (".", "..") or text.startswith(("./", "../", "/", "~/")):
+        return DirectoryPart(path=_folder(text, place, directory))
+    match = _KIND.fullmatch(text)
+    if not match or match[1] not in _READERS:
+        raise InputError(f"{text!r} is not a part", place=place, hint=FORMS)
+    return _READERS[match[1]](match[2], place, directory)
+
+
+def project(text: str, place: Place, directory: Path) -> Part:
+    """The part that a directory is: a Python project if its files say so, else files. Raises InputError."""
+    folder = _folder(text, place, directory)
+    has_dockerfile = any((folder / name).exists() for name in ("Dockerfile", "Containerfile"))
+    if _is_python(folder):
+        if has_dockerfile:
+            log.warning("%s: built as a Python project; the Dockerfile in %s is not read", place, folder)
+        return PythonPart(path=folder)
+    if has_dockerfile:
+        raise InputError(
+            f"{folder} has a Dockerfile, which is not run",
+            place=place,
+            hint=f"say what it brings with build.parts: {FORMS}",
+        )
+    return DirectoryPart(path=folder)
+
+
+def _debian(text: str, place: Place, _directory: Path) -> Part:
+    name, equals, version = text.partition("=")
+    if equals and not version:
+        raise InputError("has no version after the =", place=place)
+    try:
+        return make(DebianPart, place, {}, {"name": name, "version": version or None})
+    except InputError as error:
+        raise InputError(f"{name!r} is no package's name", place=place) from error
+
+
+def _python(text: str, place: Place, directory: Path) -> Part:
+    folder = _folder(text, place, directory)
+    if not _is_python(folder):
+        raise InputError(f"{folder} has neither of {' and '.join(PYTHON_FILES)}", place=place, hint="add one of them")
+    return PythonPart(path=folder)
+
+
+def _directory(text: str, place: Place, directory: Path) -> Part:
+    return DirectoryPart(path=_folder(text, place, directory))
+
+
+def _layout(text: str, place: Place, directory: Path) -> Part:
+    path, _, reference = text.partition(":")
+    return LayoutPart(path=_existing(path, place, directory), reference=reference or None)
+
+
+_READERS: dict[str, Callable[[str, Place, Path], Part]] = {
+    "debian": _debian,
+    "python": _python,
+    "dir": _directory,
+    "oci": _layout,
+    "oci-archive": _layout,
+}
+
+
+def _is_python(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in PYTHON_FILES)
+
+
+def _existing(text: str, place: Place, directory: Path) -> Path:
+    path = Path(bind_directory(directory, text))
+    if not path.exists():
+        raise InputError(f"{path} does not exist", place=place, hint=f"paths start at {directory}")
+    return path
+
+
+def _folder(text: str, place: Place, directory: Path) -> Path:
+    path = _existing(text, place, directory)
+    if not path.is_dir():
+        raise InputError(f"{path} is not a directory", place=place)
+    return path

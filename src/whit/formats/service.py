@@ -1,0 +1,251 @@
+"""Service: one table from each honoured key to its reader, and the ServiceSpec that comes of it.
+
+What needs the other services to be known is checked in checks.py; what is not honoured stands in unsupported.py.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import get_args
+
+from whit.base.errors import InputError
+from whit.formats import shapes
+from whit.formats.capabilities import capability
+from whit.formats.draft import Draft, Placed, Source
+from whit.formats.environment import read_env_files, read_environment
+from whit.formats.health import read_healthcheck
+from whit.formats.limits import read_cpus, read_deploy, read_memory, read_pids
+from whit.formats.mounts import read_mount, read_tmpfs
+from whit.formats.nodes import Entry
+from whit.formats.parts import read_build
+from whit.formats.ports import read_port
+from whit.formats.problems import make
+from whit.formats.quantities import duration
+from whit.formats.unsupported import refuse
+from whit.formats.uses import read_use
+from whit.model.service import (
+    DependencySpec,
+    Isolation,
+    LimitsSpec,
+    MountSpec,
+    RestartSpec,
+    ServiceSpec,
+    bind_directory,
+)
+
+SCRATCH = ("/tmp", "/run", "/var/tmp")  # noqa: S108  the instance's own
+"""A declared service has a read-only root, and a tmpfs here unless it mounts these, or what is above them, itself.
+
+An explicit `read_only: false` gives it a root that can be written, and none of the tmpfs.
+"""
+_ISOLATIONS = get_args(Isolation)
+_CONDITIONS = ("service_started", "service_healthy", "service_completed_successfully")
+_RESTARTS = ("no", "always", "on-failure", "unless-stopped")
+
+
+@dataclass(frozen=True)
+class Key:
+    """A honoured key. `field` and `accepts` are for the reference: a field of ServiceSpec, and the forms it takes."""
+
+    read: Callable[[Entry, Draft], None]
+    field: str
+    accepts: str
+
+
+def read_service(entry: Entry, source: Source) -> Draft:
+    """All that can be read of a service; what cannot is among the problems."""
+    draft = Draft(entry.key, entry.place, source)
+    with source.problems.guard():
+        table = shapes.table(entry.value)
+        refuse(table, "services.*", KEYS, source.problems)
+        for found in table.entries.values():
+            if found.key in KEYS:
+                with source.problems.guard():
+                    KEYS[found.key].read(found, draft)
+        if "image" not in table.entries and "build" not in table.entries:
+            raise InputError("has neither image nor build", place=entry.place, hint="add one of them")
+        if "image" in table.entries and "build" in table.entries:
+            hint = "leave image out; what is built is named for its service"
+            raise InputError("has both image and build", place=table.entries["image"].place, hint=hint)
+    return draft
+
+
+def finish(draft: Draft) -> ServiceSpec:
+    """The noun. Raises InputError, also where a mistake in the file was a problem before."""
+    declared = draft.source.mode == "declared"
+    read_only = draft.fields.get("read_only", declared)
+    if declared and read_only:
+        draft.mounts.extend(Placed(mount, draft.place) for mount in scratch(draft.mounts))
+    limits = {key: limit.value for key, limit in draft.limits.items()}
+    places = {key: limit.place for key, limit in draft.limits.items()}
+    fields = {
+        **draft.fields,
+        "read_only": read_only,
+        "environment": draft.environment,
+        "ports": tuple(port.value for port in draft.ports),
+        "mounts": tuple(mount.value for mount in draft.mounts),
+        "uses": tuple(use.value for use in draft.uses),
+        "depends_on": {name: found.value for name, found in draft.depends_on.items()},
+        "healthcheck": draft.healthcheck,
+        "limits": make(LimitsSpec, draft.place, places, limits),
+    }
+    return make(ServiceSpec, draft.place, draft.places, fields)
+
+
+def scratch(mounts: Iterable[Placed[MountSpec]]) -> list[MountSpec]:
+    """The tmpfs mounts at SCRATCH that these mounts leave room for."""
+    taken = {PurePosixPath(mount.value.target) for mount in mounts}
+    free = [path for path in SCRATCH if not taken & {PurePosixPath(path), *PurePosixPath(path).parents}]
+    return [MountSpec(kind="tmpfs", target=path, mode=0o1777) for path in free]
+
+
+def _image(entry: Entry, draft: Draft) -> None:
+    reference = shapes.text(entry.value)
+    for kind in ("oci:", "oci-archive:"):
+        if reference.startswith(kind):
+            path, colon, name = reference.removeprefix(kind).partition(":")
+            reference = f"{kind}{bind_directory(draft.source.directory, path)}{colon}{name}"
+    draft.set("image", reference, entry.value.place)
+
+
+def _build(entry: Entry, draft: Draft) -> None:
+    draft.set("build", read_build(entry.value, draft.source.directory, draft.source.problems), entry.value.place)
+
+
+def _words(entry: Entry, draft: Draft) -> None:
+    draft.set(entry.key, shapes.words(entry.value), entry.value.place)
+
+
+def _text(entry: Entry, draft: Draft) -> None:
+    draft.set(entry.key, shapes.text(entry.value), entry.value.place)
+
+
+def _truth(entry: Entry, draft: Draft) -> None:
+    draft.set(entry.key, shapes.truth(entry.value), entry.value.place)
+
+
+def _labels(entry: Entry, draft: Draft) -> None:
+    labels = {key: value or "" for key, (value, _) in shapes.assignments(entry.value).items()}
+    draft.set("labels", labels, entry.value.place)
+
+
+def _ports(entry: Entry, draft: Draft) -> None:
+    for item in shapes.items(entry.value):
+        with draft.source.problems.guard():
+            draft.ports.extend(Placed(port, item.place) for port in read_port(item, draft.source.problems))
+
+
+def _volumes(entry: Entry, draft: Draft) -> None:
+    for item in shapes.items(entry.value):
+        with draft.source.problems.guard():
+            mount = read_mount(item, draft.source.directory, draft.source.problems)
+            draft.mounts.append(Placed(mount, item.place))
+
+
+def _tmpfs(entry: Entry, draft: Draft) -> None:
+    for item in shapes.one_or_more(entry.value):
+        with draft.source.problems.guard():
+            draft.mounts.append(Placed(read_tmpfs(item), item.place))
+
+
+def _uses(entry: Entry, draft: Draft) -> None:
+    for item in shapes.items(entry.value):
+        with draft.source.problems.guard():
+            draft.uses.append(Placed(read_use(item, draft.source.problems), item.place))
+
+
+def _depends_on(entry: Entry, draft: Draft) -> None:
+    value = entry.value
+    if not hasattr(value, "entries"):
+        draft.depends_on = {shapes.text(item): Placed(DependencySpec(), item.place) for item in shapes.items(value)}
+        return
+    for found in shapes.table(value).entries.values():
+        with draft.source.problems.guard():
+            draft.depends_on[found.key] = Placed(_dependency(found, draft), found.place)
+
+
+def _dependency(entry: Entry, draft: Draft) -> DependencySpec:
+    table = shapes.table(entry.value)
+    refuse(table, "services.*.depends_on.*", ("condition", "required"), draft.source.problems)
+    if (required := table.entries.get("required")) and not shapes.truth(required.value):
+        hint = "every service of the app is started; leave it out"
+        raise InputError("required: false is not honoured", place=required.place, hint=hint)
+    if "condition" not in table.entries:
+        return DependencySpec()
+    condition = shapes.one_of(table.entries["condition"].value, _CONDITIONS)
+    return DependencySpec.model_validate({"condition": condition})
+
+
+def _restart(entry: Entry, draft: Draft) -> None:
+    policy, colon, attempts = shapes.text(entry.value).partition(":")
+    if policy not in _RESTARTS or (colon and not (policy == "on-failure" and attempts.isdecimal())):
+        hint = 'use "no", always, on-failure, on-failure:3 or unless-stopped'
+        raise InputError(f"{shapes.text(entry.value)!r} is not known", place=entry.value.place, hint=hint)
+    fields = {"policy": policy, "max_attempts": int(attempts or 0)}
+    draft.set("restart", RestartSpec.model_validate(fields), entry.value.place)
+
+
+def _capabilities(entry: Entry, draft: Draft) -> None:
+    found = tuple(shapes.parsed(item, capability) for item in shapes.items(entry.value))
+    draft.set(entry.key, found, entry.value.place)
+
+
+def _stop_signal(entry: Entry, draft: Draft) -> None:
+    draft.set("stop_signal", shapes.parsed(entry.value, _signal_name), entry.value.place)
+
+
+def _signal_name(text: str) -> str:
+    if text.isdecimal():
+        return signal.Signals(int(text)).name
+    name = "SIG" + text.upper().removeprefix("SIG")
+    if name not in signal.Signals.__members__:
+        raise ValueError(f"{text!r} is no signal; signal(7) lists them")
+    return name
+
+
+def _stop_grace_period(entry: Entry, draft: Draft) -> None:
+    draft.set("stop_grace_period", shapes.parsed(entry.value, duration), entry.value.place)
+
+
+def _isolation(entry: Entry, draft: Draft) -> None:
+    found = shapes.text(entry.value)
+    if found not in _ISOLATIONS:
+        hint = f"available: {', '.join(_ISOLATIONS)}"
+        raise InputError(f"{found!r} is not available", place=entry.value.place, hint=hint)
+    draft.set("isolation", found, entry.value.place)
+
+
+_TEXT_OR_LIST = "text, split as a shell does, or a list"
+_MAP_OR_LIST = "a table, or a list of `KEY=value`"
+
+KEYS: dict[str, Key] = {
+    "image": Key(_image, "image", "text"),
+    "build": Key(_build, "build", "a directory, `{parts: […]}`, or `{context: DIR}`"),
+    "command": Key(_words, "command", _TEXT_OR_LIST),
+    "entrypoint": Key(_words, "entrypoint", _TEXT_OR_LIST),
+    "environment": Key(read_environment, "environment", _MAP_OR_LIST),
+    "env_file": Key(read_env_files, "environment", "a path, a list of paths or of `{path, required}`"),
+    "ports": Key(_ports, "ports", "`[IP:]PUBLISHED:TARGET[/udp]`, also ranges, or a table"),
+    "volumes": Key(_volumes, "mounts", "`SOURCE:TARGET[:ro]`, or a table"),
+    "tmpfs": Key(_tmpfs, "mounts", "`TARGET[:size=64m,mode=1777,ro]`, or a list of them"),
+    "depends_on": Key(_depends_on, "depends_on", "a list, or a table with `condition`"),
+    "healthcheck": Key(read_healthcheck, "healthcheck", "a table"),
+    "restart": Key(_restart, "restart", '`"no"`, `always`, `on-failure[:N]`, `unless-stopped`'),
+    "deploy": Key(read_deploy, "replicas", "`replicas`, and `resources.limits` with `memory`, `cpus`, `pids`"),
+    "mem_limit": Key(read_memory, "limits", "a size, as `512m`"),
+    "cpus": Key(read_cpus, "limits", "a number, as `0.5`"),
+    "pids_limit": Key(read_pids, "limits", "a number"),
+    "user": Key(_text, "user", "`USER[:GROUP]`"),
+    "working_dir": Key(_text, "working_dir", "an absolute path"),
+    "read_only": Key(_truth, "read_only", "`true` or `false`"),
+    "cap_add": Key(_capabilities, "cap_add", "a list"),
+    "cap_drop": Key(_capabilities, "cap_drop", "a list"),
+    "labels": Key(_labels, "labels", _MAP_OR_LIST),
+    "stop_signal": Key(_stop_signal, "stop_signal", "a name, as `SIGINT`, or a number"),
+    "stop_grace_period": Key(_stop_grace_period, "stop_grace_period", "a duration, as `1m30s`"),
+    "uses": Key(_uses, "uses", "a list of service names, `world`, `host`, or tables"),
+    "isolation": Key(_isolation, "isolation", ", ".join(f"`{name}`" for name in _ISOLATIONS)),
+}

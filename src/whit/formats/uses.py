@@ -1,0 +1,48 @@
+"""Uses: the declaration of a service, what it may reach. `uses` is Whit's own key."""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import Any
+
+from whit.base.errors import InputError
+from whit.formats import shapes
+from whit.formats.nodes import Table, Value
+from whit.formats.problems import Problems, make
+from whit.formats.unsupported import refuse
+from whit.model.service import UseSpec
+
+ENTITIES = ("world", "host")
+KEYS = ("service", "cidr", "entity", "port", "protocol")
+
+
+def read_use(value: Value, problems: Problems) -> UseSpec:
+    """The peer of one item: a service's name, world, host, or a table. Raises InputError."""
+    if isinstance(value, Table):
+        return _long(value, problems)
+    name = shapes.text(value)
+    return UseSpec(entity=name) if name in ENTITIES else UseSpec(service=name)
+
+
+def _long(table: Table, problems: Problems) -> UseSpec:
+    refuse(table, "services.*.uses[]", KEYS, problems)
+    entries = table.entries
+    fields: dict[str, Any] = {}
+    for key in ("service", "protocol", "entity"):
+        if key in entries:
+            fields[key] = shapes.text(entries[key].value)
+    if "cidr" in entries:
+        fields["cidr"] = shapes.parsed(entries["cidr"].value, _network)
+    if "port" in entries:
+        fields["port"] = shapes.whole(entries["port"].value)
+        fields.setdefault("protocol", "tcp")
+    if "dns" in entries and not {"service", "cidr", "entity"} & set(fields):
+        raise InputError("names no peer that is honoured", place=table.place, hint="use cidr, or world")
+    return make(UseSpec, table.place, {key: entry.value.place for key, entry in entries.items()}, fields)
+
+
+def _network(text: str) -> str:
+    try:
+        return str(ipaddress.IPv4Network(text))
+    except ValueError as error:
+        raise ValueError(f"{text!r} is not an IPv4 network; write it as 203.0.113.0/24") from error

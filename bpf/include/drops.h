@@ -17,7 +17,8 @@
 	X(8, CONNTRACK_FULL, "the flow could not be remembered")                         \
 	X(9, REWRITE_FAILED, "the packet could not be rewritten")                        \
 	X(10, UNKNOWN_ENDPOINT, "a mesh address that no instance has")                   \
-	X(11, INTERNAL, "a map of the datapath is missing an entry that must be there")
+	X(11, INTERNAL, "a map of the datapath is missing an entry that must be there")   \
+	X(12, UNRELATED_ERROR, "an ICMP error about a packet of no known flow")
 
 enum drop_reason {
 	DROP_NONE = 0,

@@ -6,6 +6,7 @@
 #include "config.h"
 #include "deliver.h"
 #include "event.h"
+#include "icmp_error.h"
 #include "packet.h"
 #include "policy.h"
 #include "rewrite.h"
@@ -210,6 +211,20 @@ static __noinline int open_from_instance(struct __sk_buff *skb, const struct pac
 	return deliver(skb, &destination, 0);
 }
 
+/* Only counted if it is dropped: the flow's own packets have told the story. */
+static __noinline int pass_error(struct __sk_buff *skb, const struct packet *packet, __u8 hook)
+{
+	struct decision decision = { .hook = hook };
+	int reason;
+
+	if (!packet)
+		return TC_ACT_SHOT;
+	reason = relate_error(skb, packet);
+	if (reason)
+		return drop(skb, NULL, &decision, reason);
+	return hook == HOOK_FROM_INSTANCE ? deliver(skb, &packet->key.destination, 0) : TC_ACT_OK;
+}
+
 SEC("tc")
 int from_instance(struct __sk_buff *skb)
 {
@@ -227,6 +242,8 @@ int from_instance(struct __sk_buff *skb)
 	endpoint = endpoint_of(&packet.key.source);
 	if (!endpoint || endpoint->ifindex != skb->ifindex)
 		return refuse(skb, &packet, &opening, DROP_SPOOFED_ADDRESS);
+	if (packet.kind == PACKET_ICMP_ERROR)
+		return pass_error(skb, &packet, HOOK_FROM_INSTANCE);
 	flow = find_flow(&packet);
 	if (flow)
 		return continue_flow(skb, &packet, flow, HOOK_FROM_INSTANCE);
@@ -247,6 +264,8 @@ int to_instance(struct __sk_buff *skb)
 		return refuse(skb, &packet, &opening, reason);
 	if (packet.kind == PACKET_ARP)
 		return TC_ACT_OK;
+	if (packet.kind == PACKET_ICMP_ERROR)
+		return pass_error(skb, &packet, HOOK_TO_INSTANCE);
 	flow = find_flow(&packet);
 	if (flow)
 		return continue_flow(skb, &packet, flow, HOOK_TO_INSTANCE);

@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import whit
 from whit.base.settings import Settings
 from whit.tools import process
 
@@ -34,7 +35,8 @@ def ensure(settings: Settings) -> None:
         return
     settings.logs_dir.mkdir(parents=True, exist_ok=True)
     argv = [sys.executable, "-P", "-m", MODULE, "--id", settings.id]
-    environment = {name: value for name, value in os.environ.items() if name.startswith(("WHIT_", "PYTHONPATH"))}
+    environment = {name: value for name, value in os.environ.items() if name.startswith("WHIT_")}
+    environment["PYTHONPATH"] = str(Path(whit.__file__).resolve().parents[1])
     with (settings.logs_dir / "resolver.log").open("ab") as output:
         started = process.start(argv, stdout=output.fileno(), stderr=output.fileno(), env=environment, cwd="/")
     _pid_file(settings).write_text(f"{started.pid}\n")

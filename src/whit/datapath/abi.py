@@ -80,6 +80,7 @@ class DropReason(IntEnum):
     REWRITE_FAILED = 9
     UNKNOWN_ENDPOINT = 10
     INTERNAL = 11
+    UNRELATED_ERROR = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -686,6 +687,7 @@ DROP_TEXTS: dict[DropReason, str] = {
     DropReason.REWRITE_FAILED: "the packet could not be rewritten",
     DropReason.UNKNOWN_ENDPOINT: "a mesh address that no instance has",
     DropReason.INTERNAL: "a map of the datapath is missing an entry that must be there",
+    DropReason.UNRELATED_ERROR: "an ICMP error about a packet of no known flow",
 }
 LAYOUT: dict[str, tuple[int, tuple[tuple[str, int, int], ...]]] = {
     "address": (
@@ -907,5 +909,6 @@ ENUMS: dict[str, dict[str, int]] = {
         "DROP_REWRITE_FAILED": 9,
         "DROP_UNKNOWN_ENDPOINT": 10,
         "DROP_INTERNAL": 11,
+        "DROP_UNRELATED_ERROR": 12,
     },
 }

@@ -1,7 +1,7 @@
 """App file: finds it, and reads it into an AppSpec; whit.yaml is declared, Compose files are open.
 
-Owns the top level of the file, the order of reading, and where variables come from. Every mistake of the file is told at
-once, as InvalidApp.
+Owns the top level of the file, the order of reading, and where variables come from. Every mistake of the file is told
+at once, as InvalidApp.
 """
 
 from __future__ import annotations
@@ -47,19 +47,20 @@ def load_app(path: Path, *, environment: Mapping[str, str] | None = None) -> App
     Variables come from `environment` (the process's if None), and from `.env` beside the file, over which it wins.
 
     Raises:
-        InputError: there is no such file, or it is not YAML.
+        InputError: there is no such file, or its `.env` is wrong.
         InvalidApp: its content is wrong; all that is.
     """
     file = _chosen_file(path)
     directory = file.parent.resolve()
     variables = _variables(directory, os.environ if environment is None else environment)
     problems = Problems()
-    root = parse(_read(file), str(file), _expander(variables), problems)
-    top = shapes.table(root)
     source = Source(directory, mode_of(file), variables, problems)
-    fields = _top_level(top, source)
+    fields: dict[str, object] = {}
+    with problems.guard():
+        root = parse(_read(file), str(file), _Expander(variables), problems)
+        fields = _top_level(shapes.table(root), source)
     problems.check()
-    return make(AppSpec, root.place, {key: entry.value.place for key, entry in top.entries.items()}, fields)
+    return make(AppSpec, Place(str(file)), {}, fields)
 
 
 def find_app_file(directory: Path) -> Path | None:
@@ -102,7 +103,7 @@ def _variables(directory: Path, environment: Mapping[str, str]) -> Mapping[str, 
     return {**(read_env_file(file, environment) if file.is_file() else {}), **environment}
 
 
-class _expander:  # noqa: N801  a function that remembers what it warned of
+class _Expander:
     """Interpolates a scalar; a variable that is not set is empty, with one warning a place."""
 
     def __init__(self, variables: Mapping[str, str]) -> None:

@@ -29,7 +29,7 @@ def _names(draft: Draft, drafts: Mapping[str, Draft]) -> Iterator[InputError]:
             yield InputError(f"there is no service {name!r}", place=place, hint=near(name, drafts))
     for name, found in draft.depends_on.items():
         waits = found.value.condition == "service_healthy"
-        if waits and name in drafts and not drafts[name].healthcheck and "healthcheck" not in drafts[name].places:
+        if waits and name in drafts and "healthcheck" not in drafts[name].places:
             hint = f"add a healthcheck to {name}, or wait for service_started"
             yield InputError(f"waits until {name} is healthy, which has no healthcheck", place=found.place, hint=hint)
 
@@ -38,7 +38,7 @@ def _volumes(draft: Draft, volumes: Collection[str]) -> Iterator[InputError]:
     for mount in draft.mounts:
         if mount.value.kind == "volume" and mount.value.source not in volumes:
             name = mount.value.source
-            hint = f"add it at the top level, as `volumes: {{{name}: }}`, or begin with ./ for a path; {near(name, volumes)}"
+            hint = f"{near(name, volumes)}; add it to the top-level volumes, or begin with ./ for a path"
             yield InputError(f"there is no volume {name!r}", place=mount.place, hint=hint)
 
 

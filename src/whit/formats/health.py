@@ -19,16 +19,19 @@ KEYS = ("test", "disable", "retries", *DURATIONS)
 
 def read_healthcheck(entry: Entry, draft: Draft) -> None:
     """Raises InputError."""
+    draft.places["healthcheck"] = entry.place
     table = shapes.table(entry.value)
     refuse(table, "services.*.healthcheck", KEYS, draft.source.problems)
     entries = table.entries
     if "disable" in entries and shapes.truth(entries["disable"].value):
+        del draft.places["healthcheck"]
         return
     if "test" not in entries:
         hint = "add test: [CMD, …]; an image's own check is not run"
         raise InputError("has no test", place=entry.place, hint=hint)
     test = _test(entries["test"].value)
     if test is None:
+        del draft.places["healthcheck"]
         return
     fields: dict[str, Any] = {"test": test, **_times(table, draft)}
     if "retries" in entries:

@@ -1,4 +1,4 @@
-"""Interpolation: `$V`, `${V}`, `${V:-default}`, `${V-default}`, `${V:?error}`, `${V?error}`, `${V:+other}`, `${V+other}`.
+"""Interpolation: `$V`, `${V}`, `${V:-default}`, `${V-default}`, `${V:?error}`, `${V?error}`, `${V:+other}` and more.
 
 The forms and their meaning are those of the Compose Specification (12-interpolation.md): values may nest, `$$` is a
 dollar sign. Where the variables come from, and what a missing one means, is the caller's business.
@@ -91,7 +91,7 @@ class _Interpolation:
     def choose(self, name: str, operator: str, given: str, word: str, wanted: bool) -> str:
         """`word` if it is wanted; what else the operator means if it is not."""
         if operator == "+":
-            return word
+            return word if wanted else ""
         if not wanted:
             return given
         if operator == "?":

@@ -86,8 +86,9 @@ def _range(text: str, place: Place) -> range:
 
 
 def _unpublished(place: Place, target: int) -> InputError:
+    outer = 8000 + target if target < 1000 else target
     return InputError(
         "names no port of the node, and none is chosen by chance",
         place=place,
-        hint=f'publish it as "{8000 + target if target < 1000 else target}:{target}"; the app\'s own services need no entry',
+        hint=f'publish it as "{outer}:{target}"; services of the app reach it without',
     )

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from whit.base.errors import InputError, Place
 
@@ -70,18 +71,13 @@ def make(model: type[Model], place: Place, places: Mapping[str, Place], fields: 
     try:
         return model(**fields)
     except ValidationError as error:
-        found = [
-            InputError(
-                _reason(detail["msg"]), place=places.get(str(detail["loc"][0]), place) if detail["loc"] else place
-            )
-            for detail in error.errors()
-        ]
-        raise InvalidApp(found) from error
+        raise InvalidApp([_refusal(detail, place, places) for detail in error.errors()]) from error
 
 
-def _reason(message: str) -> str:
-    text = message.removeprefix("Value error, ")
-    return text[:1].lower() + text[1:]
+def _refusal(detail: ErrorDetails, place: Place, places: Mapping[str, Place]) -> InputError:
+    text = detail["msg"].removeprefix("Value error, ")
+    where = places.get(str(detail["loc"][0]), place) if detail["loc"] else place
+    return InputError(text[:1].lower() + text[1:], place=where)
 
 
 def near(name: str, known: Iterable[str]) -> str:

@@ -1,4 +1,4 @@
-"""Quantities: durations and sizes as the Compose Specification writes them (11-extension.md, byte values and durations)."""
+"""Quantities: durations and sizes as the Compose Specification writes them (11-extension.md)."""
 
 from __future__ import annotations
 

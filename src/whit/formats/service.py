@@ -19,7 +19,7 @@ from whit.formats.environment import read_env_files, read_environment
 from whit.formats.health import read_healthcheck
 from whit.formats.limits import read_cpus, read_deploy, read_memory, read_pids
 from whit.formats.mounts import read_mount, read_tmpfs
-from whit.formats.nodes import Entry
+from whit.formats.nodes import Entry, Table
 from whit.formats.parts import read_build
 from whit.formats.ports import read_port
 from whit.formats.problems import make
@@ -48,7 +48,7 @@ _RESTARTS = ("no", "always", "on-failure", "unless-stopped")
 
 @dataclass(frozen=True)
 class Key:
-    """A honoured key. `field` and `accepts` are for the reference: a field of ServiceSpec, and the forms it takes."""
+    """A honoured key. `field` and `accepts` are for the reference: the field of ServiceSpec, and the forms it takes."""
 
     read: Callable[[Entry, Draft], None]
     field: str
@@ -79,8 +79,6 @@ def finish(draft: Draft) -> ServiceSpec:
     read_only = draft.fields.get("read_only", declared)
     if declared and read_only:
         draft.mounts.extend(Placed(mount, draft.place) for mount in scratch(draft.mounts))
-    limits = {key: limit.value for key, limit in draft.limits.items()}
-    places = {key: limit.place for key, limit in draft.limits.items()}
     fields = {
         **draft.fields,
         "read_only": read_only,
@@ -90,9 +88,18 @@ def finish(draft: Draft) -> ServiceSpec:
         "uses": tuple(use.value for use in draft.uses),
         "depends_on": {name: found.value for name, found in draft.depends_on.items()},
         "healthcheck": draft.healthcheck,
-        "limits": make(LimitsSpec, draft.place, places, limits),
+        "limits": _limits(draft),
     }
     return make(ServiceSpec, draft.place, draft.places, fields)
+
+
+def _limits(draft: Draft) -> LimitsSpec:
+    places = {key: limit.place for key, limit in draft.limits.items()}
+    try:
+        return make(LimitsSpec, draft.place, places, {key: limit.value for key, limit in draft.limits.items()})
+    except InputError as error:
+        draft.source.problems.add(error)
+        return LimitsSpec()
 
 
 def scratch(mounts: Iterable[Placed[MountSpec]]) -> list[MountSpec]:
@@ -159,7 +166,7 @@ def _uses(entry: Entry, draft: Draft) -> None:
 
 def _depends_on(entry: Entry, draft: Draft) -> None:
     value = entry.value
-    if not hasattr(value, "entries"):
+    if not isinstance(value, Table):
         draft.depends_on = {shapes.text(item): Placed(DependencySpec(), item.place) for item in shapes.items(value)}
         return
     for found in shapes.table(value).entries.values():
@@ -232,12 +239,12 @@ KEYS: dict[str, Key] = {
     "volumes": Key(_volumes, "mounts", "`SOURCE:TARGET[:ro]`, or a table"),
     "tmpfs": Key(_tmpfs, "mounts", "`TARGET[:size=64m,mode=1777,ro]`, or a list of them"),
     "depends_on": Key(_depends_on, "depends_on", "a list, or a table with `condition`"),
-    "healthcheck": Key(read_healthcheck, "healthcheck", "a table"),
+    "healthcheck": Key(read_healthcheck, "healthcheck", "a table, also `{disable: true}`"),
     "restart": Key(_restart, "restart", '`"no"`, `always`, `on-failure[:N]`, `unless-stopped`'),
     "deploy": Key(read_deploy, "replicas", "`replicas`, and `resources.limits` with `memory`, `cpus`, `pids`"),
-    "mem_limit": Key(read_memory, "limits", "a size, as `512m`"),
-    "cpus": Key(read_cpus, "limits", "a number, as `0.5`"),
-    "pids_limit": Key(read_pids, "limits", "a number"),
+    "mem_limit": Key(read_memory, "limits.memory", "a size, as `512m`"),
+    "cpus": Key(read_cpus, "limits.cpus", "a number, as `0.5`"),
+    "pids_limit": Key(read_pids, "limits.pids", "a number"),
     "user": Key(_text, "user", "`USER[:GROUP]`"),
     "working_dir": Key(_text, "working_dir", "an absolute path"),
     "read_only": Key(_truth, "read_only", "`true` or `false`"),

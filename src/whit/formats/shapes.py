@@ -1,7 +1,7 @@
 """Shapes: what a key expects of its value: text, a number, a truth value, a list, a table.
 
-Each function takes a value and gives it in that shape, or raises InputError at the value's place. What the text means is
-the business of the key's reader.
+Each function takes a value and gives it in that shape, or raises InputError at the value's place. What the text means
+is the business of the key's reader.
 """
 
 from __future__ import annotations

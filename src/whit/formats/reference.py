@@ -1,0 +1,114 @@
+"""Reference: docs/reference/app-file.md, written from the readers' keys, the model's descriptions and what is refused.
+
+Run `python -m whit.formats.reference` after a change to one of them, in the project's directory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from whit.formats import appfile, parts, uses
+from whit.formats.service import KEYS, SCRATCH
+from whit.formats.unsupported import UNSUPPORTED
+from whit.model.service import DependencySpec, HealthSpec, LimitsSpec, MountSpec, PortSpec, ServiceSpec, UseSpec
+
+TARGET = Path("docs/reference/app-file.md")
+
+_OPENING = f"""\
+# App file
+
+<!-- Written by `python -m whit.formats.reference`; do not edit. -->
+
+An app is one YAML file. In a directory these are looked for, in this order:
+`{"`, `".join(appfile.FILES)}`.
+A file that has `compose` in its name is **open**: who reaches whom is as in Compose. Every other is **declared**: a
+service reaches what it `uses`, and nothing else. The keys are those of the
+[Compose Specification](https://github.com/compose-spec/compose-spec) and a few of Whit's own: `uses`, `isolation` and
+`build.parts`. What is not honoured is refused with its place, never passed over.
+
+A declared service has a read-only root file system, and memory (tmpfs) at `{"`, `".join(SCRATCH)}` unless it mounts
+something there itself. `read_only: false` makes the root writable instead.
+
+Paths start at the file's directory. Values, not keys, may hold variables: `$V`, `${{V}}`, `${{V:-default}}`,
+`${{V-default}}`, `${{V:?error}}`, `${{V?error}}`, `${{V:+other}}`, `${{V+other}}`, and `$$` for a dollar sign. They
+come from the environment, then from `.env` beside the file. Keys that begin with `x-` are free, for anchors and notes.
+Durations are written as `1m30s`, `250ms`; sizes as `512m`, `1g`, in powers of 1024.
+"""
+
+_NESTED: tuple[tuple[str, type[BaseModel], dict[str, str]], ...] = (
+    ("ports", PortSpec, {}),
+    ("volumes", MountSpec, {"kind": "type", "size": "tmpfs.size", "mode": "tmpfs.mode"}),
+    ("depends_on", DependencySpec, {}),
+    ("healthcheck", HealthSpec, {}),
+    ("deploy.resources.limits", LimitsSpec, {}),
+    ("uses", UseSpec, {}),
+)
+"""Tables inside a service: where, the noun that describes it, and fields whose key has another name."""
+
+_DESCRIBED = {"condition": "`service_started`, `service_healthy` or `service_completed_successfully`."}
+
+
+def page() -> str:
+    """The whole page, Markdown."""
+    sections = [
+        _OPENING,
+        _section("Top level", "Key | Meaning", ((f"`{key}`", text) for key, text in appfile.KEYS.items())),
+        _section("Services", "Key | Takes | Meaning", _services()),
+        *(
+            _section(f"services.*.{path}", "Key | Meaning | Default", _fields(noun, names), level=3)
+            for path, noun, names in _NESTED
+        ),
+        _parts(),
+        _section("Not honoured", "Key | Instead", ((f"`{path}`", text) for path, text in UNSUPPORTED.items())),
+    ]
+    return "\n".join(sections)
+
+
+def _section(title: str, head: str, rows: Iterator[tuple[str, ...]], level: int = 2) -> str:
+    rule = " | ".join("---" for _ in head.split(" | "))
+    lines = (f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in rows)
+    return "\n".join((f"{'#' * level} {title}", "", f"| {head} |", f"| {rule} |", *lines, ""))
+
+
+def _services() -> Iterator[tuple[str, ...]]:
+    for key, honoured in KEYS.items():
+        model, _, name = honoured.field.rpartition(".")
+        fields = LimitsSpec.model_fields if model else ServiceSpec.model_fields
+        yield f"`{key}`", honoured.accepts, fields[name].description or ""
+
+
+def _fields(model: type[BaseModel], names: dict[str, str]) -> Iterator[tuple[str, ...]]:
+    for name, field in model.model_fields.items():
+        key = names.get(name, name)
+        yield f"`{key}`", field.description or _DESCRIBED[name], _default(field)
+
+
+def _default(field: FieldInfo) -> str:
+    if field.is_required():
+        return "required"
+    if isinstance(field.default, float):
+        return f"`{field.default:g}s`"
+    return "" if field.default in (None, "") else f"`{str(field.default).lower()}`"
+
+
+def _parts() -> str:
+    forms = "\n".join(f"- `{form}`" for form in parts.FORMS.split(", "))
+    entities = " and ".join(f"`{name}`" for name in uses.ENTITIES)
+    return f"""\
+### services.*.build.parts
+
+Parts are linked in their order; later ones win where two bring the same path.
+
+{forms}
+
+`build: DIR` is short for one part: a Python project if the directory has {" or ".join(parts.PYTHON_FILES)}, else its
+files. A Dockerfile is not run. Short items of `uses` are names of services, and {entities}.
+"""
+
+
+if __name__ == "__main__":
+    TARGET.write_text(page(), encoding="utf-8")

@@ -1,0 +1,26 @@
+"""The reference page is that of the code."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from whit.formats import reference
+from whit.formats.service import KEYS
+from whit.runtime import capabilities as runtime_capabilities
+
+PROJECT = Path(__file__).parents[2]
+
+
+def test_the_page_is_current() -> None:
+    assert (PROJECT / reference.TARGET).read_text() == reference.page(), "run python -m whit.formats.reference"
+
+
+def test_every_honoured_key_is_on_it() -> None:
+    page = reference.page()
+    assert [key for key in KEYS if f"| `{key}` |" not in page] == []
+
+
+def test_capabilities_are_those_that_the_runtime_gives() -> None:
+    from whit.formats.capabilities import KNOWN
+
+    assert frozenset(runtime_capabilities.KNOWN) == KNOWN

@@ -16,9 +16,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
-from whit.base.errors import WhitError
+from whit.base.errors import InputError, Unavailable, WhitError
 from whit.control.desired import Wanted
 from whit.control.plan import Action, Remove, Restart, Seen, Start
+from whit.kernel.files import MakeDirectory
 from whit.model.instance import ExitRecord, InstanceSpec, InstanceStatus
 from whit.model.operation import Operation, carry_out
 from whit.model.service import DependencySpec
@@ -146,8 +147,9 @@ class Instances:
         async def guarded() -> None:
             try:
                 await work
+            except (InputError, Unavailable) as error:
+                self._fail(record, str(error), final=True)
             except WhitError as error:
-                log.warning("%s: %s", record.spec.name, error)
                 self._fail(record, str(error))
             except Exception as error:
                 log.exception("%s", record.spec.name)
@@ -158,17 +160,18 @@ class Instances:
 
         record.task = asyncio.create_task(guarded(), name=record.spec.name)
 
-    def _fail(self, record: Record, message: str) -> None:
-        """Starting or removing did not work: try again later, less and less often."""
+    def _fail(self, record: Record, message: str, *, final: bool = False) -> None:
+        """Starting or removing did not work: try again later, less and less often, unless the person must act first."""
+        log.warning("%s: %s", record.spec.name, message)
         record.attempts += 1
-        record.retry_at = time.monotonic() + restart.delay(record.attempts + 3)
+        record.retry_at = None if final else time.monotonic() + restart.delay(record.attempts + 3)
         record.update(state="failed", message=message)
 
     async def _start(self, record: Record) -> None:
         spec = record.spec
         record.update(state="pending", message="")
         connect = self.networks.plan_connect(spec)
-        await carry_out([*connect, *self.driver.plan_start(spec, self.networks.files(spec))])
+        await carry_out([*_sources(spec), *connect, *self.driver.plan_start(spec, self.networks.files(spec))])
         self._running(record)
 
     async def _restart(self, record: Record) -> None:
@@ -262,3 +265,9 @@ class Instances:
     def _recall_health(self, record: Record) -> None:
         with contextlib.suppress(FileNotFoundError):
             record.update(health=self._health_file(record).read_text())
+
+
+def _sources(spec: InstanceSpec) -> list[Operation]:
+    """Directories of volumes and bind mounts that are not there yet. They stay when the instance goes."""
+    sources = [mount.source for mount in spec.mounts if mount.source is not None]
+    return [MakeDirectory(source, keep=True) for source in sources if not source.exists()]

@@ -53,6 +53,8 @@ def is_up(agent: Agent, app: str, report: Report) -> bool:
             continue
         if there.status.state == "exited" and there.retry_at is None and there.status.exit_code != 0:
             raise Permanent(_ended_badly(agent, there.status), hint=f"`whit logs {there.status.service}` has the rest")
+        if there.status.state == "failed" and there.retry_at is None and not there.busy:
+            raise Permanent(f"{name} cannot be started: {there.status.message}")
         done = _is_settled(there.status)
         report(Progress(subject=name, step=_words(there.status), done=done, failed=there.status.state == "failed"))
         up = up and done
@@ -75,7 +77,7 @@ def _is_settled(status: InstanceStatus) -> bool:
 def _words(status: InstanceStatus) -> str:
     if status.state == "running":
         return "running" if status.health == "none" else status.health
-    return f"{status.state}: {status.message}" if status.message else status.state
+    return status.message or status.state
 
 
 def _missing(agent: Agent) -> str:

@@ -163,10 +163,8 @@ def _services(top: Table, source: Source, volumes: Mapping[str, VolumeSpec]) -> 
     for draft in drafts.values():
         with source.problems.guard():
             _check_name(draft.name, draft.place)
-        # Without an image there is a problem already, and the model would only repeat it with a worse place.
-        if draft.fields.keys() & {"image", "build"}:
-            with source.problems.guard():
-                services[draft.name] = finish(draft)
+        with source.problems.guard():
+            services[draft.name] = finish(draft)
     return services
 
 

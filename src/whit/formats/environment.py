@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import logging
-from pathlib import Path
 
 from whit.base.errors import InputError
 from whit.formats import shapes
 from whit.formats.dotenv import read_env_file
 from whit.formats.draft import Draft
 from whit.formats.nodes import Entry, Table, Value
+from whit.formats.paths import absolute
 from whit.formats.unsupported import refuse
-from whit.model.service import bind_directory
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +46,7 @@ def _file(value: Value, draft: Draft) -> dict[str, str]:
         path = value.entries["path"].value
         if "required" in value.entries:
             required = shapes.truth(value.entries["required"].value)
-    file = Path(bind_directory(draft.source.directory, shapes.text(path)))
+    file = absolute(shapes.text(path), path.place, draft.source.directory)
     if file.is_file():
         return read_env_file(file, draft.source.environment)
     if required:

@@ -12,10 +12,11 @@ from typing import Any
 from whit.base.errors import InputError, Place
 from whit.formats import shapes
 from whit.formats.nodes import Entry, Table, Value
+from whit.formats.paths import absolute
 from whit.formats.problems import Problems, make
 from whit.formats.quantities import size
 from whit.formats.unsupported import refuse
-from whit.model.service import MountSpec, bind_directory
+from whit.model.service import MountSpec
 
 KINDS = ("volume", "bind", "tmpfs")
 LONG = ("type", "source", "target", "read_only", "bind", "volume", "tmpfs")
@@ -57,7 +58,7 @@ def _short(text: str, place: Place, directory: Path) -> MountSpec:
     is_path = source.startswith((".", "/", "~"))
     fields = {
         "kind": "bind" if is_path else "volume",
-        "source": bind_directory(directory, source) if is_path else _volume_name(source, place),
+        "source": str(absolute(source, place, directory)) if is_path else _volume_name(source, place),
         "target": target,
         "read_only": read_only,
     }
@@ -89,7 +90,7 @@ def _source(table: Table, kind: str, directory: Path) -> str:
         raise InputError("has no source", place=table.place, hint=f"name the {'path' if kind == 'bind' else 'volume'}")
     value = table.entries["source"].value
     text = shapes.text(value)
-    return bind_directory(directory, text) if kind == "bind" else _volume_name(text, value.place)
+    return str(absolute(text, value.place, directory)) if kind == "bind" else _volume_name(text, value.place)
 
 
 def _options(key: str, kind: str, entry: Entry, fields: dict[str, Any], problems: Problems) -> dict[str, Any]:

@@ -117,9 +117,13 @@ class _Conversion:
         if node.tag == _TAG + "null":
             return Scalar(place, "", null=True)
         try:
-            return Scalar(place, self.expand(node.value, place))
+            text = self.expand(node.value, place)
         except InputError as fault:
             return Scalar(place, node.value, fault=fault)
+        if "\0" in text:
+            # Neither paths nor arguments nor variables can hold it.
+            return Scalar(place, "", fault=InputError("has a NUL character", place=place, hint="leave it out"))
+        return Scalar(place, text)
 
     def listing(self, node: yaml.Node, place: Place) -> Listing:
         if node.tag != _TAG + "seq":

@@ -10,10 +10,10 @@ from pathlib import Path
 from whit.base.errors import InputError, Place
 from whit.formats import shapes
 from whit.formats.nodes import Scalar, Table, Value
+from whit.formats.paths import absolute
 from whit.formats.problems import Problems, make
 from whit.formats.unsupported import refuse
 from whit.model.build import BuildSpec, DebianPart, DirectoryPart, LayoutPart, Part, PythonPart
-from whit.model.service import bind_directory
 
 log = logging.getLogger(__name__)
 
@@ -115,7 +115,7 @@ def _is_python(folder: Path) -> bool:
 
 
 def _existing(text: str, place: Place, directory: Path) -> Path:
-    path = Path(bind_directory(directory, text))
+    path = absolute(text, place, directory)
     if not path.exists():
         raise InputError(f"{path} does not exist", place=place, hint=f"paths start at {directory}")
     return path

@@ -21,6 +21,7 @@ from whit.formats.limits import read_cpus, read_deploy, read_memory, read_pids
 from whit.formats.mounts import read_mount, read_tmpfs
 from whit.formats.nodes import Entry, Table
 from whit.formats.parts import read_build
+from whit.formats.paths import absolute
 from whit.formats.ports import read_port
 from whit.formats.problems import make
 from whit.formats.quantities import duration
@@ -33,7 +34,6 @@ from whit.model.service import (
     MountSpec,
     RestartSpec,
     ServiceSpec,
-    bind_directory,
 )
 
 SCRATCH = ("/tmp", "/run", "/var/tmp")  # noqa: S108  the instance's own
@@ -68,6 +68,7 @@ def read_service(entry: Entry, source: Source) -> Draft:
         if "image" not in table.entries and "build" not in table.entries:
             raise InputError("has neither image nor build", place=entry.place, hint="add one of them")
         if "image" in table.entries and "build" in table.entries:
+            draft.fields.pop("image", None)
             hint = "leave image out; what is built is named for its service"
             raise InputError("has both image and build", place=table.entries["image"].place, hint=hint)
     return draft
@@ -75,6 +76,9 @@ def read_service(entry: Entry, source: Source) -> Draft:
 
 def finish(draft: Draft) -> ServiceSpec:
     """The noun. Raises InputError, also where a mistake in the file was a problem before."""
+    if not draft.fields.keys() & {"image", "build"}:
+        # That is a problem already; the other fields are to be looked at all the same.
+        draft.fields["image"] = "missing"
     declared = draft.source.mode == "declared"
     read_only = draft.fields.get("read_only", declared)
     if declared and read_only:
@@ -114,7 +118,7 @@ def _image(entry: Entry, draft: Draft) -> None:
     for kind in ("oci:", "oci-archive:"):
         if reference.startswith(kind):
             path, colon, name = reference.removeprefix(kind).partition(":")
-            reference = f"{kind}{bind_directory(draft.source.directory, path)}{colon}{name}"
+            reference = f"{kind}{absolute(path, entry.value.place, draft.source.directory)}{colon}{name}"
     draft.set("image", reference, entry.value.place)
 
 

@@ -97,7 +97,9 @@ def words(value: Value) -> tuple[str, ...] | None:
         return tuple(text_or_empty(item) for item in value.items)
     if isinstance(value, Scalar) and value.null:
         return None
-    found = text_or_empty(value)
+    if not isinstance(value, Scalar):
+        raise _unlike("text or a list", value)
+    found = value.text
     try:
         return tuple(shlex.split(found))
     except ValueError as error:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import ipaddress
 from typing import Any
 
-from whit.base.errors import InputError
 from whit.formats import shapes
 from whit.formats.nodes import Table, Value
 from whit.formats.problems import Problems, make
-from whit.formats.unsupported import refuse
+from whit.formats.unsupported import refusal, refuse
 from whit.model.service import UseSpec
 
 ENTITIES = ("world", "host")
@@ -27,6 +26,9 @@ def read_use(value: Value, problems: Problems) -> UseSpec:
 def _long(table: Table, problems: Problems) -> UseSpec:
     refuse(table, "services.*.uses[]", KEYS, problems)
     entries = table.entries
+    if "dns" in entries:
+        # It is the peer: without it, that none is named would be told as well.
+        raise refusal(entries["dns"], "services.*.uses[]", KEYS)
     fields: dict[str, Any] = {}
     for key in ("service", "protocol", "entity"):
         if key in entries:
@@ -36,8 +38,6 @@ def _long(table: Table, problems: Problems) -> UseSpec:
     if "port" in entries:
         fields["port"] = shapes.whole(entries["port"].value)
         fields.setdefault("protocol", "tcp")
-    if "dns" in entries and not {"service", "cidr", "entity"} & set(fields):
-        raise InputError("names no peer that is honoured", place=table.place, hint="use cidr, or world")
     return make(UseSpec, table.place, {key: entry.value.place for key, entry in entries.items()}, fields)
 
 

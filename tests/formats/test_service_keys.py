@@ -1,0 +1,214 @@
+"""What is honoured: each key in each of its forms, and what becomes of it."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from whit.formats.appfile import load_app
+from whit.model.app import AppSpec
+from whit.model.build import DebianPart, DirectoryPart, LayoutPart, PythonPart
+from whit.model.service import DependencySpec, HealthSpec, LimitsSpec, MountSpec, PortSpec, RestartSpec, UseSpec
+
+OTHERS = """
+  db: {image: x, healthcheck: {test: [CMD, ok]}}
+volumes:
+  data:
+"""
+
+
+def load(directory: Path, keys: str, file: str = "compose.yaml", **environment: str) -> AppSpec:
+    lines = "".join(f"    {line}\n" for line in keys.splitlines())
+    (directory / file).write_text(f"services:\n  web:\n{lines}{OTHERS}")
+    return load_app(directory, environment=environment)
+
+
+def volume(source: str, target: str, **more: Any) -> MountSpec:
+    return MountSpec(kind="volume", source=source, target=target, **more)
+
+
+CASES: list[tuple[str, str, Any]] = [
+    ("command: run --name 'a b'", "command", ("run", "--name", "a b")),
+    ("command: [run, 22:22, no, 1.10, '']", "command", ("run", "22:22", "no", "1.10", "")),
+    ("command:", "command", None),
+    ("command: []", "command", ()),
+    ("entrypoint: /bin/run x", "entrypoint", ("/bin/run", "x")),
+    (
+        "environment: {A: 22:22, B: no, C: 1.10, D: true, E: '', F: 0o17, G: 2001-01-01, H: =}",
+        "environment",
+        {"A": "22:22", "B": "no", "C": "1.10", "D": "true", "E": "", "F": "0o17", "G": "2001-01-01", "H": "="},
+    ),
+    ("environment: [A=b=c, B=, HERE]", "environment", {"A": "b=c", "B": "", "HERE": "here"}),
+    ("environment: {HERE: , yes: on}", "environment", {"HERE": "here", "yes": "on"}),
+    ('ports: ["8080:80"]', "ports", (PortSpec(target=80, published=8080),)),
+    ("ports: [22:22]", "ports", (PortSpec(target=22, published=22),)),
+    ("ports: [53:53/udp]", "ports", (PortSpec(target=53, published=53, protocol="udp"),)),
+    ("ports: ['127.0.0.1:1:2']", "ports", (PortSpec(target=2, published=1, host_ip="127.0.0.1"),)),
+    ("ports: ['8000-8001:80-81']", "ports", (PortSpec(target=80, published=8000), PortSpec(target=81, published=8001))),
+    ('ports: [{target: 80, published: "8080"}]', "ports", (PortSpec(target=80, published=8080),)),
+    (
+        "ports: [{target: 53, published: 5353, protocol: udp, host_ip: 10.0.0.1}]",
+        "ports",
+        (PortSpec(target=53, published=5353, protocol="udp", host_ip="10.0.0.1"),),
+    ),
+    ("volumes: [data:/d]", "mounts", (volume("data", "/d"),)),
+    ("volumes: ['data:/d:ro']", "mounts", (volume("data", "/d", read_only=True),)),
+    ("volumes: [{type: volume, source: data, target: /d}]", "mounts", (volume("data", "/d"),)),
+    (
+        "volumes: [{type: tmpfs, target: /t, tmpfs: {size: 1m, mode: 0o1770}}]",
+        "mounts",
+        (MountSpec(kind="tmpfs", target="/t", size=1 << 20, mode=0o1770),),
+    ),
+    ("tmpfs: /run", "mounts", (MountSpec(kind="tmpfs", target="/run"),)),
+    (
+        "tmpfs: ['/run:size=1k,mode=755,ro', /tmp]",
+        "mounts",
+        (
+            MountSpec(kind="tmpfs", target="/run", size=1024, mode=0o755, read_only=True),
+            MountSpec(kind="tmpfs", target="/tmp"),
+        ),
+    ),
+    ("depends_on: [db]", "depends_on", {"db": DependencySpec()}),
+    (
+        "depends_on: {db: {condition: service_healthy, required: true}}",
+        "depends_on",
+        {"db": DependencySpec(condition="service_healthy")},
+    ),
+    ("depends_on: {db: }", "depends_on", {"db": DependencySpec()}),
+    ("healthcheck: {test: exit 0}", "healthcheck", HealthSpec(test=("/bin/sh", "-c", "exit 0"))),
+    ("healthcheck: {test: [CMD-SHELL, exit 0]}", "healthcheck", HealthSpec(test=("/bin/sh", "-c", "exit 0"))),
+    (
+        "healthcheck: {test: [CMD, a], interval: 90s, timeout: 5s, retries: 2, start_period: 1s, start_interval: 1ms}",
+        "healthcheck",
+        HealthSpec(test=("a",), interval=90, timeout=5, retries=2, start_period=1, start_interval=0.001),
+    ),
+    ("healthcheck: {test: [NONE]}", "healthcheck", None),
+    ("healthcheck: {disable: true}", "healthcheck", None),
+    ("restart: no", "restart", RestartSpec()),
+    ('restart: "no"', "restart", RestartSpec()),
+    ("restart: on-failure:3", "restart", RestartSpec(policy="on-failure", max_attempts=3)),
+    ("restart: unless-stopped", "restart", RestartSpec(policy="unless-stopped")),
+    ("deploy: {replicas: 3}", "replicas", 3),
+    (
+        "deploy: {resources: {limits: {cpus: '0.5', memory: 64m, pids: 9}}}",
+        "limits",
+        LimitsSpec(cpus=0.5, memory=64 << 20, pids=9),
+    ),
+    ("mem_limit: 64m\ncpus: 1.5\npids_limit: 9", "limits", LimitsSpec(cpus=1.5, memory=64 << 20, pids=9)),
+    ("mem_limit: 64m\ndeploy: {resources: {limits: {memory: 65536k}}}", "limits", LimitsSpec(memory=64 << 20)),
+    ("user: 1000:1000", "user", "1000:1000"),
+    ("user: 33", "user", "33"),
+    ("working_dir: /srv", "working_dir", "/srv"),
+    ("read_only: true", "read_only", True),
+    ("read_only: yes", "read_only", True),
+    ("cap_add: [net_admin, CAP_SYS_TIME]", "cap_add", ("CAP_NET_ADMIN", "CAP_SYS_TIME")),
+    ("cap_drop: [all]", "cap_drop", ("ALL",)),
+    ("labels: {a: 1, b: }", "labels", {"a": "1", "b": ""}),
+    ("labels: [a=1, b]", "labels", {"a": "1", "b": ""}),
+    ("stop_signal: INT", "stop_signal", "SIGINT"),
+    ("stop_signal: 3", "stop_signal", "SIGQUIT"),
+    ("stop_grace_period: 1m30s", "stop_grace_period", 90.0),
+    ("uses: [db, world, host]", "uses", (UseSpec(service="db"), UseSpec(entity="world"), UseSpec(entity="host"))),
+    ("uses: [{service: db, port: 5432}]", "uses", (UseSpec(service="db", port=5432, protocol="tcp"),)),
+    (
+        "uses: [{cidr: 10.0.0.0/8, port: 53, protocol: udp}]",
+        "uses",
+        (UseSpec(cidr="10.0.0.0/8", port=53, protocol="udp"),),
+    ),
+    ("uses: [{entity: world, port: 443}]", "uses", (UseSpec(entity="world", port=443, protocol="tcp"),)),
+    ("isolation: container", "isolation", "container"),
+    ("x-note: {anything: [goes]}", "image", "x"),
+    ("image: debian:12", "image", "debian:12"),
+]
+
+
+@pytest.mark.parametrize(("keys", "field", "expected"), CASES, ids=[case[0].splitlines()[0] for case in CASES])
+def test_a_key_becomes_its_field(tmp_path: Path, keys: str, field: str, expected: object) -> None:
+    image = "" if keys.startswith("image:") else "image: x\n"
+    web = load(tmp_path, image + keys, HERE="here").services["web"]
+    assert getattr(web, field) == expected
+
+
+def test_paths_start_at_the_file(tmp_path: Path) -> None:
+    keys = "image: oci:img:tag\nvolumes: [./a:/a, '../b:/b', {type: bind, source: c, target: /c, read_only: true}]"
+    web = load(tmp_path, keys).services["web"]
+    assert web.image == f"oci:{tmp_path}/img:tag"
+    assert [mount.source for mount in web.mounts] == [f"{tmp_path}/a", f"{tmp_path.parent}/b", f"{tmp_path}/c"]
+    assert not (tmp_path / "a").exists()
+
+
+def test_env_files_are_read_and_environment_wins(tmp_path: Path) -> None:
+    (tmp_path / "one.env").write_text("A=1\nB=1\nC=1\n")
+    (tmp_path / "two.env").write_text("B=2\nC=2\n")
+    keys = "image: x\nenvironment: {C: 3}\nenv_file: [one.env, {path: two.env}, {path: none.env, required: false}]"
+    assert load(tmp_path, keys).services["web"].environment == {"A": "1", "B": "2", "C": "3"}
+
+
+def test_parts(tmp_path: Path) -> None:
+    for name in ("py", "files", "layout"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "py/requirements.txt").touch()
+    keys = "build: {parts: [debian:nginx, debian:dash=0.5, python:py, ./files, dir:files, 'oci:layout:v1', oci:layout]}"
+    build = load(tmp_path, keys).services["web"].build
+    assert build
+    assert build.parts == (
+        DebianPart(name="nginx"),
+        DebianPart(name="dash", version="0.5"),
+        PythonPart(path=tmp_path / "py"),
+        DirectoryPart(path=tmp_path / "files"),
+        DirectoryPart(path=tmp_path / "files"),
+        LayoutPart(path=tmp_path / "layout", reference="v1"),
+        LayoutPart(path=tmp_path / "layout"),
+    )
+
+
+@pytest.mark.parametrize("form", ["build: ./it", "build: it", "build: {context: it}"])
+@pytest.mark.parametrize(("file", "kind"), [("pyproject.toml", PythonPart), ("index.html", DirectoryPart)])
+def test_a_build_directory_is_what_its_files_say(tmp_path: Path, form: str, file: str, kind: type) -> None:
+    (tmp_path / "it").mkdir()
+    (tmp_path / "it" / file).touch()
+    build = load(tmp_path, form).services["web"].build
+    assert build
+    assert build.parts == (kind(path=tmp_path / "it"),)
+
+
+SCRATCH = ["/tmp", "/run", "/var/tmp"]
+
+
+@pytest.mark.parametrize(
+    ("file", "keys", "read_only", "targets"),
+    [
+        ("whit.yaml", "", True, SCRATCH),
+        ("whit.yaml", "read_only: true", True, SCRATCH),
+        ("whit.yaml", "read_only: false", False, []),
+        ("whit.yaml", "volumes: [data:/tmp]", True, ["/tmp", "/run", "/var/tmp"]),
+        ("whit.yaml", "tmpfs: ['/run/:size=1m']", True, ["/run/", "/tmp", "/var/tmp"]),
+        ("whit.yaml", "volumes: [data:/var]", True, ["/var", "/tmp", "/run"]),
+        ("compose.yaml", "", False, []),
+        ("compose.yaml", "read_only: true", True, []),
+    ],
+)
+def test_declared_services_have_a_read_only_root(
+    tmp_path: Path, file: str, keys: str, read_only: bool, targets: list[str]
+) -> None:
+    web = load(tmp_path, f"image: x\n{keys}", file).services["web"]
+    assert web.read_only is read_only
+    assert [mount.target for mount in web.mounts] == targets
+
+
+def test_a_value_that_nobody_gives_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        web = load(tmp_path, "image: x\nenvironment: [GONE]\nuser: u$NOBODY").services["web"]
+    assert (web.environment, web.user) == ({}, "u")
+    assert f"{tmp_path}/compose.yaml:4:19: services.web.environment[0]: the variable GONE has no value" in caplog.text
+    assert f"{tmp_path}/compose.yaml:5:11: services.web.user: the variable NOBODY is not set" in caplog.text
+
+
+def test_a_dockerfile_that_is_not_read_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "pyproject.toml").touch()
+    (tmp_path / "Dockerfile").touch()
+    load(tmp_path, "build: .")
+    assert "the Dockerfile in" in caplog.text

@@ -43,8 +43,8 @@ def write_state(settings: Settings, table: NameTable) -> bool:
     return True
 
 
-def read_state(path: Path) -> NameTable:
-    document = json.loads(path.read_text())
+def parse_state(text: str) -> NameTable:
+    document = json.loads(text)
     instances = {address: (app, host) for address, (app, host) in document["instances"].items()}
     return NameTable(document["listen"], document["services"], instances)
 

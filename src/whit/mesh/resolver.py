@@ -17,11 +17,13 @@ import struct
 import sys
 from ipaddress import IPv4Address
 from pathlib import Path
+from typing import IO
 
 from dnslib import PTR, QTYPE, RCODE, RR, A, DNSHeader, DNSRecord
 
 from whit.base.settings import Settings
 from whit.mesh import names
+from whit.mesh.names import NameTable
 
 TTL = 5
 """Seconds: an address of a service does not change, but services come and go."""
@@ -30,22 +32,35 @@ UPSTREAM_TIMEOUT = 3.0
 _PR_SET_NO_NEW_PRIVS = 38
 
 
-class Resolver:
-    """Answers from the state file as it is now."""
+class StateFile:
+    """The names as they are now. The directory is opened once, by root: later, nobody may not walk the way to it."""
 
-    def __init__(self, state: Path, upstreams: list[str]) -> None:
+    def __init__(self, path: Path) -> None:
+        self.name = path.name
+        self.directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self.stamp: tuple[int, int] | None = None
+        self.table = NameTable(listen="")
+        self.current()
+
+    def current(self) -> NameTable:
+        """The file is replaced as a whole, so its inode number and time tell whether it is another."""
+        with contextlib.suppress(FileNotFoundError), self._open() as file:
+            found = os.fstat(file.fileno())
+            if (found.st_ino, found.st_mtime_ns) != self.stamp:
+                self.stamp = (found.st_ino, found.st_mtime_ns)
+                self.table = names.parse_state(file.read())
+        return self.table
+
+    def _open(self) -> IO[str]:
+        return os.fdopen(os.open(self.name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self.directory))
+
+
+class Resolver:
+    """Answers questions, each from the names of its moment."""
+
+    def __init__(self, state: StateFile, upstreams: list[str]) -> None:
         self.state = state
         self.upstreams = upstreams
-        self.stamp = 0
-        self.table = names.read_state(state)
-
-    def reload(self) -> None:
-        """The file is replaced as a whole, so its inode number and time tell whether it is another."""
-        with contextlib.suppress(FileNotFoundError):
-            found = self.state.stat()
-            stamp = hash((found.st_ino, found.st_mtime_ns))
-            if stamp != self.stamp:
-                self.table, self.stamp = names.read_state(self.state), stamp
 
     async def answer(self, question: bytes, asker: str, *, stream: bool) -> bytes | None:
         """The reply to a question, or None if it was none."""
@@ -55,21 +70,20 @@ class Resolver:
             return None
         if not record.questions:
             return None
-        self.reload()
         own = self._own_answer(record, asker)
         return own.pack() if own is not None else await self._forward(record, question, stream=stream)
 
     def _own_answer(self, record: DNSRecord, asker: str) -> DNSRecord | None:
         """None: somebody else's name."""
-        name, kind = str(record.q.qname), QTYPE[record.q.qtype]
+        name, kind, table = str(record.q.qname), QTYPE[record.q.qtype], self.state.current()
         reply = DNSRecord(DNSHeader(id=record.header.id, qr=1, aa=1, ra=1, rd=record.header.rd), q=record.q)
         if kind == "PTR" and name.endswith(".in-addr.arpa."):
-            found = names.reverse_lookup(self.table, ".".join(reversed(name.split(".")[:4])))
+            found = names.reverse_lookup(table, ".".join(reversed(name.split(".")[:4])))
             if found is None:
                 return None
             reply.add_answer(RR(name, QTYPE.PTR, rdata=PTR(found), ttl=TTL))
             return reply
-        address = names.lookup(self.table, name, asker)
+        address = names.lookup(table, name, asker)
         if address is None:
             if not names.is_ours(name):
                 return None
@@ -170,8 +184,8 @@ def give_up_rights() -> None:
 
 
 async def serve(settings: Settings) -> None:
-    state = names.state_file(settings)
-    listen = names.read_state(state).listen
+    state = StateFile(names.state_file(settings))
+    listen = state.table.listen
     resolver = Resolver(state, upstreams_of(Path("/etc/resolv.conf"), listen))
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()

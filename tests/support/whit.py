@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -31,6 +32,8 @@ class Whit:
 
     settings: Settings
     environment: dict[str, str] = field(default_factory=dict)
+    agents: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    """Those that `start_agent` started: our children, to be waited for."""
 
     @property
     def env(self) -> dict[str, str]:
@@ -63,13 +66,15 @@ class Whit:
 
     def kill_agent(self) -> None:
         """kill -9, and wait until it is gone."""
-        pid = self.agent_pid
-        os.kill(pid, signal.SIGKILL)
-        until = time.monotonic() + 5
-        while Path(f"/proc/{pid}").exists() and time.monotonic() < until:
-            if Path(f"/proc/{pid}/stat").read_text().split(")")[1].split()[0] == "Z":
-                return
-            time.sleep(0.01)
+        descriptor = os.pidfd_open(self.agent_pid)
+        try:
+            signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+            select.select([descriptor], [], [], 5)
+        finally:
+            os.close(descriptor)
+        for agent in self.agents:
+            agent.wait(5)
+        self.agents.clear()
 
     def start_agent(self, patience: float = 20) -> None:
         """Start whitd as a supervisor would, and wait until it answers."""
@@ -77,7 +82,9 @@ class Whit:
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as output:
             argv = [sys.executable, "-m", "whit.api.daemon", "--id", self.settings.id]
-            subprocess.Popen(argv, env=self.env, stdout=output, stderr=output, start_new_session=True)
+            self.agents.append(
+                subprocess.Popen(argv, env=self.env, stdout=output, stderr=output, start_new_session=True)
+            )
         until = time.monotonic() + patience
         while self("--json", "ps", check=False).returncode != 0:
             assert time.monotonic() < until, f"the agent does not answer:\n{log.read_text()[-2000:]}"
@@ -85,6 +92,9 @@ class Whit:
 
     def clean(self) -> None:
         self("doctor", "--clean", "--yes", timeout=60)
+        for agent in self.agents:
+            agent.wait(5)
+        self.agents.clear()
 
     def resolves(self, asker: str, name: str) -> bool:
         """Ask the node's resolver for a name from inside the network namespace of the asker's first instance."""

@@ -1,7 +1,8 @@
 """The embedded store: SQLite in WAL mode. One machine needs no server.
 
 All statements run in one thread of their own, so that the event loop never waits for the disk and there is one writer.
-A log of changes feeds the watches; it is cut once it is long, and a watch from before the cut is told so.
+A log of changes feeds the watches; it is cut once it is long, and a watch from before the cut is told so. The file
+itself is the business of database.py.
 """
 
 from __future__ import annotations
@@ -10,103 +11,118 @@ import asyncio
 import contextlib
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 from whit.base.errors import Conflict, InputError, NotFound, Permanent
+from whit.cluster.database import connect, explained, transaction
 from whit.model.store import MAX_OPERATIONS, MAX_VALUE, Change, Check, Delete, Document, Put
 
 T = TypeVar("T")
 
-SCHEMA_VERSION = 1
 KEPT_CHANGES = 10_000
+"""Revisions that a watch can go back."""
+PAGE = 100
+"""Changes that a watch reads at once: with values of 1 MB, no more than 100 MB."""
 POLL_SECONDS = 0.5
-"""How soon a commit of another process is seen; those of this process are seen at once."""
+"""How soon a watch sees a commit of another process, and the end of a lease; those of this process it sees at once."""
 
-_SCHEMA = """
-CREATE TABLE documents (
-    key TEXT PRIMARY KEY, value BLOB NOT NULL, revision INTEGER NOT NULL, lease INTEGER NOT NULL DEFAULT 0
-) WITHOUT ROWID;
-CREATE INDEX documents_by_lease ON documents (lease) WHERE lease != 0;
-CREATE TABLE changes (
-    revision INTEGER NOT NULL, key TEXT NOT NULL, value BLOB, PRIMARY KEY (revision, key)
-) WITHOUT ROWID;
-CREATE TABLE leases (id INTEGER PRIMARY KEY AUTOINCREMENT, seconds REAL NOT NULL, ends REAL NOT NULL);
-CREATE TABLE state (only INTEGER PRIMARY KEY CHECK (only = 0), revision INTEGER NOT NULL, cut INTEGER NOT NULL);
-INSERT INTO state VALUES (0, 0, 0);
-"""
+_LAST = chr(0x10FFFF)
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+Position = tuple[int, str]
+"""The revision and key of the last change that a watch has seen."""
 
 
 class SqliteStore:
     """A Store in one file. Make it with `open`."""
 
-    def __init__(self, connection: sqlite3.Connection, thread: ThreadPoolExecutor) -> None:
+    def __init__(self, path: Path, connection: sqlite3.Connection, thread: ThreadPoolExecutor) -> None:
+        self._path = path
         self._connection = connection
         self._thread = thread
+        self._boot = _BOOT_ID.read_text().strip()
         self._committed = asyncio.Event()
+        self._closed = False
 
     @classmethod
     async def open(cls, path: Path) -> SqliteStore:
         """Open the file, or make it.
 
         Raises:
-            Permanent: it is no database, is damaged, or a newer release wrote it.
+            Permanent: it cannot be opened, is no database, is damaged, or a newer release wrote it.
         """
-        path.parent.mkdir(parents=True, exist_ok=True)
         thread = ThreadPoolExecutor(1, thread_name_prefix="store")
         try:
-            connection = await asyncio.get_running_loop().run_in_executor(thread, _connect, path)
+            return cls(path, await asyncio.get_running_loop().run_in_executor(thread, connect, path), thread)
         except BaseException:
-            thread.shutdown()
+            thread.shutdown(wait=False)
             raise
-        return cls(connection, thread)
 
     async def close(self) -> None:
-        await self._run(self._connection.close)
-        self._thread.shutdown()
+        """Ends the watches too."""
+        if self._closed:
+            return
+        self._closed = True
+        self._tell()
+        try:
+            await asyncio.get_running_loop().run_in_executor(self._thread, self._connection.close)
+        finally:
+            self._thread.shutdown(wait=False)
 
     async def get(self, key: str) -> Document | None:
-        return await self._run(lambda: self._get(key))
+        return await self._run(partial(self._get, key))
 
     async def list(self, prefix: str) -> tuple[Sequence[Document], int]:
-        return await self._run(lambda: self._list(prefix))
+        return await self._run(partial(self._list, prefix))
 
     async def commit(self, checks: Sequence[Check], changes: Sequence[Put | Delete]) -> int:
-        _refuse_too_large(checks, changes)
-        revision = await self._run(lambda: self._commit(checks, changes))
+        _refuse(checks, changes)
+        revision = await self._run(partial(self._commit, checks, changes))
         self._tell()
         return revision
 
     async def watch(self, prefix: str, after: int) -> AsyncIterator[Change]:
         """Raises NotFound if changes after that revision have been cut off: list again."""
-        while True:
+        position: Position = (after, _LAST)
+        while not self._closed:
             committed = self._committed
-            for change in await self._run(lambda revision=after: self._changes(prefix, revision)):  # type: ignore[misc]
-                after = change.revision
+            changes, position = await self._run(partial(self._changes, prefix, position))
+            for change in changes:
                 yield change
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(committed.wait(), POLL_SECONDS)
+            if len(changes) < PAGE:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(committed.wait(), POLL_SECONDS)
 
     async def grant(self, seconds: float) -> int:
-        return await self._run(lambda: self._grant(seconds))
+        if not seconds > 0:
+            raise InputError(f"a lease of {seconds} s", hint="it has to last")
+        return await self._run(partial(self._grant, seconds))
 
     async def renew(self, lease: int) -> None:
-        await self._run(lambda: self._renew(lease))
+        await self._run(partial(self._renew, lease))
 
     async def revoke(self, lease: int) -> None:
-        await self._run(lambda: self._revoke([lease]))
+        await self._run(partial(self._revoke, lease))
         self._tell()
 
-    # ---- in the store's thread ----
-
     async def _run(self, work: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+        if self._closed:
+            raise Permanent("the store is closed")
+        return await asyncio.get_running_loop().run_in_executor(self._thread, partial(self._explained, work))
 
     def _tell(self) -> None:
         self._committed.set()
         self._committed = asyncio.Event()
+
+    # ---- what follows runs in the store's thread ----
+
+    def _explained(self, work: Callable[[], T]) -> T:
+        with explained(self._path):
+            return work()
 
     def _get(self, key: str) -> Document | None:
         self._expire()
@@ -115,22 +131,24 @@ class SqliteStore:
 
     def _list(self, prefix: str) -> tuple[Sequence[Document], int]:
         self._expire()
-        with self._transaction("DEFERRED"):
+        with transaction(self._connection, "DEFERRED"):
             rows = self._connection.execute(
-                "SELECT key, value, revision FROM documents WHERE key >= ? AND substr(key, 1, ?) = ? ORDER BY key",
-                (prefix, len(prefix), prefix),
+                "SELECT key, value, revision FROM documents WHERE key >= ? AND key < ? ORDER BY key",
+                (prefix, prefix + _LAST),
             ).fetchall()
             return [Document(*row) for row in rows], self._revision()
 
     def _commit(self, checks: Sequence[Check], changes: Sequence[Put | Delete]) -> int:
         self._expire()
-        with self._transaction("IMMEDIATE"):
+        with transaction(self._connection, "IMMEDIATE"):
             for check in checks:
                 self._verify(check)
-            revision = self._revision() + 1
-            for change in changes:
-                self._apply(change, revision)
-            self._advance(revision)
+            revision = self._revision()
+            if changes:
+                revision += 1
+                for change in changes:
+                    self._apply(change, revision)
+                self._advance(revision)
         return revision
 
     def _verify(self, check: Check) -> None:
@@ -143,118 +161,113 @@ class SqliteStore:
         value: bytes | None = None
         if isinstance(change, Put):
             value = change.value
-            if change.lease and not self._lease_lives(change.lease):
-                raise NotFound(f"lease {change.lease} has run out")
+            if change.lease and not self._lives(change.lease):
+                raise _run_out(change.lease)
             self._connection.execute(
                 "INSERT OR REPLACE INTO documents VALUES (?, ?, ?, ?)", (change.key, value, revision, change.lease)
             )
-        else:
-            self._connection.execute("DELETE FROM documents WHERE key = ?", (change.key,))
-        self._connection.execute("INSERT OR REPLACE INTO changes VALUES (?, ?, ?)", (revision, change.key, value))
+        elif not self._connection.execute("DELETE FROM documents WHERE key = ?", (change.key,)).rowcount:
+            return
+        self._connection.execute("INSERT INTO changes VALUES (?, ?, ?)", (revision, change.key, value))
 
     def _advance(self, revision: int) -> None:
         cut = max(0, revision - KEPT_CHANGES)
         self._connection.execute("UPDATE state SET revision = ?, cut = ?", (revision, cut))
         self._connection.execute("DELETE FROM changes WHERE revision <= ?", (cut,))
 
-    def _changes(self, prefix: str, after: int) -> Sequence[Change]:
+    def _changes(self, prefix: str, seen: Position) -> tuple[Sequence[Change], Position]:
+        """The next changes, at most PAGE, and how far has been seen.
+
+        That is up to the present, also where nothing changed below `prefix`: else a quiet watch would fall behind the
+        cut.
+        """
         self._expire()
-        with self._transaction("DEFERRED"):
-            (cut,) = self._connection.execute("SELECT cut FROM state").fetchone()
-            if after < cut:
-                raise NotFound(f"the changes after revision {after} are no longer kept", hint="list, then watch anew")
+        with transaction(self._connection, "DEFERRED"):
+            revision, (cut,) = self._revision(), self._connection.execute("SELECT cut FROM state").fetchone()
+            if (seen[0] if seen[1] == _LAST else seen[0] - 1) < cut:
+                raise NotFound(f"the changes after revision {seen[0]} are no longer kept", hint="list, then watch anew")
             rows = self._connection.execute(
-                "SELECT revision, key, value FROM changes WHERE revision > ? AND substr(key, 1, ?) = ? "
-                "ORDER BY revision, key",
-                (after, len(prefix), prefix),
+                "SELECT revision, key, value FROM changes "
+                "WHERE (revision, key) > (?, ?) AND key >= ? AND key < ? ORDER BY revision, key LIMIT ?",
+                (*seen, prefix, prefix + _LAST, PAGE),
             ).fetchall()
-        return [
-            Change(key, None if value is None else Document(key, value, revision), revision)
-            for revision, key, value in rows
-        ]
-
-    def _grant(self, seconds: float) -> int:
-        with self._transaction("IMMEDIATE"):
-            cursor = self._connection.execute(
-                "INSERT INTO leases (seconds, ends) VALUES (?, ?)", (seconds, time.time() + seconds)
-            )
-        return int(cursor.lastrowid or 0)
-
-    def _renew(self, lease: int) -> None:
-        self._expire()
-        with self._transaction("IMMEDIATE"):
-            cursor = self._connection.execute("UPDATE leases SET ends = ? + seconds WHERE id = ?", (time.time(), lease))
-        if cursor.rowcount == 0:
-            raise NotFound(f"lease {lease} has run out")
-
-    def _lease_lives(self, lease: int) -> bool:
-        return self._connection.execute("SELECT 1 FROM leases WHERE id = ?", (lease,)).fetchone() is not None
-
-    def _expire(self) -> None:
-        """Wall-clock time, because a lease must also run out while no agent lives."""
-        rows = self._connection.execute("SELECT id FROM leases WHERE ends < ?", (time.time(),)).fetchall()
-        if rows:
-            self._revoke([lease for (lease,) in rows])
-
-    def _revoke(self, leases: Sequence[int]) -> None:
-        with self._transaction("IMMEDIATE"):
-            revision = self._revision() + 1
-            for lease in leases:
-                self._connection.execute("DELETE FROM leases WHERE id = ?", (lease,))
-                rows = self._connection.execute("SELECT key FROM documents WHERE lease = ?", (lease,)).fetchall()
-                for (key,) in rows:
-                    self._apply(Delete(key), revision)
-            self._advance(revision)
+        found = [Change(key, None if value is None else Document(key, value, at), at) for at, key, value in rows]
+        if len(found) == PAGE:
+            return found, (found[-1].revision, found[-1].key)
+        return found, max(seen, (revision, _LAST))
 
     def _revision(self) -> int:
         (revision,) = self._connection.execute("SELECT revision FROM state").fetchone()
         return int(revision)
 
-    @contextlib.contextmanager
-    def _transaction(self, kind: str) -> Iterator[None]:
-        self._connection.execute(f"BEGIN {kind}")
-        try:
-            yield
-        except BaseException:
-            self._connection.execute("ROLLBACK")
-            raise
-        self._connection.execute("COMMIT")
+    # ---- leases ----
+    #
+    # They end by the clock that runs from boot, suspended or not: setting the time ends none, and they run out while
+    # no agent lives. Their holders are processes of this machine, so a lease from before the last boot has run out.
+
+    def _grant(self, seconds: float) -> int:
+        with transaction(self._connection, "IMMEDIATE"):
+            row = (seconds, _now() + seconds, self._boot)
+            cursor = self._connection.execute("INSERT INTO leases (seconds, ends, boot) VALUES (?, ?, ?)", row)
+        return int(cursor.lastrowid or 0)
+
+    def _renew(self, lease: int) -> None:
+        self._expire()
+        with transaction(self._connection, "IMMEDIATE"):
+            if not self._lives(lease):
+                raise _run_out(lease)
+            self._connection.execute("UPDATE leases SET ends = ? + seconds WHERE id = ?", (_now(), lease))
+
+    def _lives(self, lease: int) -> bool:
+        sql = "SELECT 1 FROM leases WHERE id = ? AND boot = ? AND ends > ?"
+        return self._connection.execute(sql, (lease, self._boot, _now())).fetchone() is not None
+
+    def _ended(self) -> Sequence[int]:
+        rows = self._connection.execute("SELECT id FROM leases WHERE boot != ? OR ends <= ?", (self._boot, _now()))
+        return [lease for (lease,) in rows]
+
+    def _expire(self) -> None:
+        if self._ended():
+            with transaction(self._connection, "IMMEDIATE"):
+                # Asked again: another process may have renewed one before the lock was taken.
+                self._drop(self._ended())
+
+    def _revoke(self, lease: int) -> None:
+        with transaction(self._connection, "IMMEDIATE"):
+            self._drop([lease])
+
+    def _drop(self, leases: Sequence[int]) -> None:
+        """Within a transaction: the leases, and in one revision what was put under them."""
+        keys: list[str] = []
+        for lease in leases:
+            rows = self._connection.execute("SELECT key FROM documents WHERE lease = ?", (lease,))
+            keys += [key for (key,) in rows]
+            self._connection.execute("DELETE FROM leases WHERE id = ?", (lease,))
+        if keys:
+            revision = self._revision() + 1
+            for key in keys:
+                self._apply(Delete(key), revision)
+            self._advance(revision)
 
 
-def _refuse_too_large(checks: Sequence[Check], changes: Sequence[Put | Delete]) -> None:
+def _now() -> float:
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+def _run_out(lease: int) -> NotFound:
+    return NotFound(f"lease {lease} has run out", hint="ask for another, and put its documents again")
+
+
+def _refuse(checks: Sequence[Check], changes: Sequence[Put | Delete]) -> None:
+    """Raises InputError for what no store takes."""
     if len(checks) + len(changes) > MAX_OPERATIONS:
         raise InputError(f"a transaction of {len(checks) + len(changes)} operations; {MAX_OPERATIONS} are allowed")
+    keys: set[str] = set()
     for change in changes:
+        if not change.key.startswith("/"):
+            raise InputError(f"{change.key!r} is no key", hint="keys begin with /v1/")
+        if change.key in keys:
+            raise InputError(f"{change.key} is changed twice in one transaction", hint="keep the last")
+        keys.add(change.key)
         if isinstance(change, Put) and len(change.value) >= MAX_VALUE:
             raise InputError(f"{change.key} has {len(change.value)} bytes; less than {MAX_VALUE} are allowed")
-
-
-def _connect(path: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(path, isolation_level=None, timeout=10, check_same_thread=False)
-    try:
-        path.chmod(0o600)
-        connection.execute("PRAGMA journal_mode = WAL")
-        # A commit that was answered must survive a loss of power.
-        connection.execute("PRAGMA synchronous = FULL")
-        _prepare(connection, path)
-    except sqlite3.DatabaseError as error:
-        connection.close()
-        raise Permanent(
-            f"{path} cannot be read: {error}",
-            hint="restore it from a backup, or move it away to start without apps; images and volumes stay",
-        ) from error
-    except BaseException:
-        connection.close()
-        raise
-    return connection
-
-
-def _prepare(connection: sqlite3.Connection, path: Path) -> None:
-    (version,) = connection.execute("PRAGMA user_version").fetchone()
-    if version > SCHEMA_VERSION:
-        raise Permanent(
-            f"{path} was written by a newer release (schema {version}, this one knows {SCHEMA_VERSION})",
-            hint="run the newer release",
-        )
-    if version == 0:
-        connection.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")

@@ -14,6 +14,8 @@ from support.whit import ROOT
 
 # What makes the mirrors reachable at all differs from place to place and is handed on as it is.
 HANDED_ON = ("/etc/resolv.conf", "/etc/hosts", "/etc/ssl/certs/ca-certificates.crt", "/etc/pip.conf")
+# Installing ca-certificates makes that file anew, from the distribution's certificates and those in here.
+OWN_CERTIFICATES = "usr/local/share/ca-certificates/host.crt"
 
 INIT = """
 mount -t proc proc {root}/proc
@@ -57,7 +59,7 @@ class BareMachine:
     def __exit__(self, *_: object) -> None:
         if self.init is not None:
             self.init.kill()
-            self.init.wait()
+            self.init.communicate()
         subprocess.run(["ip", "netns", "del", self.name], capture_output=True, check=False)
         subprocess.run(["ip", "link", "del", self.host_link], capture_output=True, check=False)
         subprocess.run(["nft", "delete", "table", "ip", f"test_{self.host_link}"], capture_output=True, check=False)
@@ -65,7 +67,7 @@ class BareMachine:
 
     def run(self, command: str, *, timeout: float = 900, check: bool = True) -> subprocess.CompletedProcess[str]:
         """A command of the machine's shell, in the checkout."""
-        argv = ["nsenter", f"--target={self.pid}", "--mount", "--net", "--pid", "--root"]
+        argv = ["nsenter", f"--target={self.pid}", "--mount", "--net", "--pid", "--root", "--wd"]
         kept = {name: value for name, value in os.environ.items() if "CERT" in name or "CA_BUNDLE" in name}
         environment = {**kept, "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root"}
         done = subprocess.run(
@@ -90,6 +92,8 @@ class BareMachine:
             if Path(name).exists():
                 (self.root / name.lstrip("/")).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(name, self.root / name.lstrip("/"))
+        (self.root / OWN_CERTIFICATES).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy("/etc/ssl/certs/ca-certificates.crt", self.root / OWN_CERTIFICATES)
         listed = subprocess.run(
             ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
             cwd=ROOT, check=True, capture_output=True, text=True,

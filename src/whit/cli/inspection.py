@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from whit.base.errors import InputError
-from whit.cli.invocation import Invocation, command
-from whit.cli.lifecycle import NamesArgument
+from whit.cli.invocation import Invocation, NamesArgument, command
 from whit.cli.output import Output, colourful
 
 if TYPE_CHECKING:

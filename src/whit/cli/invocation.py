@@ -25,6 +25,10 @@ IdOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON; streams print one document a line.")]
 VerboseOption = Annotated[bool, typer.Option("--verbose", help="Say on standard error what is asked and started.")]
 
+NamesArgument = Annotated[
+    list[str] | None, typer.Argument(metavar="APP|SERVICE", help="The app, and services of it; default all.")
+]
+
 
 @dataclass
 class Invocation:

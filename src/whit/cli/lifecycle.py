@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from whit.cli.invocation import Invocation, command
+from whit.cli.invocation import Invocation, NamesArgument, command
 
 if TYPE_CHECKING:
     from whit.model.status import AppStatus
@@ -17,9 +17,6 @@ if TYPE_CHECKING:
 _PUBLISHED = re.compile(r"(?P<host>[^>]*):(?P<port>\d+)->(?P<target>\d+)/(?P<protocol>\w+)")
 
 PathArgument = Annotated[Path, typer.Argument(metavar="PATH", help="App file, or the directory that holds it.")]
-NamesArgument = Annotated[
-    list[str] | None, typer.Argument(metavar="APP|SERVICE", help="The app, and services of it; default all.")
-]
 
 
 def add(app: typer.Typer) -> None:

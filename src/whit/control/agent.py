@@ -12,7 +12,7 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from typing import Any
@@ -48,6 +48,8 @@ log = logging.getLogger(__name__)
 
 LOOK_AGAIN = 5.0
 """Seconds after which the machine is looked at although nothing seems to have happened."""
+LAST_WORDS = 10
+"""Lines of an instance's output that are shown when it ended badly."""
 
 
 class Agent:
@@ -182,7 +184,7 @@ class Agent:
     async def describe_up(self, spec: AppSpec) -> list[str]:
         """What `up` would do, one line an operation. Nothing is built, so images that are missing are named only."""
         await self._admit(spec)
-        return await status.describe_up(self, spec)
+        return status.describe_up(spec, self.releases.get(spec.name))
 
     async def settle_images(self, spec: AppSpec, report: Report, *, refresh: bool = False) -> dict[str, Image]:
         return await images.settle_images(spec, self.images, report, refresh=refresh)
@@ -194,7 +196,7 @@ class Agent:
             await self.documents.delete("release", name)
             del self.releases[name]
             self._changed()
-            await waiting.until(self, lambda: waiting.gone(self, name, report), timeout, f"{name} to be down")
+            await self._wait(lambda: waiting.gone(name, self.instances.seen(), report), timeout, name, "down")
             if volumes:
                 for volume in release.spec.volumes:
                     await status.remove_volume(volume_directory(self.settings, name, volume))
@@ -227,7 +229,20 @@ class Agent:
         self._changed()
 
     async def _wait_until_up(self, name: str, report: Report, timeout: float) -> None:
-        await waiting.until(self, lambda: waiting.is_up(self, name, report), timeout, f"{name} to be healthy")
+        def is_up() -> bool:
+            return waiting.is_up(name, self.wanted, self.instances.seen(), report, self._last_words)
+
+        await self._wait(is_up, timeout, name, "healthy")
+
+    async def _wait(self, holds: Callable[[], bool], timeout: float, app: str, state: str) -> None:
+        def what() -> str:
+            return f"{app} to be {state}{waiting.missing(app, self.instances.seen())}"
+
+        await waiting.until(holds, lambda: self.changes, timeout, what)
+
+    def _last_words(self, instance: str) -> str:
+        printed = logs.read(self.driver.layout(instance), last=LAST_WORDS)
+        return "\n".join(f"  {line.text}" for line in printed) or "  (it printed nothing)"
 
     def _app_lock(self, name: str) -> asyncio.Lock:
         return self._app_locks.setdefault(name, asyncio.Lock())

@@ -7,7 +7,6 @@ import asyncio
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from whit.base.errors import NotFound
 from whit.control.desired import instance_names
@@ -17,9 +16,6 @@ from whit.model.instance import Health, InstanceStatus, State
 from whit.model.release import Release
 from whit.model.service import PortSpec
 from whit.model.status import AppState, AppStatus, ServiceStatus
-
-if TYPE_CHECKING:
-    from whit.control.agent import Agent
 
 _WORST_FIRST: tuple[State, ...] = (
     "failed", "restarting", "pending", "building", "created", "exited", "stopped", "running",
@@ -88,17 +84,15 @@ def service_of(app: AppSpec, given: str) -> str:
     raise NotFound(f"{app.name} has no service {given}", hint=f"services: {', '.join(app.services)}")
 
 
-async def describe_up(agent: Agent, spec: AppSpec) -> list[str]:
+def describe_up(spec: AppSpec, before: Release | None) -> list[str]:
     """One line for each thing that bringing the app up would do."""
-    before = agent.releases.get(spec.name)
     lines = [
         f"{'build' if service.build else 'obtain'} the image of {name}, unless it is unchanged"
         for name, service in spec.services.items()
     ]
-    if before is None or before.spec != spec:
-        for name, service in spec.services.items():
-            if before is None or before.spec.services.get(name) != service:
-                lines += [f"start {spec.name}-{name}-{index}" for index in range(1, service.replicas + 1)]
+    for name, service in spec.services.items():
+        if before is None or before.spec.services.get(name) != service:
+            lines += [f"start {spec.name}-{name}-{index}" for index in range(1, service.replicas + 1)]
     gone = set(instance_names(before)) if before else set()
     kept = {f"{spec.name}-{name}-{i}" for name, s in spec.services.items() for i in range(1, s.replicas + 1)}
     return [*lines, *(f"remove {name}" for name in sorted(gone - kept))]

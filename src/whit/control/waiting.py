@@ -1,91 +1,105 @@
-"""Waiting until an app is up or gone, telling each step as it is seen, and saying what is wrong when it will not be."""
+"""Waiting until an app is up or gone: what is seen on the way, and what is wrong when it will not be."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
 
 from whit.base.errors import Permanent, TimedOut
-from whit.control.plan import unmet
+from whit.control.desired import Wanted
+from whit.control.plan import Seen, unmet
 from whit.model.instance import InstanceStatus
 from whit.model.progress import Progress, Report
-from whit.runtime import logs
-
-if TYPE_CHECKING:
-    from whit.control.agent import Agent
-
-LOG_LINES = 10
 
 
-async def until(agent: Agent, holds: Callable[[], bool], timeout: float, what: str) -> None:
-    """Ask again after everything that happens. Raises TimedOut with what is still missing."""
+async def until(
+    holds: Callable[[], bool], changes: Callable[[], asyncio.Event], timeout: float, what: Callable[[], str]
+) -> None:
+    """Ask `holds` again after everything that happens.
+
+    `changes` gives the event of the next change, `what` says what is waited for and what is still missing.
+
+    Raises:
+        TimedOut: it did not hold within `timeout` seconds.
+    """
     deadline = time.monotonic() + timeout
     while True:
-        changes = agent.changes
+        change = changes()
         if holds():
             return
         left = deadline - time.monotonic()
         if left <= 0:
-            raise TimedOut(f"waited {timeout:g} s for {what}{_missing(agent)}", hint="`whit ps` and `whit logs`")
+            raise TimedOut(f"waited {timeout:g} s for {what()}", hint="`whit ps` and `whit logs` tell more")
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(changes.wait(), min(left, 1.0))
+            await asyncio.wait_for(change.wait(), min(left, 1.0))
 
 
-def is_up(agent: Agent, app: str, report: Report) -> bool:
-    """Whether every instance runs and is healthy, or has done its work.
+def is_up(
+    app: str,
+    wanted: Mapping[str, Wanted],
+    seen: Mapping[str, Seen],
+    report: Report,
+    last_words: Callable[[str], str],
+) -> bool:
+    """Whether every instance of the app runs and is healthy, or has done its work.
 
     Raises:
-        Permanent: one has ended badly and will not be started again; with the end of what it printed.
+        Permanent: one has failed and will not be started again; with `last_words`, the end of what it printed.
     """
-    seen = agent.instances.seen()
     up = True
-    for name, want in agent.wanted.items():
+    for name, want in wanted.items():
         if want.spec.app != app:
             continue
         there = seen.get(name)
         if there is None or there.status.revision != want.spec.revision:
-            waits = unmet(want, seen, agent.wanted)
+            waits = unmet(want, seen, wanted)
             report(Progress(subject=name, step=f"waits for {', '.join(waits)}" if waits else "starting"))
             up = False
             continue
-        if there.status.state == "exited" and there.retry_at is None and there.status.exit_code != 0:
-            raise Permanent(_ended_badly(agent, there.status), hint=f"`whit logs {there.status.service}` has the rest")
-        if there.status.state == "failed" and there.retry_at is None and not there.busy:
-            raise Permanent(f"{name} cannot be started: {there.status.message}")
-        done = _is_settled(there.status)
-        report(Progress(subject=name, step=_words(there.status), done=done, failed=there.status.state == "failed"))
+        _refuse_failure(there, last_words)
+        done = is_settled(there.status)
+        report(Progress(subject=name, step=words(there.status), done=done, failed=there.status.state == "failed"))
         up = up and done
     return up
 
 
-def gone(agent: Agent, app: str, report: Report) -> bool:
-    left = [name for name, there in agent.instances.seen().items() if there.status.app == app]
+def _refuse_failure(there: Seen, last_words: Callable[[str], str]) -> None:
+    status = there.status
+    if there.retry_at is not None or there.busy:
+        return
+    if status.state == "failed":
+        raise Permanent(f"{status.name} cannot be started: {status.message}")
+    if status.state == "exited" and status.exit_code != 0:
+        raise Permanent(
+            f"{status.name} ended with {status.exit_code}: {status.message}\n{last_words(status.name)}",
+            hint=f"`whit logs {status.service}` has the rest",
+        )
+
+
+def gone(app: str, seen: Mapping[str, Seen], report: Report) -> bool:
+    """Whether nothing of the app is left."""
+    left = [name for name, there in seen.items() if there.status.app == app]
     for name in left:
         report(Progress(subject=name, step="stopping"))
     return not left
 
 
-def _is_settled(status: InstanceStatus) -> bool:
+def is_settled(status: InstanceStatus) -> bool:
+    """It is as it should be: healthy, or done."""
     if status.state == "running":
         return status.health in ("none", "healthy")
     return status.state == "exited" and status.exit_code == 0
 
 
-def _words(status: InstanceStatus) -> str:
+def words(status: InstanceStatus) -> str:
     if status.state == "running":
         return "running" if status.health == "none" else status.health
     return status.message or status.state
 
 
-def _missing(agent: Agent) -> str:
-    lines = [f"\n  {status.name}: {_words(status)}" for status in agent.instance_statuses() if not _is_settled(status)]
-    return "".join(lines)
-
-
-def _ended_badly(agent: Agent, status: InstanceStatus) -> str:
-    printed = logs.read(agent.driver.layout(status.name), last=LOG_LINES)
-    text = "".join(f"\n  {line.text}" for line in printed) or "\n  (it printed nothing)"
-    return f"{status.name} ended with {status.exit_code}: {status.message}{text}"
+def missing(app: str, seen: Mapping[str, Seen]) -> str:
+    """What is not as it should be, a line each."""
+    statuses = [there.status for there in seen.values() if there.status.app == app]
+    return "".join(f"\n  {status.name}: {words(status)}" for status in statuses if not is_settled(status))

@@ -14,7 +14,13 @@ from whit.model.base import Noun
 REST_SECONDS = 60.0
 """An address is not given to another instance before peers and caches have forgotten its last owner."""
 
-CANDIDATES = tuple(IPv4Network(f"10.{second}.0.0/16") for second in (77, *range(78, 128), *range(200, 250)))
+CANDIDATES = (
+    *(IPv4Network(f"10.{second}.0.0/16") for second in (*range(77, 128), *range(200, 250))),
+    *(IPv4Network(f"172.{second}.0.0/16") for second in range(30, 17, -1)),
+    IPv4Network("198.18.0.0/16"),
+)
+"""Private networks (RFC 1918) from those that are seldom taken on, and at last one that nobody routes (RFC 2544)."""
+
 FIRST_INSTANCE = 16
 """Offsets in the pool: 1 is the node, 2 the resolver; those below this one are kept for more of that kind."""
 
@@ -116,6 +122,8 @@ def _released(leases: tuple[Lease, ...], kept: frozenset[str], now: float) -> It
 
 def _assign(leases: tuple[Lease, ...], owner: str, now: float, offsets: range) -> tuple[tuple[Lease, ...], int]:
     mine = next((lease for lease in leases if lease.owner == owner), None)
+    if mine is not None and mine.released_at is None:
+        return leases, mine.offset
     if mine is not None:
         back = mine.model_copy(update={"released_at": None})
         return tuple(back if lease is mine else lease for lease in leases), mine.offset

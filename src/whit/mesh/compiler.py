@@ -110,21 +110,68 @@ def _value(rule: Rule) -> PolicyValue:
 
 @dataclass(frozen=True)
 class Changes:
-    """What makes one table of another, in this order: at no moment is more let through than before or after."""
+    """What makes one table of another, in this order. What both tables deny is denied at every moment between them.
 
-    denials: Table
+    Tightening makes nothing more open than the old table, the rest is nowhere more open than the new one.
+    """
+
+    tightening: Table
+    loosening: Table
     removals: tuple[PolicyKey, ...]
-    allowances: Table
 
     def __bool__(self) -> bool:
-        return bool(self.denials or self.removals or self.allowances)
+        return bool(self.tightening or self.loosening or self.removals)
+
+    def __len__(self) -> int:
+        """How many entries are written or removed."""
+        return len(self.tightening) + len(self.loosening) + len(self.removals)
 
 
 def changes(old: Mapping[PolicyKey, PolicyValue], new: Mapping[PolicyKey, PolicyValue]) -> Changes:
-    """Denials are written first; what is taken away lies between, because it may have hidden either."""
-    written = {key: value for key, value in new.items() if old.get(key) != value}
-    return Changes(
-        denials={key: value for key, value in written.items() if value.verdict == Verdict.DENY},
-        removals=tuple(key for key in old if key not in new),
-        allowances={key: value for key, value in written.items() if value.verdict != Verdict.DENY},
+    """Each key that differs first gets the narrower of what both tables say there, then what the new one says.
+
+    In whichever order the keys of one phase are written, each write only tightens, or only loosens: a removal in the
+    middle never uncovers a shorter prefix that is still the old one's.
+    """
+    tightening: Table = {}
+    loosening: Table = {}
+    for key in dict.fromkeys((*old, *new)):
+        if old.get(key) == new.get(key):
+            continue
+        between = _narrower(_value_at(old, key), _value_at(new, key))
+        if between != old.get(key):
+            tightening[key] = between
+        if key in new and between != new[key]:
+            loosening[key] = new[key]
+    return Changes(tightening, loosening, tuple(key for key in old if key not in new))
+
+
+def _value_at(table: Mapping[PolicyKey, PolicyValue], key: PolicyKey) -> PolicyValue | None:
+    """What the table says of everything that the key stands for: its own value, or that of the longest prefix of it."""
+    own = Prefix(key.protocol, key.port, max(0, key.prefix_length - POLICY_PREFIX_ANY_PORT))
+    for prefix in own.parents():
+        found = table.get(_key(key.subject, Direction(key.direction), key.peer, prefix))
+        if found is not None:
+            return found
+    return None
+
+
+def _narrower(old: PolicyValue | None, new: PolicyValue | None) -> PolicyValue:
+    """Lets through only what both let through, and yields to a denial for the other look-up that either yields to."""
+    values = [value for value in (new, old) if value is not None]
+    closed = [value for value in values if _is_closed(value)]
+    if closed:
+        return max(closed, key=lambda value: value.precedence)
+    weakest = min(values, key=lambda value: value.precedence)
+    audited = len(values) == 2 and all(value.flags & PolicyFlags.AUDIT for value in values)
+    return PolicyValue(
+        rule=weakest.rule,
+        precedence=weakest.precedence if len(values) == 2 else 0,
+        verdict=Verdict.DENY if audited else Verdict.ALLOW,
+        flags=PolicyFlags.AUDIT if audited else PolicyFlags(0),
+        redirect_port=0,
     )
+
+
+def _is_closed(value: PolicyValue) -> bool:
+    return value.verdict == Verdict.DENY and not value.flags & PolicyFlags.AUDIT

@@ -10,13 +10,15 @@ from ipaddress import IPv4Network
 
 from pydantic import Field
 
+from whit.base.errors import Unavailable
 from whit.model.base import Noun
-from whit.model.policy import HOST, RESOLVER, WORLD
+from whit.model.policy import HOST, RESOLVER, UNASSIGNED, WORLD
 
 SERVICE_SCOPE = 1 << 24
 NETWORK_SCOPE = 2 << 24
+SCOPE_SIZE = 1 << 24
 
-RESERVED = {HOST: "host", WORLD: "world", RESOLVER: "resolver"}
+RESERVED = {HOST: "host", WORLD: "world", RESOLVER: "resolver", UNASSIGNED: "nobody"}
 
 
 class IdentityBook(Noun):
@@ -38,19 +40,25 @@ def service_name(app: str, service: str) -> str:
 
 
 def assign(book: IdentityBook, services: Iterable[str], networks: Iterable[IPv4Network]) -> IdentityBook:
-    """Numbers for all that have none yet."""
+    """Numbers for all that have none yet. Raises Unavailable when a scope is used up."""
     names = dict(book.names)
     known = set(names.values())
     for scope, wanted in ((SERVICE_SCOPE, services), (NETWORK_SCOPE, map(str, networks))):
         following = max((number for number in names if number & 0xFF000000 == scope), default=scope) + 1
         for name in wanted:
             if name not in known:
+                if following == scope + SCOPE_SIZE:
+                    raise Unavailable(f"all {SCOPE_SIZE - 1:,} identities of this scope were given out")
                 names[following] = name
                 known.add(name)
                 following += 1
     return IdentityBook(names=names)
 
 
-def containing(network: IPv4Network, networks: Iterable[IPv4Network]) -> list[IPv4Network]:
-    """Those among `networks` that hold all of `network`: an address of it is an address of each of them."""
-    return [other for other in networks if network.subnet_of(other)]
+def within(networks: Iterable[IPv4Network], wanted: IPv4Network) -> list[IPv4Network]:
+    """Those of `networks` that lie in `wanted`, with itself.
+
+    An address has the identity of the longest of all prefixes that hold it. So what is said of a network is said of
+    each of these identities, and prefixes may overlap as they like.
+    """
+    return [network for network in networks if network.subnet_of(wanted)]

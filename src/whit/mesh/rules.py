@@ -1,21 +1,20 @@
 """From what apps declare to the rules of policy. Pure: names in, rules with identities and stored ids out.
 
 A declared app's services are default-deny both ways. `uses` opens the one's egress and admits it at the other's
-ingress; `ports` admits the world. An open app's services reach each other and the world, and every such rule says
-`undeclared`.
+ingress; `ports` admits the world and the node. Replicas of a service reach each other only where the service uses
+itself. An open app's services reach each other and the world, and every such rule says `undeclared`. Other apps never.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Network
 
 from pydantic import Field
 
 from whit.base.errors import InputError
-from whit.mesh import identities
-from whit.mesh.identities import IdentityBook, service_name
+from whit.mesh.identities import IdentityBook, service_name, within
 from whit.model.app import AppSpec
 from whit.model.base import Noun
 from whit.model.policy import ANY_PEER, HOST, RESOLVER, WORLD, Direction, Rule
@@ -25,7 +24,7 @@ DEFAULT_DENY = 0
 ALLOW = 1
 
 PROTOCOLS = {"tcp": 6, "udp": 17}
-ENTITIES = {"world": WORLD, "host": HOST}
+EVERY_PORT = (0, 65535)
 UNDECLARED = "undeclared"
 """In the text of every rule that lets something through that nobody declared."""
 
@@ -49,8 +48,32 @@ class Draft:
     text: str
     peer: int = ANY_PEER
     protocol: int = 0
-    ports: tuple[int, int] = (0, 65535)
+    ports: tuple[int, int] = EVERY_PORT
     allow: bool = True
+
+
+@dataclass(frozen=True)
+class Peers:
+    """Who can be named as a peer: services by number, and the networks that any app speaks of."""
+
+    numbers: Mapping[str, int]
+    networks: Sequence[IPv4Network]
+
+    def service(self, app: str, name: str, who: str) -> int:
+        """Raises InputError if there is no such service."""
+        try:
+            return self.numbers[service_name(app, name)]
+        except KeyError:
+            raise InputError(
+                f"{who} uses {name}, which is no service of {app}", hint="name a service of the same app"
+            ) from None
+
+    def network(self, wanted: IPv4Network) -> list[int]:
+        return [self.numbers[str(network)] for network in within(self.networks, wanted)]
+
+    def world(self) -> list[int]:
+        """Every address without a name, and every network that some policy gave one."""
+        return [WORLD, *(self.numbers[str(network)] for network in self.networks)]
 
 
 def networks_used(apps: Iterable[AppSpec]) -> list[IPv4Network]:
@@ -68,9 +91,8 @@ def networks_used(apps: Iterable[AppSpec]) -> list[IPv4Network]:
 def rules(apps: Iterable[AppSpec], book: IdentityBook, known: RuleBook) -> tuple[list[Rule], RuleBook]:
     """The rules of all apps, and the book with the ids of new ones. `book` knows every service and network of them."""
     specs = list(apps)
-    numbers = {name: number for number, name in book.names.items()}
-    networks = networks_used(specs)
-    drafts = [draft for app in specs for draft in _app(app, numbers, networks)]
+    peers = Peers({name: number for number, name in book.names.items()}, networks_used(specs))
+    drafts = [draft for app in specs for draft in _app(app, peers)]
     ids = dict(known.ids)
     following = max(ids.values(), default=0) + 1
     found: dict[Draft, Rule] = {}
@@ -98,81 +120,67 @@ def _rule(draft: Draft, number: int) -> Rule:
     )
 
 
-def _app(app: AppSpec, numbers: dict[str, int], networks: list[IPv4Network]) -> Iterator[Draft]:
+def _app(app: AppSpec, peers: Peers) -> Iterator[Draft]:
     for name, service in app.services.items():
-        subject = numbers[service_name(app.name, name)]
-        yield from _default_deny(app, name, subject)
-        yield from _resolver(app, name, subject)
-        yield from _published(app, name, service, subject)
+        who = service_name(app.name, name)
+        subject = peers.numbers[who]
+        yield from _default_deny(app, who, subject)
+        yield from _resolver(who, subject)
+        yield from _published(service, who, subject, peers)
         if app.mode == "open":
-            yield from _open(app, name, subject, numbers, networks)
+            yield from _open(app, who, subject, peers)
         for use in service.uses:
-            yield from _use(app, name, use, numbers, networks)
+            yield from _use(app, who, subject, use, peers)
 
 
-def _default_deny(app: AppSpec, name: str, subject: int) -> Iterator[Draft]:
-    who = service_name(app.name, name)
-    yield Draft(subject, "egress", f"{who} is {app.mode}: it reaches only what it uses", allow=False)
-    yield Draft(subject, "ingress", f"{who} is {app.mode}: only those that use it reach it", allow=False)
+def _default_deny(app: AppSpec, who: str, subject: int) -> Iterator[Draft]:
+    reached, admitted = {
+        "declared": ("it reaches only what it uses", "only those that use it reach it"),
+        "open": ("it reaches its own app and the world", "only its own app reaches it"),
+    }[app.mode]
+    yield Draft(subject, "egress", f"{who} is {app.mode}: {reached}", allow=False)
+    yield Draft(subject, "ingress", f"{who} is {app.mode}: {admitted}", allow=False)
 
 
-def _resolver(app: AppSpec, name: str, subject: int) -> Iterator[Draft]:
+def _resolver(who: str, subject: int) -> Iterator[Draft]:
     for protocol, number in PROTOCOLS.items():
-        text = f"{service_name(app.name, name)} may ask the resolver ({protocol})"
-        yield Draft(subject, "egress", text, RESOLVER, number, (53, 53))
+        yield Draft(subject, "egress", f"{who} may ask the resolver ({protocol})", RESOLVER, number, (53, 53))
 
 
-def _published(app: AppSpec, name: str, service: ServiceSpec, subject: int) -> Iterator[Draft]:
+def _published(service: ServiceSpec, who: str, subject: int, peers: Peers) -> Iterator[Draft]:
+    """Other apps are no part of the world: they come by the node's address, or not at all."""
     for port in service.ports:
-        text = f"{service_name(app.name, name)} publishes port {port.target}/{port.protocol}"
-        yield Draft(subject, "ingress", text, ANY_PEER, PROTOCOLS[port.protocol], (port.target, port.target))
+        text = f"{who} publishes port {port.target}/{port.protocol}"
+        for peer in (HOST, *peers.world()):
+            yield Draft(subject, "ingress", text, peer, PROTOCOLS[port.protocol], (port.target, port.target))
 
 
-def _open(
-    app: AppSpec, name: str, subject: int, numbers: dict[str, int], networks: list[IPv4Network]
-) -> Iterator[Draft]:
-    who = service_name(app.name, name)
+def _open(app: AppSpec, who: str, subject: int, peers: Peers) -> Iterator[Draft]:
     for other in app.services:
         whom = service_name(app.name, other)
         text = f"{who} to {whom}: {UNDECLARED}, the app is open"
-        yield Draft(subject, "egress", text, numbers[whom])
-        yield Draft(numbers[whom], "ingress", text, subject)
-    yield from _outside(subject, f"{who} to the world: {UNDECLARED}, the app is open", numbers, networks, 0, (0, 65535))
+        yield Draft(subject, "egress", text, peers.numbers[whom])
+        yield Draft(peers.numbers[whom], "ingress", text, subject)
+    for peer in peers.world():
+        yield Draft(subject, "egress", f"{who} to the world: {UNDECLARED}, the app is open", peer)
 
 
-def _outside(
-    subject: int,
-    text: str,
-    numbers: dict[str, int],
-    networks: list[IPv4Network],
-    protocol: int,
-    ports: tuple[int, int],
-) -> Iterator[Draft]:
-    """The world is every address without a name, and every network that some policy gave one."""
-    for peer in (WORLD, *(numbers[str(network)] for network in networks)):
-        yield Draft(subject, "egress", text, peer, protocol, ports)
-
-
-def _use(
-    app: AppSpec, name: str, use: UseSpec, numbers: dict[str, int], networks: list[IPv4Network]
-) -> Iterator[Draft]:
-    subject = numbers[service_name(app.name, name)]
+def _use(app: AppSpec, who: str, subject: int, use: UseSpec, peers: Peers) -> Iterator[Draft]:
     protocol = PROTOCOLS[use.protocol or "tcp"] if use.protocol or use.port else 0
-    ports = (use.port, use.port) if use.port else (0, 65535)
-    text = f"{service_name(app.name, name)} uses {_peer_text(use)}"
-    if use.service is not None:
-        peer = numbers[service_name(app.name, use.service)]
+    ports = (use.port, use.port) if use.port else EVERY_PORT
+    text = f"{who} uses {_peer_text(use)}"
+    for peer in _peers_of(app, who, use, peers):
         yield Draft(subject, "egress", text, peer, protocol, ports)
-        yield Draft(peer, "ingress", text, subject, protocol, ports)
-    elif use.entity == "world":
-        yield from _outside(subject, text, numbers, networks, protocol, ports)
-    elif use.entity is not None:
-        yield Draft(subject, "egress", text, ENTITIES[use.entity], protocol, ports)
-    else:
-        wanted = _network(use.cidr, service_name(app.name, name))
-        for network in networks:
-            if wanted in identities.containing(network, [wanted]):
-                yield Draft(subject, "egress", text, numbers[str(network)], protocol, ports)
+        if use.service is not None:
+            yield Draft(peer, "ingress", text, subject, protocol, ports)
+
+
+def _peers_of(app: AppSpec, who: str, use: UseSpec, peers: Peers) -> list[int]:
+    if use.service is not None:
+        return [peers.service(app.name, use.service, who)]
+    if use.cidr is not None:
+        return peers.network(_network(use.cidr, who))
+    return peers.world() if use.entity == "world" else [HOST]
 
 
 def _peer_text(use: UseSpec) -> str:

@@ -40,12 +40,12 @@ def write_policy(datapath: Datapath, wanted: compiler.Table) -> int:
     changes = compiler.changes(dict(datapath.policies.items()), wanted)
     if not changes:
         return 0
-    datapath.policies.put_many(changes.denials)
+    datapath.policies.put_many(changes.tightening)
+    datapath.policies.put_many(changes.loosening)
     datapath.policies.delete_many(changes.removals)
-    datapath.policies.put_many(changes.allowances)
     generation = datapath.state.get(0).generation
     datapath.state.put(0, DatapathState(generation=(generation + 1) & 0xFFFFFFFF))
-    return len(changes.denials) + len(changes.removals) + len(changes.allowances)
+    return len(changes)
 
 
 def _write(table: HashMap[K, V], wanted: Mapping[K, V]) -> int:

@@ -14,6 +14,8 @@ ANY_PEER = 0
 HOST = 1
 WORLD = 2
 RESOLVER = 3
+UNASSIGNED = 4
+"""An address of the mesh that nobody has."""
 
 
 class Rule(Noun):

@@ -153,7 +153,7 @@ def test_declared_edge_is_open(pair: Pair, through: str) -> None:
     assert pair.explain("a", target).verdict == "allow"
     assert pair.dial("a", target) == pair.specs["a"].network.address
     pair.log.collect(pair.datapath.events)
-    flow = pair.log.flows[-1]
+    flow = pair.log.past(lambda _: True)[-1]
     assert (flow.source.name, flow.destination.name, flow.verdict) == ("pair/a", "pair/b", "allow")
     assert flow.rule_text == "pair/a uses b:7000/tcp"
 
@@ -166,7 +166,7 @@ def test_everything_else_is_dropped_and_named(pair: Pair, source: str, target: s
     assert pair.dial(source, address, port) == ""
     assert time.monotonic() - began > 0.5, "refused, where a drop was expected"
     pair.log.collect(pair.datapath.events)
-    flow = pair.log.flows[-1]
+    flow = pair.log.past(lambda _: True)[-1]
     assert (flow.source.name, flow.destination.name) == (f"pair/{source}", f"pair/{target}")
     assert (flow.verdict, flow.reason, flow.rule) == (predicted.verdict, predicted.reason, predicted.rule)
     assert flow.reason == "POLICY_EGRESS"

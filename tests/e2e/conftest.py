@@ -1,4 +1,4 @@
-"""The shop, brought up once for the tests of a module by the command that a person types."""
+"""The shop, brought up once for all tests here by the command that a person types."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from support.whit import SHOP, Whit, free_port
 from whit.base.settings import Settings
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Whit]:
     """The example, up and healthy, with a published port of its own in `environment["SHOP_PORT"]`."""
     settings = Settings(id=f"t{secrets.token_hex(3)}", state_root=tmp_path_factory.mktemp("state"))

@@ -17,7 +17,9 @@ HANDED_ON = ("/etc/resolv.conf", "/etc/hosts", "/etc/ssl/certs/ca-certificates.c
 # Installing ca-certificates makes that file anew, from the distribution's certificates and those in here.
 OWN_CERTIFICATES = "usr/local/share/ca-certificates/host.crt"
 
+# A root of its own, not a chroot: container runtimes change the propagation of `/`, which must be a mount for that.
 INIT = """
+mount --bind {root} {root}
 mount -t proc proc {root}/proc
 mount -t sysfs sysfs {root}/sys
 mount --rbind /sys/fs/cgroup {root}/sys/fs/cgroup
@@ -28,7 +30,11 @@ mount --make-rslave {root}/dev
 mount -t tmpfs -o mode=755 tmpfs {root}/run
 mount -t tmpfs tmpfs {root}/tmp
 ip link set lo up
-exec chroot {root} /bin/sh -c 'trap : CHLD; echo ready; while :; do sleep 1; done'
+cd {root}
+mkdir -p old
+pivot_root . old
+umount --lazy old
+exec chroot . /bin/sh -c 'trap : CHLD; echo ready; while :; do sleep 1; done'
 """
 
 
@@ -121,7 +127,7 @@ class BareMachine:
 
     def _boot(self) -> None:
         script = INIT.format(root=self.root)
-        argv = ["ip", "netns", "exec", self.name, "unshare", "--mount", "--pid", "--fork", "--kill-child"]
+        argv = ["nsenter", f"--net=/run/netns/{self.name}", "unshare", "--mount", "--pid", "--fork", "--kill-child"]
         self.init = subprocess.Popen([*argv, "sh", "-ec", script], stdout=subprocess.PIPE, text=True)
         assert self.init.stdout is not None
         assert self.init.stdout.readline().strip() == "ready"

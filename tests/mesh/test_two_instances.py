@@ -8,12 +8,13 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
 
 from whit.base.settings import Settings
+from whit.datapath.address import Address
 from whit.datapath.datapath import Datapath, uninstall
 from whit.datapath.install import DatapathConfig
 from whit.kernel import netns
@@ -22,10 +23,11 @@ from whit.mesh.addresses import AddressBook
 from whit.mesh.explain import Dump, Question, explain
 from whit.mesh.flows import FlowLog
 from whit.model.app import AppSpec
-from whit.model.flow import Explanation
+from whit.model.flow import Explanation, Flow
 from whit.model.image import Image, ImageConfig
 from whit.model.instance import InstanceSpec, NetworkSpec
 from whit.model.operation import Operation, carry_out, take_back
+from whit.model.policy import Rule
 
 pytestmark = [pytest.mark.machine, pytest.mark.timeout(60)]
 
@@ -42,13 +44,16 @@ APP = AppSpec.model_validate(
     }
 )
 SERVER = """
-import socket
-listener = socket.create_server(("0.0.0.0", 7000))
+import socketserver
+class Echo(socketserver.BaseRequestHandler):
+    def handle(self):
+        self.request.sendall(self.client_address[0].encode())
+        while data := self.request.recv(64):
+            self.request.sendall(data)
+socketserver.ThreadingTCPServer.daemon_threads = True
+server = socketserver.ThreadingTCPServer(("0.0.0.0", 7000), Echo)
 print("ready", flush=True)
-while True:
-    connection, peer = listener.accept()
-    connection.sendall(peer[0].encode())
-    connection.close()
+server.serve_forever()
 """
 
 
@@ -86,23 +91,25 @@ class Pair:
         return str(BOOK.address((1 << 15) + number))
 
     def connect(self) -> None:
-        self._do([node.host_link(self.settings, BOOK)])
+        self.do([node.host_link(self.settings, BOOK)])
+        tables.write_identities(self.datapath, node.node_identities(BOOK, [], {}))
         found, book = rules.rules([APP], self.identities, rules.RuleBook())
         self.log.words.rules = book.texts()
         tables.write_policy(self.datapath, compiler.compile_rules(found))
-        backends = {
-            name: services.Service(
-                spec.network.number,
-                spec.network.service_address,
-                backends=[services.Backend(spec.network.number, spec.network.address)],
-            )
-            for name, spec in self.specs.items()
-        }
-        tables.write_services(self.datapath, services.service_tables(backends.values()))
+        self.balance(self.specs)
         for spec in self.specs.values():
-            self._do(network.plan_connect(spec, self.settings, self.datapath, BOOK.node))
+            self.do(network.plan_connect(spec, self.settings, self.datapath, BOOK.node))
 
-    def _do(self, operations: Sequence[Operation]) -> None:
+    def balance(self, ready: Mapping[str, InstanceSpec], empty: Sequence[str] = ()) -> None:
+        """Each service with its one instance, or with none."""
+        wanted = [self._service(self.specs[name], name in ready) for name in (*ready, *empty)]
+        tables.write_services(self.datapath, services.service_tables(wanted))
+
+    def _service(self, spec: InstanceSpec, is_ready: bool) -> services.Service:
+        backends = [services.Backend(spec.network.number, spec.network.address)] if is_ready else []
+        return services.Service(spec.network.number, spec.network.service_address, backends=backends)
+
+    def do(self, operations: Sequence[Operation]) -> None:
         asyncio.run(carry_out(operations))
         self.done += operations
 
@@ -112,17 +119,22 @@ class Pair:
         uninstall(self.settings)
 
     def dial(self, source: str, target: str, port: int = 7000) -> str:
-        """What the other end answers; an empty text if it cannot be reached."""
+        """What the other end answers; an empty text if it cannot be reached. The source `host` is this process."""
 
         def call() -> str:
             with contextlib.suppress(OSError), socket.create_connection((target, port), timeout=1) as connection:
                 return connection.recv(64).decode()
             return ""
 
-        return netns.call_in(self.settings.netns_dir / self.specs[source].name, call)
+        return call() if source == "host" else netns.call_in(self.settings.netns_dir / self.specs[source].name, call)
+
+    def last_flow(self) -> Flow:
+        self.log.collect(self.datapath.events)
+        return self.log.past(lambda _: True, limit=1)[0]
 
     def explain(self, source: str, target: str, port: int = 7000) -> Explanation:
-        question = Question(self.specs[source].network.address, target, port, 6)
+        address = str(BOOK.node) if source == "host" else self.specs[source].network.address
+        question = Question(address, target, port, 6)
         return explain(Dump.of(self.datapath), question, self.identities.name, self.log.words.rule)
 
 
@@ -152,22 +164,117 @@ def test_declared_edge_is_open(pair: Pair, through: str) -> None:
     target = network.service_address if through == "service" else network.address
     assert pair.explain("a", target).verdict == "allow"
     assert pair.dial("a", target) == pair.specs["a"].network.address
-    pair.log.collect(pair.datapath.events)
-    flow = pair.log.past(lambda _: True)[-1]
+    flow = pair.last_flow()
     assert (flow.source.name, flow.destination.name, flow.verdict) == ("pair/a", "pair/b", "allow")
     assert flow.rule_text == "pair/a uses b:7000/tcp"
 
 
 @pytest.mark.parametrize(("source", "target", "port"), [("b", "a", 7000), ("a", "b", 7001)])
 def test_everything_else_is_dropped_and_named(pair: Pair, source: str, target: str, port: int) -> None:
-    address = pair.specs[target].network.service_address
-    predicted = pair.explain(source, address, port)
-    began = time.monotonic()
-    assert pair.dial(source, address, port) == ""
-    assert time.monotonic() - began > 0.5, "refused, where a drop was expected"
-    pair.log.collect(pair.datapath.events)
-    flow = pair.log.past(lambda _: True)[-1]
+    flow = dropped_as_predicted(pair, source, pair.specs[target].network.service_address, port)
     assert (flow.source.name, flow.destination.name) == (f"pair/{source}", f"pair/{target}")
-    assert (flow.verdict, flow.reason, flow.rule) == (predicted.verdict, predicted.reason, predicted.rule)
     assert flow.reason == "POLICY_EGRESS"
     assert flow.rule_text == f"pair/{source} is declared: it reaches only what it uses"
+
+
+def dropped_as_predicted(pair: Pair, source: str, target: str, port: int = 7000) -> Flow:
+    predicted = pair.explain(source, target, port)
+    began = time.monotonic()
+    assert pair.dial(source, target, port) == ""
+    assert time.monotonic() - began > 0.5, "refused, where a drop was expected"
+    flow = pair.last_flow()
+    assert (flow.verdict, flow.reason, flow.rule) == (predicted.verdict, predicted.reason, predicted.rule)
+    return flow
+
+
+def test_the_node_is_not_admitted_where_nothing_is_published(pair: Pair) -> None:
+    flow = dropped_as_predicted(pair, "host", pair.specs["b"].network.address)
+    assert (flow.source.name, flow.reason) == ("host", "POLICY_INGRESS")
+    assert flow.rule_text == "pair/b is declared: only those that use it reach it"
+
+
+def test_the_world_is_not_reached(pair: Pair) -> None:
+    flow = dropped_as_predicted(pair, "a", "198.51.100.1", 443)
+    assert (flow.destination.name, flow.reason) == ("world", "POLICY_EGRESS")
+
+
+def test_an_address_that_nobody_has_leads_nowhere(pair: Pair) -> None:
+    flow = dropped_as_predicted(pair, "a", str(BOOK.address(1000)))
+    assert (flow.destination.address, flow.reason) == (str(BOOK.address(1000)), "UNKNOWN_ENDPOINT")
+
+
+def test_a_service_without_instances_says_so(pair: Pair) -> None:
+    pair.balance({"a": pair.specs["a"]}, empty=["b"])
+    flow = dropped_as_predicted(pair, "a", pair.specs["b"].network.service_address)
+    assert flow.reason == "NO_BACKEND"
+
+
+def test_a_policy_that_closes_ends_open_connections(pair: Pair) -> None:
+    target = pair.specs["b"].network.service_address
+
+    def talk() -> list[str]:
+        with socket.create_connection((target, 7000), timeout=1) as connection:
+            heard = [connection.recv(64).decode()]
+            for change in (lambda: None, lambda: tables.write_policy(pair.datapath, closed)):
+                change()
+                connection.sendall(b"more")
+                heard.append(receive(connection))
+        return heard
+
+    closed = compiler.compile_rules(closed_rules(pair))
+    heard = netns.call_in(pair.settings.netns_dir / pair.specs["a"].name, talk)
+    assert heard == [pair.specs["a"].network.address, "more", "(silence)"]
+    assert pair.last_flow().reason == "POLICY_EGRESS"
+    dropped_as_predicted(pair, "a", target)
+
+
+def receive(connection: socket.socket) -> str:
+    try:
+        return connection.recv(64).decode()
+    except TimeoutError:
+        return "(silence)"
+
+
+def closed_rules(pair: Pair) -> list[Rule]:
+    nothing = APP.services["a"].model_copy(update={"uses": ()})
+    app = APP.model_copy(update={"services": APP.services | {"a": nothing}})
+    return rules.rules([app], pair.identities, rules.RuleBook(ids={}))[0]
+
+
+def test_flows_of_an_instance_that_left_are_forgotten(pair: Pair) -> None:
+    spec = pair.specs["b"]
+    assert pair.dial("a", spec.network.service_address)
+    address = Address.from_ip(spec.network.address)
+    assert any(value.translation == address for _, value in pair.datapath.flows.items())
+    asyncio.run(carry_out(network.plan_disconnect(spec, pair.settings, pair.datapath)))
+    left = list(pair.datapath.flows.items())
+    assert not [key for key, value in left if address in (key.source, key.destination, value.translation)]
+    assert not pair.datapath.endpoints.get(network.endpoint_key(spec))
+    assert not netns.exists(pair.settings.netns_dir / spec.name)
+
+
+def test_disconnecting_twice_or_what_was_never_connected_is_content(pair: Pair) -> None:
+    for _ in range(2):
+        asyncio.run(carry_out(network.plan_disconnect(pair.specs["b"], pair.settings, pair.datapath)))
+    never = pair.specs["b"].model_copy(
+        update={"index": 9, "network": pair.specs["b"].network.model_copy(update={"number": 99})}
+    )
+    asyncio.run(carry_out(network.plan_disconnect(never, pair.settings, pair.datapath)))
+
+
+@pytest.mark.parametrize("done", range(5))
+def test_a_connection_that_stopped_half_way_is_taken_away(settings: Settings, done: int) -> None:
+    """After each operation alone; the fixture of `settings` finds what is left."""
+    pair = Pair(settings)
+    spec = pair.specs["a"]
+    try:
+        pair.do([node.host_link(settings, BOOK)])
+        operations = network.plan_connect(spec, settings, pair.datapath, BOOK.node)
+        asyncio.run(carry_out(operations[:done]))
+        asyncio.run(carry_out(network.plan_disconnect(spec, settings, pair.datapath)))
+        assert not netns.exists(settings.netns_dir / spec.name)
+        assert not dict(pair.datapath.endpoints.items())
+        assert not dict(pair.datapath.identities.items())
+        assert not pair.datapath.attachments()
+    finally:
+        pair.close()

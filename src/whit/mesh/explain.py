@@ -12,6 +12,7 @@ from whit.datapath import abi
 from whit.datapath.address import Address
 from whit.datapath.datapath import Datapath
 from whit.model.flow import Explanation, Hop, Party
+from whit.model.policy import UNASSIGNED
 
 
 @dataclass(frozen=True)
@@ -61,25 +62,31 @@ def explain(dump: Dump, question: Question, name: Callable[[int], str], rule_tex
     """Follow the packet through balancing, the source's egress and the destination's ingress."""
     hops: list[Hop] = []
     source = identity_of(dump, question.source)
-    target, port, balanced = _balance(dump, question, hops)
+    target, port, reason = _balance(dump, question, hops)
     destination = identity_of(dump, target)
     answer = _Answer(question, source, target, port, destination, name, rule_text, hops)
-    if not balanced:
-        return answer.denied("NO_BACKEND", 0)
+    hops.append(Hop(step="who", decision=f"{question.source} is {name(source)}, {target} is {name(destination)}"))
+    if reason:
+        return answer.denied(reason, 0)
+    sides = _sides(dump, question.source, target)
+    if not sides:
+        hops.append(Hop(step="policy", decision="neither end is an instance of this node: nothing is decided here"))
     audited = False
-    for direction, subject, peer, applies in (
-        (abi.Direction.EGRESS, source, destination, _is_endpoint(dump, question.source)),
-        (abi.Direction.INGRESS, destination, source, _is_endpoint(dump, target)),
-    ):
-        if not applies:
-            continue
-        outcome = judge(dump, subject, peer, direction, question.protocol, port)
-        answer.add(f"{direction.name.lower()} of {name(subject)}", outcome)
+    for direction in sides:
+        pair = (source, destination) if direction == abi.Direction.EGRESS else (destination, source)
+        outcome = judge(dump, *pair, direction, question.protocol, port)
+        answer.add(f"{direction.name.lower()} of {name(pair[0])}", outcome)
         if not outcome.allowed:
             return answer.denied(f"POLICY_{direction.name}", outcome.rule)
         audited = audited or outcome.audit
         answer.rule = answer.rule or outcome.rule
     return answer.allowed(audited)
+
+
+def _sides(dump: Dump, source: str, target: str) -> list[abi.Direction]:
+    """The ends that are instances are asked."""
+    ends = ((source, abi.Direction.EGRESS), (target, abi.Direction.INGRESS))
+    return [direction for address, direction in ends if _is_endpoint(dump, address)]
 
 
 class _Answer:
@@ -131,13 +138,8 @@ class _Answer:
 
 def identity_of(dump: Dump, address: str) -> int:
     """The entry with the longest prefix that holds the address; the world if none does."""
-    wanted = int.from_bytes(Address.from_ip(address).packed, "big")
-    best, found = -1, int(abi.ReservedIdentity.WORLD)
-    for key, value in dump.identities.items():
-        shift = 128 - key.prefix_length
-        if wanted >> shift == int.from_bytes(key.address.packed, "big") >> shift and key.prefix_length > best:
-            best, found = key.prefix_length, value.identity
-    return found
+    holding = [(key.prefix_length, value.identity) for key, value in dump.identities.items() if _holds(key, address)]
+    return max(holding, default=(-1, int(abi.ReservedIdentity.WORLD)))[1]
 
 
 def judge(dump: Dump, subject: int, peer: int, direction: abi.Direction, protocol: int, port: int) -> Outcome:
@@ -186,30 +188,51 @@ def _entry_text(key: abi.PolicyKey) -> str:
     return f"entry for {'this peer' if key.peer else 'every peer'}, {ports}"
 
 
-def _balance(dump: Dump, question: Question, hops: list[Hop]) -> tuple[str, int, bool]:
-    """Where the packet goes after balancing, and whether it could be balanced."""
+def _balance(dump: Dump, question: Question, hops: list[Hop]) -> tuple[str, int, str]:
+    """Where the packet goes after balancing, and why it cannot go anywhere, if so."""
     frontend = _frontend(dump, question)
     if frontend is None:
-        return question.destination, question.port, True
-    numbers = [dump.slots[abi.SlotKey(frontend.service, slot)] for slot in range(frontend.backends)]
-    active = [b for b in (dump.backends[number] for number in numbers) if b.state == abi.BackendState.ACTIVE]
+        lost = _is_endpoint(dump, question.source) and _is_unassigned(dump, question.destination)
+        return question.destination, question.port, abi.DropReason.UNKNOWN_ENDPOINT.name if lost else ""
+    numbers = (dump.slots.get(abi.SlotKey(frontend.service, slot)) for slot in range(frontend.backends))
+    backends = [dump.backends[number] for number in numbers if number in dump.backends]
+    active = [backend for backend in backends if backend.state == abi.BackendState.ACTIVE]
     choice = ", ".join(f"{backend.address}:{backend.port or question.port}" for backend in active)
     hops.append(Hop(step=f"service {question.destination}:{question.port}", decision=f"one of {choice or 'none'}"))
     if not active:
-        return question.destination, question.port, False
-    return str(active[0].address), active[0].port or question.port, True
+        return question.destination, question.port, abi.DropReason.NO_BACKEND.name
+    return str(active[0].address), active[0].port or question.port, ""
 
 
 def _frontend(dump: Dump, question: Question) -> abi.FrontendValue | None:
+    """Instances reach services. What comes from outside reaches published ports, the node's own processes both."""
     address = Address.from_ip(question.destination)
-    keys = [
-        abi.FrontendKey(address, question.port, question.protocol),
-        abi.FrontendKey(address, 0, 0),
-    ]
-    if identity_of(dump, question.destination) == abi.ReservedIdentity.HOST and not _is_endpoint(dump, question.source):
-        keys.insert(1, abi.FrontendKey(Address.from_ip("0.0.0.0"), question.port, question.protocol))
+    own = abi.FrontendKey(address, question.port, question.protocol)
+    every_port = abi.FrontendKey(address, 0, 0)
+    every_address = abi.FrontendKey(Address.from_ip("0.0.0.0"), question.port, question.protocol)
+    to_node = identity_of(dump, question.destination) == abi.ReservedIdentity.HOST
+    if _is_endpoint(dump, question.source):
+        keys = [own, every_port]
+    elif identity_of(dump, question.source) == abi.ReservedIdentity.HOST:
+        keys = [own, every_address, every_port] if to_node else [own, every_port]
+    else:
+        keys = [own, every_address] if to_node else []
     return next((dump.frontends[key] for key in keys if key in dump.frontends), None)
 
 
 def _is_endpoint(dump: Dump, address: str) -> bool:
     return abi.EndpointKey(Address.from_ip(address)) in dump.endpoints
+
+
+def _is_unassigned(dump: Dump, address: str) -> bool:
+    """An address of the mesh that leads nowhere."""
+    if _is_endpoint(dump, address) or identity_of(dump, address) <= abi.ReservedIdentity.RESOLVER:
+        return False
+    pools = [key for key, value in dump.identities.items() if value.identity == UNASSIGNED]
+    return any(_holds(pool, address) for pool in pools)
+
+
+def _holds(key: abi.IdentityKey, address: str) -> bool:
+    wanted = int.from_bytes(Address.from_ip(address).packed, "big")
+    shift = 128 - key.prefix_length
+    return wanted >> shift == int.from_bytes(key.address.packed, "big") >> shift

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Interface
 
@@ -10,9 +11,11 @@ from whit.datapath.abi import IdentityKey, IdentityValue
 from whit.datapath.address import Address, prefix_of
 from whit.kernel.links import CreateHostLink, Link
 from whit.mesh.addresses import AddressBook
-from whit.model.policy import HOST, RESOLVER
+from whit.model.policy import HOST, RESOLVER, UNASSIGNED
 
 LOOPBACK = IPv4Network("127.0.0.0/8")
+AGENT_LINK = re.compile(r"w-[a-z][a-z0-9]{0,6}-(host|\d+)")
+"""Links of instances and nodes, of whichever agent of this machine (`Settings.link`)."""
 
 
 def host_link(settings: Settings, book: AddressBook) -> CreateHostLink:
@@ -32,19 +35,22 @@ def is_host_link_right(links: Iterable[Link], settings: Settings, book: AddressB
 
 
 def uplinks(links: Iterable[Link], settings: Settings) -> dict[str, int]:
-    """Links by which packets come in that are not an instance's: all but the loopback and our own. Index by name."""
+    """Links by which packets come in that are not an instance's: all but the loopback and those of agents, for there a
+    program of ours could come before the one that decides. Index by name."""
     return {
-        link.name: link.index
-        for link in links
-        if link.name != "lo" and link.up and not link.name.startswith(settings.link_prefix)
+        link.name: link.index for link in links if link.up and link.name != "lo" and not AGENT_LINK.fullmatch(link.name)
     }
 
 
 def node_identities(
     book: AddressBook, links: Iterable[Link], networks: Mapping[IPv4Network, int]
 ) -> dict[IdentityKey, IdentityValue]:
-    """Who has which address, but for instances: the host, its resolver, and networks that policy speaks of."""
+    """Who has which address, but for instances: the host, its resolver, and networks that policy speaks of.
+
+    The rest of the pool is nobody's: what is sent there never takes the way to the world.
+    """
     found = {_key(network): IdentityValue(number) for network, number in networks.items()}
+    found[_key(book.network)] = IdentityValue(UNASSIGNED)
     found[_key(LOOPBACK)] = IdentityValue(HOST)
     for link in links:
         for address in link.addresses:

@@ -155,4 +155,4 @@ async def _kill_under_load(shop: Whit, host: str, port: int, rate: float, rounds
 
 def _names_fail(shop: Whit) -> int:
     """Ask the resolver, not /etc/hosts, for a service's name from within an instance, while no agent lives."""
-    return 0 if shop.resolves("api", "db") else 1
+    return 0 if shop.resolves("shop-api-1", "db") else 1

@@ -34,6 +34,8 @@ class Whit:
     environment: dict[str, str] = field(default_factory=dict)
     agents: list[subprocess.Popen[bytes]] = field(default_factory=list)
     """Those that `start_agent` started: our children, to be waited for."""
+    prefix: list[str] = field(default_factory=list)
+    """Put before each command, as nsenter with a namespace."""
 
     @property
     def env(self) -> dict[str, str]:
@@ -47,7 +49,7 @@ class Whit:
         }
 
     def __call__(self, *words: str, check: bool = True, timeout: float = 300) -> subprocess.CompletedProcess[str]:
-        argv = [sys.executable, "-m", "whit.cli", *words]
+        argv = [*self.prefix, sys.executable, "-m", "whit.cli", *words]
         done = subprocess.run(argv, env=self.env, capture_output=True, text=True, timeout=timeout, check=False)
         assert not check or done.returncode == 0, (
             f"whit {' '.join(words)}: {done.returncode}\n{done.stdout}{done.stderr}"
@@ -97,14 +99,14 @@ class Whit:
         self.agents.clear()
 
     def resolves(self, asker: str, name: str) -> bool:
-        """Ask the node's resolver for a name from inside the network namespace of the asker's first instance."""
-        netns = self.settings.netns_dir / f"shop-{asker}-1"
+        """Ask the node's resolver, not /etc/hosts, for a name from inside the network namespace of an instance."""
+        netns = self.settings.netns_dir / asker
         script = (
             "import sys; from dnslib import DNSRecord;"
             "reply = DNSRecord.parse(DNSRecord.question(sys.argv[2]).send(sys.argv[1], 53, timeout=2));"
             "sys.exit(0 if reply.rr else 1)"
         )
-        hosts = (self.settings.instances_dir / f"shop-{asker}-1" / "resolv.conf").read_text()
+        hosts = (self.settings.instances_dir / asker / "resolv.conf").read_text()
         server = next(line.split()[1] for line in hosts.splitlines() if line.startswith("nameserver"))
         argv = ["nsenter", f"--net={netns}", sys.executable, "-c", script, server, name]
         return subprocess.run(argv, env=self.env, capture_output=True, timeout=10, check=False).returncode == 0

@@ -1,4 +1,7 @@
-"""Names: what the resolver answers, written as one state file that it reads, and the hosts entries of an instance."""
+"""Names: what the resolver answers, written as one state file that it reads, and the hosts entries of an instance.
+
+Imports next to nothing: the resolver keeps it in memory on every node.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from ipaddress import IPv4Address
 from pathlib import Path
 
 from whit.base.settings import Settings
@@ -36,9 +40,12 @@ def write_state(settings: Settings, table: NameTable) -> bool:
     text = json.dumps(asdict(table), sort_keys=True)
     if path.exists() and path.read_text() == text:
         return False
-    path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_suffix(f".{os.getpid()}")
     unfinished.write_text(text)
+    # Whatever the umask: the resolver has given up its rights.
+    path.parent.chmod(0o755)
+    unfinished.chmod(0o644)
     unfinished.replace(path)
     return True
 
@@ -55,7 +62,10 @@ def hosts_entries(services: Mapping[str, str], app: str) -> list[tuple[str, Sequ
 
 
 def lookup(table: NameTable, name: str, asker: str) -> str | None:
-    """The address of a name, asked from an address. Names without an app are those of the asker's own app."""
+    """The address of a name, asked from an address. Names without an app are those of the asker's own app.
+
+    An instance is also known by its full name, as shop-web-1.
+    """
     labels = name.rstrip(".").lower().split(".")
     if labels[-1] == DOMAIN:
         labels = labels[:-1]
@@ -66,7 +76,11 @@ def lookup(table: NameTable, name: str, asker: str) -> str | None:
     host, app = labels
     if (address := table.services.get(app, {}).get(host)) is not None:
         return address
-    return next((address for address, named in table.instances.items() if named == (app, host)), None)
+    return next((address for address, named in table.instances.items() if _is_named(named, app, host)), None)
+
+
+def _is_named(instance: tuple[str, str], app: str, name: str) -> bool:
+    return instance[0] == app and name in (instance[1], f"{app}-{instance[1]}")
 
 
 def reverse_lookup(table: NameTable, address: str) -> str | None:
@@ -79,6 +93,17 @@ def reverse_lookup(table: NameTable, address: str) -> str | None:
             if virtual == address:
                 return f"{name}.{app}.{DOMAIN}"
     return None
+
+
+def address_of_reverse(name: str) -> IPv4Address | None:
+    """The address that a name as 16.0.77.10.in-addr.arpa asks about."""
+    labels = name.rstrip(".").lower().split(".")
+    if len(labels) != 6 or labels[4:] != ["in-addr", "arpa"]:
+        return None
+    try:
+        return IPv4Address(".".join(reversed(labels[:4])))
+    except ValueError:
+        return None
 
 
 def is_ours(name: str) -> bool:

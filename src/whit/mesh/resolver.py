@@ -1,6 +1,8 @@
 """The resolver: a small process of its own that answers names from the state file, and passes the others on.
 
 It outlives the agent, reads nothing but its state file and /etc/resolv.conf, and gives up its rights once it listens.
+It answers addresses of its own pool only. Names outside are passed on for everybody: that an address is known lets
+nobody reach it.
     python -m whit.mesh.resolver --id ID
 """
 
@@ -12,118 +14,125 @@ import contextlib
 import ctypes
 import os
 import signal
-import socket
 import struct
 import sys
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import IO
 
-from dnslib import PTR, QTYPE, RCODE, RR, A, DNSHeader, DNSRecord
+from dnslib import EDNS0, PTR, QTYPE, RCODE, RR, A, DNSHeader, DNSRecord
 
 from whit.base.settings import Settings
 from whit.mesh import names
 from whit.mesh.names import NameTable
+from whit.mesh.upstream import Upstream
 
 TTL = 5
 """Seconds: an address of a service does not change, but services come and go."""
+RESOLV_CONF = Path("/etc/resolv.conf")
 NOBODY = 65534
-UPSTREAM_TIMEOUT = 3.0
+DATAGRAM = 1232
+"""Bytes of a reply that no path has to cut up (DNS flag day 2020)."""
+STREAMS = 256
+"""TCP connections at once."""
+IDLE = 10.0
 _PR_SET_NO_NEW_PRIVS = 38
+_QUERY = 0
+_OPT = 41
 
 
 class StateFile:
     """The names as they are now. The directory is opened once, by root: later, nobody may not walk the way to it."""
 
     def __init__(self, path: Path) -> None:
+        """Raises FileNotFoundError, and ValueError or KeyError if it is no state file."""
         self.name = path.name
         self.directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        self.stamp: tuple[int, int] | None = None
-        self.table = NameTable(listen="")
-        self.current()
+        with self._open() as file:
+            self.stamp = _stamp(file)
+            self.table = names.parse_state(file.read())
 
     def current(self) -> NameTable:
         """The file is replaced as a whole, so its inode number and time tell whether it is another."""
         with contextlib.suppress(FileNotFoundError), self._open() as file:
-            found = os.fstat(file.fileno())
-            if (found.st_ino, found.st_mtime_ns) != self.stamp:
-                self.stamp = (found.st_ino, found.st_mtime_ns)
-                self.table = names.parse_state(file.read())
+            if _stamp(file) != self.stamp:
+                self.stamp = _stamp(file)
+                self._take(file.read())
         return self.table
+
+    def _take(self, text: str) -> None:
+        """One that cannot be read, as of another release, leaves the last good one in force."""
+        try:
+            self.table = names.parse_state(text)
+        except (ValueError, KeyError, TypeError) as error:
+            print(f"{self.name} is not understood, names stay as they are: {error!r}", file=sys.stderr, flush=True)
 
     def _open(self) -> IO[str]:
         return os.fdopen(os.open(self.name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self.directory))
 
 
+def _stamp(file: IO[str]) -> tuple[int, int]:
+    found = os.fstat(file.fileno())
+    return found.st_ino, found.st_mtime_ns
+
+
 class Resolver:
     """Answers questions, each from the names of its moment."""
 
-    def __init__(self, state: StateFile, upstreams: list[str]) -> None:
+    def __init__(self, state: StateFile, upstream: Upstream) -> None:
         self.state = state
-        self.upstreams = upstreams
+        self.upstream = upstream
+        self.pool = IPv4Network(f"{state.table.listen}/16", strict=False)
 
     async def answer(self, question: bytes, asker: str, *, stream: bool) -> bytes | None:
-        """The reply to a question, or None if it was none."""
+        """The reply to a question. None if it is none, or comes from somebody whom it is no business of ours to serve:
+        an open resolver is a weapon."""
+        if IPv4Address(asker) not in self.pool:
+            return None
         try:
             record = DNSRecord.parse(question)
-        except Exception:
+        except Exception:  # dnslib raises whatever the broken message made it stumble over
             return None
-        if not record.questions:
+        if record.header.qr:
             return None
-        own = self._own_answer(record, asker)
-        return own.pack() if own is not None else await self._forward(record, question, stream=stream)
+        reply = self._own_answer(record, asker)
+        if reply is None:
+            passed = await self.upstream.ask(question, stream=stream)
+            if passed is not None:
+                return passed
+            reply = _reply(record, RCODE.SERVFAIL)
+        return bytes(reply.pack())
 
     def _own_answer(self, record: DNSRecord, asker: str) -> DNSRecord | None:
         """None: somebody else's name."""
-        name, kind, table = str(record.q.qname), QTYPE[record.q.qtype], self.state.current()
-        reply = DNSRecord(DNSHeader(id=record.header.id, qr=1, aa=1, ra=1, rd=record.header.rd), q=record.q)
-        if kind == "PTR" and name.endswith(".in-addr.arpa."):
-            found = names.reverse_lookup(table, ".".join(reversed(name.split(".")[:4])))
-            if found is None:
-                return None
-            reply.add_answer(RR(name, QTYPE.PTR, rdata=PTR(found), ttl=TTL))
-            return reply
-        address = names.lookup(table, name, asker)
-        if address is None:
-            if not names.is_ours(name):
-                return None
-            reply.header.rcode = RCODE.NXDOMAIN
-        elif kind in ("A", "ANY"):
-            reply.add_answer(RR(name, QTYPE.A, rdata=A(address), ttl=TTL))
-        return reply
+        if record.header.get_opcode() != _QUERY:
+            return _reply(record, RCODE.NOTIMP)
+        if len(record.questions) != 1:
+            return _reply(record, RCODE.FORMERR)
+        name, kind, table = str(record.q.qname), QTYPE.get(record.q.qtype), self.state.current()
+        if (address := names.address_of_reverse(name)) is not None:
+            return self._reverse(record, table, address)
+        found = names.lookup(table, name, asker)
+        if found is None:
+            return _reply(record, RCODE.NXDOMAIN) if names.is_ours(name) else None
+        return _reply(record, RCODE.NOERROR, *([A(found)] if kind in ("A", "ANY") else []))
 
-    async def _forward(self, record: DNSRecord, question: bytes, *, stream: bool) -> bytes:
-        for upstream in self.upstreams:
-            with contextlib.suppress(OSError, TimeoutError, asyncio.IncompleteReadError):
-                async with asyncio.timeout(UPSTREAM_TIMEOUT):
-                    return await (ask_stream if stream else ask_datagram)(upstream, question)
-        reply = record.reply()
-        reply.header.rcode = RCODE.SERVFAIL
-        return bytes(reply.pack())
+    def _reverse(self, record: DNSRecord, table: NameTable, address: IPv4Address) -> DNSRecord | None:
+        found = names.reverse_lookup(table, str(address))
+        if found is None:
+            return _reply(record, RCODE.NXDOMAIN) if address in self.pool else None
+        return _reply(record, RCODE.NOERROR, *([PTR(found)] if record.q.qtype == QTYPE.PTR else []))
 
 
-async def ask_stream(upstream: str, question: bytes) -> bytes:
-    """RFC 7766: a length of two bytes before each message."""
-    reader, writer = await asyncio.open_connection(upstream, 53)
-    try:
-        writer.write(struct.pack("!H", len(question)) + question)
-        (length,) = struct.unpack("!H", await reader.readexactly(2))
-        return await reader.readexactly(length)
-    finally:
-        writer.close()
-
-
-async def ask_datagram(upstream: str, question: bytes) -> bytes:
-    """A socket of its own for each question: its port is part of what a forger must guess."""
-    loop = asyncio.get_running_loop()
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as own:
-        own.setblocking(False)
-        await loop.sock_connect(own, (upstream, 53))
-        await loop.sock_sendall(own, question)
-        while True:
-            reply = await loop.sock_recv(own, 65535)
-            if reply[:2] == question[:2]:
-                return reply
+def _reply(record: DNSRecord, code: int, *data: A | PTR) -> DNSRecord:
+    header = DNSHeader(id=record.header.id, qr=1, aa=1, ra=1, rd=record.header.rd, rcode=code)
+    header.set_opcode(record.header.get_opcode())
+    reply = DNSRecord(header, questions=record.questions[:1])
+    for one in data:
+        reply.add_answer(RR(record.q.qname, QTYPE.PTR if isinstance(one, PTR) else QTYPE.A, rdata=one, ttl=TTL))
+    if any(extra.rtype == _OPT for extra in record.ar):
+        reply.add_ar(EDNS0(udp_len=DATAGRAM))
+    return reply
 
 
 class Datagrams(asyncio.DatagramProtocol):
@@ -147,32 +156,35 @@ class Datagrams(asyncio.DatagramProtocol):
             self.transport.sendto(reply, address)  # type: ignore[attr-defined]
 
 
-async def serve_stream(resolver: Resolver, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Questions over TCP, one after the other."""
-    asker = writer.get_extra_info("peername")[0]
-    with contextlib.suppress(asyncio.IncompleteReadError, TimeoutError, ConnectionError):
+class Streams:
+    """Questions over TCP, those of one connection after the other."""
+
+    def __init__(self, resolver: Resolver) -> None:
+        self.resolver = resolver
+        self.open = 0
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.open += 1
+        try:
+            if self.open <= STREAMS:
+                await self._answer_all(reader, writer)
+        except (asyncio.IncompleteReadError, TimeoutError, ConnectionError):
+            pass
+        finally:
+            self.open -= 1
+            writer.close()
+
+    async def _answer_all(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asker = writer.get_extra_info("peername")[0]
         while True:
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(IDLE):
                 (length,) = struct.unpack("!H", await reader.readexactly(2))
                 question = await reader.readexactly(length)
-            reply = await resolver.answer(question, asker, stream=True)
+            reply = await self.resolver.answer(question, asker, stream=True)
             if reply is None:
-                break
+                return
             writer.write(struct.pack("!H", len(reply)) + reply)
             await writer.drain()
-    writer.close()
-
-
-def upstreams_of(path: Path, own: str) -> list[str]:
-    """The IPv4 name servers of resolv.conf(5), without ourselves."""
-    found = []
-    with contextlib.suppress(FileNotFoundError):
-        for line in path.read_text().splitlines():
-            words = line.split()
-            if len(words) > 1 and words[0] == "nameserver" and words[1] != own:
-                with contextlib.suppress(ValueError):
-                    found.append(str(IPv4Address(words[1])))
-    return found
 
 
 def give_up_rights() -> None:
@@ -184,15 +196,16 @@ def give_up_rights() -> None:
 
 
 async def serve(settings: Settings) -> None:
+    """Until a signal ends it."""
     state = StateFile(names.state_file(settings))
     listen = state.table.listen
-    resolver = Resolver(state, upstreams_of(Path("/etc/resolv.conf"), listen))
+    resolver = Resolver(state, Upstream(RESOLV_CONF, listen))
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     await loop.create_datagram_endpoint(lambda: Datagrams(resolver), local_addr=(listen, 53))
-    server = await asyncio.start_server(lambda r, w: serve_stream(resolver, r, w), listen, 53)
+    server = await asyncio.start_server(Streams(resolver).serve, listen, 53)
     if os.geteuid() == 0:
         give_up_rights()
     async with server:
@@ -206,7 +219,10 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.id != settings.id:
         settings = Settings(arguments.id, settings.run_root, settings.state_root)
-    sys.exit(asyncio.run(serve(settings)))
+    try:
+        asyncio.run(serve(settings))
+    except (OSError, ValueError, KeyError) as error:
+        sys.exit(f"whit-resolver: {error} (it serves what the agent writes to {names.state_file(settings)})")
 
 
 if __name__ == "__main__":

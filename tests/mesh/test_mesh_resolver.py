@@ -1,0 +1,320 @@
+"""The resolver as a real process in a namespace of its own, with a name server of the test behind it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pytest
+from dnslib import EDNS0, QTYPE, RCODE, RR, TXT, A, DNSRecord
+
+from whit.base.settings import Settings
+from whit.kernel import netns
+from whit.mesh import names, upstream
+from whit.mesh.names import NameTable
+
+pytestmark = [pytest.mark.machine, pytest.mark.timeout(60)]
+
+RESOLVER, ASKER, STRANGER, SERVER = "10.219.0.2", "10.219.0.16", "192.0.2.9", "127.0.0.9"
+TABLE = NameTable(
+    listen=RESOLVER,
+    services={"shop": {"web": "10.219.128.1"}},
+    instances={ASKER: ("shop", "web-1")},
+)
+SOURCES = Path(names.__file__).resolve().parents[2]
+
+
+class Server:
+    """A name server that knows everything under `example.` except what is `silent`; `big` only fits into TCP."""
+
+    def __init__(self, path: Path) -> None:
+        self.asked: list[str] = []
+        self.datagrams = netns.call_in(path, lambda: _bound(socket.SOCK_DGRAM))
+        self.streams = netns.call_in(path, lambda: _bound(socket.SOCK_STREAM))
+        self.streams.listen()
+        self.threads = [threading.Thread(target=loop) for loop in (self._serve_datagrams, self._serve_streams)]
+        for thread in self.threads:
+            thread.start()
+
+    def close(self) -> None:
+        for own in (self.datagrams, self.streams):
+            with contextlib.suppress(OSError):  # a datagram socket is not connected
+                own.shutdown(socket.SHUT_RDWR)
+            own.close()
+        for thread in self.threads:
+            thread.join(5)
+
+    def _serve_datagrams(self) -> None:
+        self.datagrams.settimeout(0.1)
+        while self.datagrams.fileno() >= 0:
+            try:
+                data, address = self.datagrams.recvfrom(65535)
+            except TimeoutError:
+                continue
+            except OSError:
+                return
+            reply = self._reply(data, 512)
+            if reply is not None:
+                self.datagrams.sendto(reply, address)
+
+    def _serve_streams(self) -> None:
+        while True:
+            try:
+                connection, _ = self.streams.accept()
+            except OSError:
+                return
+            with connection:
+                (length,) = struct.unpack("!H", connection.recv(2))
+                reply = self._reply(connection.recv(length), 65535)
+                if reply is not None:
+                    connection.sendall(struct.pack("!H", len(reply)) + reply)
+
+    def _reply(self, data: bytes, room: int) -> bytes | None:
+        record = DNSRecord.parse(data)
+        name = str(record.q.qname)
+        self.asked.append(name)
+        if name.startswith("silent."):
+            return None
+        reply = record.reply()
+        if name.startswith("big."):
+            for number in range(40):
+                reply.add_answer(RR(name, QTYPE.TXT, rdata=TXT(f"{number}" * 20)))
+        else:
+            reply.add_answer(RR(name, QTYPE.A, rdata=A("203.0.113.7")))
+        return bytes(reply.pack() if len(reply.pack()) <= room else reply.truncate().pack())
+
+
+def _bound(kind: int) -> socket.socket:
+    own = socket.socket(socket.AF_INET, kind)
+    own.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    own.bind((SERVER, 53))
+    return own
+
+
+@dataclass
+class Node:
+    settings: Settings
+    path: Path
+    resolv_conf: Path
+    server: Server
+    process: subprocess.Popen[str] | None = None
+    seen: list[str] = field(default_factory=list)
+
+    def start(self) -> subprocess.Popen[str]:
+        """With a resolv.conf of its own, as a mount namespace can have it."""
+        script = 'mount --bind "$1" /etc/resolv.conf && shift && exec "$@"'
+        wrapped = ["nsenter", f"--net={self.path}", "unshare", "--mount", "sh", "-c", script, "sh", self.resolv_conf]
+        argv = [*wrapped, sys.executable, "-P", "-m", "whit.mesh.resolver", "--id", self.settings.id]
+        environment = {"PYTHONPATH": str(SOURCES), "PATH": os.environ["PATH"]}
+        self.process = subprocess.Popen(argv, env=environment, stderr=subprocess.PIPE, text=True)
+        until = time.monotonic() + 10
+        while time.monotonic() < until and self.process.poll() is None:
+            if self.ask("web", patience=0.2) is not None:
+                break
+        return self.process
+
+    def stop(self) -> str:
+        """What it said."""
+        if self.process is None:
+            return ""
+        self.process.send_signal(signal.SIGTERM)
+        try:
+            return self.process.communicate(timeout=5)[1]
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            return self.process.communicate()[1]
+
+    def ask(
+        self, name: str, kind: str = "A", *, asker: str = ASKER, stream: bool = False, patience: float = 5.0
+    ) -> DNSRecord | None:
+        question = DNSRecord.question(name, kind)
+        reply = self.send(bytes(question.pack()), asker=asker, stream=stream, patience=patience)
+        if reply is None:
+            return None
+        record = DNSRecord.parse(reply)
+        assert record.header.id == question.header.id
+        assert record.header.qr
+        return record
+
+    def send(self, question: bytes, *, asker: str = ASKER, stream: bool = False, patience: float = 5.0) -> bytes | None:
+        exchange = _over_tcp if stream else _over_udp
+        return netns.call_in(self.path, lambda: exchange(question, asker, patience))
+
+    def addresses(self, name: str, kind: str = "A", **options: bool) -> list[str]:
+        reply = self.ask(name, kind, **options)  # type: ignore[arg-type]
+        assert reply is not None
+        return [str(one.rdata) for one in reply.rr]
+
+
+def _over_udp(question: bytes, asker: str, patience: float) -> bytes | None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as own:
+        own.settimeout(patience)
+        own.bind((asker, 0))
+        try:
+            own.connect((RESOLVER, 53))
+            own.send(question)
+            return own.recv(65535)
+        except (TimeoutError, ConnectionRefusedError):
+            return None
+
+
+def _over_tcp(question: bytes, asker: str, patience: float) -> bytes | None:
+    with socket.create_connection((RESOLVER, 53), timeout=patience, source_address=(asker, 0)) as own:
+        own.sendall(struct.pack("!H", len(question)) + question)
+        with own.makefile("rb") as replies:
+            head = replies.read(2)
+            return replies.read(*struct.unpack("!H", head)) if head else None
+
+
+@pytest.fixture
+def node(settings: Settings, tmp_path: Path) -> Iterator[Node]:
+    path = settings.netns_dir / "node"
+    netns.create(path)
+    try:
+        for argv in (
+            ["link", "set", "lo", "up"],
+            *(["addr", "add", one, "dev", "lo"] for one in (RESOLVER, ASKER, STRANGER)),
+        ):
+            subprocess.run(["nsenter", f"--net={path}", "ip", *argv], check=True)
+        resolv_conf = tmp_path / "resolv.conf"
+        resolv_conf.write_text(f"search example\nnameserver {RESOLVER}\nnameserver ::1\nnameserver {SERVER}\n")
+        resolv_conf.chmod(0o644)
+        tmp_path.chmod(0o755)
+        names.write_state(settings, TABLE)
+        server = Server(path)
+        node = Node(settings, path, resolv_conf, server)
+        try:
+            node.start()
+            yield node
+        finally:
+            node.stop()
+            server.close()
+    finally:
+        netns.remove(path)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_own_names(node: Node, stream: bool) -> None:
+    assert node.addresses("web", stream=stream) == ["10.219.128.1"]
+    assert node.addresses("WEB.shop.whit", stream=stream) == ["10.219.128.1"]
+    assert node.addresses("web-1", stream=stream) == [ASKER]
+    assert node.addresses("web", "AAAA", stream=stream) == []
+    assert node.addresses("1.128.219.10.in-addr.arpa", "PTR", stream=stream) == ["web.shop.whit."]
+    assert code(node.ask("web", "AAAA", stream=stream)) == RCODE.NOERROR
+    assert code(node.ask("nothing", stream=stream)) == RCODE.NXDOMAIN
+    assert code(node.ask("99.0.219.10.in-addr.arpa", "PTR", stream=stream)) == RCODE.NXDOMAIN
+    assert node.server.asked == []
+
+
+def code(record: DNSRecord | None) -> int:
+    assert record is not None
+    return int(record.header.rcode)
+
+
+def test_other_names_are_passed_on_over_udp_and_tcp(node: Node) -> None:
+    assert node.addresses("some.example") == ["203.0.113.7"]
+    assert node.addresses("some.example", stream=True) == ["203.0.113.7"]
+    cut = node.ask("big.example", "TXT")
+    assert cut is not None
+    assert cut.header.tc
+    assert len(node.addresses("big.example", "TXT", stream=True)) == 40
+    assert node.addresses("7.113.0.203.in-addr.arpa", "PTR") == ["203.0.113.7"]
+    assert set(node.server.asked) == {"some.example.", "big.example.", "7.113.0.203.in-addr.arpa."}
+
+
+def test_a_server_that_is_silent_is_told_as_a_failure_in_time(node: Node) -> None:
+    began = time.monotonic()
+    assert code(node.ask("silent.example", patience=10)) == RCODE.SERVFAIL
+    assert time.monotonic() - began < upstream.PATIENCE + 1
+    assert node.server.asked.count("silent.example.") == 2
+
+
+def test_one_that_waits_holds_up_nobody(node: Node) -> None:
+    waiting = threading.Thread(target=node.ask, args=("silent.example",))
+    waiting.start()
+    began = time.monotonic()
+    assert node.addresses("web") == ["10.219.128.1"]
+    assert time.monotonic() - began < 1
+    waiting.join()
+
+
+def test_new_names_and_servers_are_known_at_once(node: Node) -> None:
+    names.write_state(node.settings, replace(TABLE, services={"shop": {"api": "10.219.128.9"}}))
+    assert node.addresses("api") == ["10.219.128.9"]
+    assert code(node.ask("web")) == RCODE.NXDOMAIN
+    node.resolv_conf.write_text("# none\n")
+    assert code(node.ask("some.example")) == RCODE.SERVFAIL
+
+
+def test_a_state_file_that_is_broken_leaves_the_last_good_one(node: Node) -> None:
+    path = names.state_file(node.settings)
+    other = path.with_suffix(".broken")
+    other.write_text('{"listen": ')
+    other.chmod(0o644)
+    other.replace(path)
+    assert node.addresses("web") == ["10.219.128.1"]
+    assert "not understood" in node.stop()
+
+
+def test_only_addresses_of_the_pool_are_served(node: Node) -> None:
+    assert node.ask("web", asker=STRANGER, patience=0.5) is None
+    assert node.ask("some.example", asker=STRANGER, patience=0.5) is None
+    assert node.server.asked == []
+
+
+def test_edns_is_answered_and_what_is_no_question_is_not(node: Node) -> None:
+    question = DNSRecord.question("web")
+    question.add_ar(EDNS0(udp_len=4096))
+    reply = DNSRecord.parse(node.send(bytes(question.pack())))
+    assert [extra.rtype for extra in reply.ar] == [QTYPE.OPT]
+    answer = DNSRecord.question("web").reply()
+    for data in (b"", b"\0", bytes(12), bytes(answer.pack()), os.urandom(40), b"\xff" * 512):
+        reply_to_noise = node.send(data, patience=0.2)
+        assert reply_to_noise is None or DNSRecord.parse(reply_to_noise).header.rcode in (RCODE.FORMERR, RCODE.NOTIMP)
+    assert node.addresses("web") == ["10.219.128.1"]
+
+
+def test_it_has_no_rights_and_takes_little_memory(node: Node, record_number: Callable[[str, object], None]) -> None:
+    assert node.process is not None
+    status = dict(
+        line.split(":\t", 1)
+        for line in Path(f"/proc/{node.process.pid}/status").read_text().splitlines()
+        if ":\t" in line
+    )
+    assert set(status["Uid"].split()) == {"65534"}
+    assert status["Groups"].strip() == ""
+    assert int(status["CapEff"], 16) == int(status["CapPrm"], 16) == 0
+    assert status["NoNewPrivs"].strip() == "1"
+    resident = int(status["VmRSS"].split()[0])
+    record_number("resolver RSS, KiB", resident)
+    assert resident < 32 << 10
+
+
+def test_it_starts_again_where_another_was_killed(node: Node) -> None:
+    assert node.process is not None
+    assert node.addresses("web", stream=True)
+    node.process.kill()
+    node.process.communicate()
+    began = time.monotonic()
+    node.start()
+    assert node.addresses("web", stream=True) == ["10.219.128.1"]
+    assert time.monotonic() - began < 5
+
+
+def test_it_does_not_start_without_a_state_file(settings: Settings) -> None:
+    argv = [sys.executable, "-P", "-m", "whit.mesh.resolver", "--id", settings.id]
+    done = subprocess.run(argv, env={"PYTHONPATH": str(SOURCES)}, capture_output=True, text=True, timeout=20)
+    assert done.returncode == 1
+    assert done.stderr.startswith("whit-resolver: ")
+    assert str(names.state_file(settings).parent) in done.stderr
+    assert "Traceback" not in done.stderr

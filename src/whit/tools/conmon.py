@@ -77,7 +77,9 @@ async def create(container: Monitored, runtime: Runtime, *, timeout: float = 60.
     reading, writing = os.pipe()
     try:
         try:
-            await process.run(argv, pass_fds=[writing], env={"_OCI_SYNCPIPE": str(writing)}, timeout=timeout)
+            # conmon writes a file `oom` into its working directory too.
+            env, cwd = {"_OCI_SYNCPIPE": str(writing)}, str(container.persist_dir)
+            await process.run(argv, pass_fds=[writing], env=env, cwd=cwd, timeout=timeout)
         finally:
             os.close(writing)
         line = await _first_line(reading, timeout)

@@ -208,11 +208,33 @@ async def test_a_slow_watch_within_a_transaction_is_told_of_the_cut(
     await store.commit([], [Put(f"/v1/{key}", b"1") for key in "abc"])
     changes = store.watch("/v1/", 0)
     assert [(await anext(changes)).key for _ in range(2)] == ["/v1/a", "/v1/b"]
-    for _ in range(6):
+    # The cut is now at the very revision that was read in part.
+    for _ in range(5):
         await store.commit([], [Put("/v1/z", b"1")])
     with pytest.raises(NotFound, match="no longer kept"):
         await anext(changes)
     await store.close()
+
+
+async def test_commits_and_closing_wake_a_watch_without_polling(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sqlite, "POLL_SECONDS", 3600)
+    monkeypatch.setattr(sqlite, "PAGE", 2)
+    store = await SqliteStore.open(path)
+    seen: list[str] = []
+
+    async def watch() -> None:
+        async for change in store.watch("/v1/", 0):
+            seen.append(change.key)
+
+    watching = asyncio.create_task(watch())
+    async with asyncio.timeout(10):
+        for keys in ("a", "bcdef", "g"):
+            await store.commit([], [Put(f"/v1/{key}", b"1") for key in keys])
+            while seen[-1:] != [f"/v1/{keys[-1]}"]:
+                await asyncio.sleep(0.01)
+        await store.close()
+        await watching
+    assert seen == [f"/v1/{key}" for key in "abcdefg"]
 
 
 # ---- leases and time ----

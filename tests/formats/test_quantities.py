@@ -62,7 +62,7 @@ def test_what_is_no_size(text: str) -> None:
         size(text)
 
 
-@given(st.integers(0, 2**63), st.sampled_from(["", "k", "m", "g", "t"]), st.sampled_from(["", "b"]))
+@given(st.integers(0, 2**63 - 1 >> 40), st.sampled_from(["", "k", "m", "g", "t"]), st.sampled_from(["", "b"]))
 def test_whole_sizes_are_exact(number: int, unit: str, suffix: str) -> None:
     assert size(f"{number}{unit}{suffix}") == number << (10 * " kmgt".find(unit or " "))
 

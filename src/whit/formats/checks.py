@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
+from graphlib import CycleError, TopologicalSorter
 from pathlib import PurePosixPath
 
 from whit.base.errors import InputError, Place
-from whit.formats.draft import Draft, Placed
+from whit.formats.draft import Draft
 from whit.formats.problems import Problems, near
-from whit.model.service import PortSpec
 
 ANYWHERE = "0.0.0.0"
 
@@ -27,6 +27,10 @@ def _names(draft: Draft, drafts: Mapping[str, Draft]) -> Iterator[InputError]:
     for name, place in [*used, *((name, found.place) for name, found in draft.depends_on.items())]:
         if name not in drafts:
             yield InputError(f"there is no service {name!r}", place=place, hint=near(name, drafts))
+    for use in draft.uses:
+        if use.value.entity is not None and use.value.entity in drafts:
+            hint = "give the service another name"
+            yield InputError(f"{use.value.entity} is also a service of this app", place=use.place, hint=hint)
     for name, found in draft.depends_on.items():
         waits = found.value.condition == "service_healthy"
         if waits and name in drafts and "healthcheck" not in drafts[name].places:
@@ -54,35 +58,38 @@ def _targets(draft: Draft) -> Iterator[InputError]:
 
 
 def _ports(drafts: Mapping[str, Draft]) -> Iterator[InputError]:
-    taken: list[tuple[str, Placed[PortSpec]]] = []
+    taken: dict[tuple[int, str], list[tuple[str, str]]] = {}
     for draft in drafts.values():
         for port in draft.ports:
-            for owner, other in taken:
-                if _clash(port.value, other.value):
-                    text = f"port {port.value.published}/{port.value.protocol} is published by {owner} already"
-                    yield InputError(text, place=port.place, hint="publish another port of the node")
-                    break
-            taken.append((draft.name, port))
+            others = taken.setdefault((port.value.published, port.value.protocol), [])
+            if owner := next((owner for owner, address in others if _overlap(address, port.value.host_ip)), None):
+                text = f"port {port.value.published}/{port.value.protocol} is published by {owner} already"
+                yield InputError(text, place=port.place, hint="publish another port of the node")
+            others.append((draft.name, port.value.host_ip))
 
 
-def _clash(one: PortSpec, other: PortSpec) -> bool:
-    same = (one.published, one.protocol) == (other.published, other.protocol)
-    return same and (one.host_ip == other.host_ip or ANYWHERE in (one.host_ip, other.host_ip))
+def _overlap(one: str, other: str) -> bool:
+    return one == other or ANYWHERE in (one, other)
 
 
 def _cycles(drafts: Mapping[str, Draft]) -> Iterator[InputError]:
-    """One problem a cycle, at the dependency that closes it."""
-    done: set[str] = set()
+    """One problem a cycle, at the dependency that closes it when one begins with the first service of the file."""
+    waits = {name: [needed for needed in draft.depends_on if needed in drafts] for name, draft in drafts.items()}
+    order = {name: number for number, name in enumerate(drafts)}
+    while circle := _circle(waits):
+        first = min(range(len(circle)), key=lambda at: order[circle[at]])
+        circle = [*circle[first:], *circle[:first]]
+        waits[circle[-1]].remove(circle[0])
+        text = " -> ".join((*circle, circle[0]))
+        place = drafts[circle[-1]].depends_on[circle[0]].place
+        yield InputError(f"services wait for each other: {text}", place=place, hint="leave one out")
 
-    def visit(name: str, path: tuple[str, ...]) -> Iterator[InputError]:
-        for needed, found in drafts[name].depends_on.items():
-            if needed in path:
-                circle = " -> ".join((*path[path.index(needed) :], needed))
-                yield InputError(f"services wait for each other: {circle}", place=found.place, hint="leave one out")
-            elif needed in drafts and needed not in done:
-                yield from visit(needed, (*path, needed))
-        done.add(name)
 
-    for name in drafts:
-        if name not in done:
-            yield from visit(name, (name,))
+def _circle(waits: Mapping[str, Collection[str]]) -> list[str]:
+    """Services of which each waits for the next, and the last for the first; none if there is no cycle."""
+    try:
+        TopologicalSorter(waits).prepare()
+    except CycleError as error:
+        # It comes with the first again at the end, and each before what waits for it.
+        return list(reversed(error.args[1][1:]))
+    return []

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import re
+from collections import ChainMap
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -18,6 +19,7 @@ from whit.formats.interpolate import interpolate
 log = logging.getLogger(__name__)
 
 _KEY = re.compile(r"\s*(?:export\s+)?([A-Za-z_][A-Za-z0-9_.\-]*)[ \t]*(=|(?=#|\n|\Z))[ \t]*")
+_SPACE = re.compile(r"\s*")
 _BLANK = re.compile(r"\s*(?:#[^\n]*)?(?:\n|\Z)")
 _SINGLE = re.compile(r"'([^']*)'")
 _DOUBLE = re.compile(r'"((?:[^"\\]|\\.)*)"', re.DOTALL)
@@ -37,7 +39,7 @@ def read_env_file(path: Path, environment: Mapping[str, str]) -> dict[str, str]:
         InputError: the file cannot be read, or a line is not understood.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"cannot be read: {error}", place=Place(str(path))) from error
     return parse_env(text.replace("\r\n", "\n"), str(path), environment)
@@ -45,21 +47,27 @@ def read_env_file(path: Path, environment: Mapping[str, str]) -> dict[str, str]:
 
 def parse_env(text: str, file: str, environment: Mapping[str, str]) -> dict[str, str]:
     """As read_env_file, of a file's text."""
+    if "\0" in text:
+        line = text.count("\n", 0, text.index("\0")) + 1
+        raise InputError("has a NUL character", place=Place(file, line, 1), hint="leave it out")
     found: dict[str, str] = {}
-    at = 0
+    variables = ChainMap(dict(environment), found)
+    at, line, counted = 0, 1, 0
     while at < len(text):
         if blank := _BLANK.match(text, at):
             at = blank.end() if blank.end() > at else at + 1
             continue
         key = _KEY.match(text, at)
-        start = at + len(text[at:]) - len(text[at:].lstrip())
-        place = Place(file, text.count("\n", 0, start) + 1, 1)
+        space = _SPACE.match(text, at)
+        start = space.end() if space else at
+        line, counted = line + text.count("\n", counted, start), start
+        place = Place(file, line, 1)
         if not key:
             raise InputError("the line is not understood", place=place, hint="write KEY=value")
         place = Place(file, place.line, 1, key[1])
         raw, at = _raw_value(text, key.end(), place) if key[2] else (None, _end(text, key.end(), place))
         if raw is not None:
-            found[key[1]] = interpolate(raw, {**found, **environment}, place, partial(_empty, place))
+            found[key[1]] = interpolate(raw, variables, place, partial(_empty, place))
         elif key[1] in environment:
             found[key[1]] = environment[key[1]]
     return found

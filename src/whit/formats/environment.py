@@ -20,6 +20,8 @@ FILE_KEYS = ("path", "required")
 def read_environment(entry: Entry, draft: Draft) -> None:
     """A variable without a value takes it from the environment that the file is read in. Raises InputError."""
     for key, (value, place) in shapes.assignments(entry.value).items():
+        if not key or "=" in key:
+            raise InputError(f"{key!r} is no variable's name", place=place, hint="leave the = out of it")
         value = draft.source.environment.get(key) if value is None else value
         if value is None:
             log.warning("%s: the variable %s has no value here; %s is without it", place, key, draft.name)

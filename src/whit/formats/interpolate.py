@@ -26,7 +26,10 @@ def interpolate(text: str, variables: Mapping[str, str], place: Place, missing: 
     """
     if "$" not in text:
         return text
-    result, end = _Interpolation(text, variables, place, missing).sequence(0, nested=False)
+    try:
+        result, end = _Interpolation(text, variables, place, missing).sequence(0, nested=False)
+    except RecursionError as error:
+        raise InputError("variables are nested too deeply", place=place, hint="use fewer defaults") from error
     assert end == len(text)
     return result
 

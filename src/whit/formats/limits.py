@@ -9,6 +9,9 @@ from whit.formats.nodes import Entry
 from whit.formats.quantities import size
 from whit.formats.unsupported import refuse
 
+MAX_PIDS = 1 << 22
+"""PID_MAX_LIMIT of the kernel, which takes no larger limit."""
+
 
 def read_deploy(entry: Entry, draft: Draft) -> None:
     """Raises InputError."""
@@ -40,6 +43,10 @@ def read_cpus(entry: Entry, draft: Draft) -> None:
 
 def read_pids(entry: Entry, draft: Draft) -> None:
     pids = shapes.whole(entry.value)
-    if pids < 1:
-        raise InputError("must be at least 1", place=entry.value.place, hint="leave it out for no limit of its own")
+    if not 1 <= pids <= MAX_PIDS:
+        raise InputError(
+            f"must be at least 1 and at most {MAX_PIDS}",
+            place=entry.value.place,
+            hint="leave it out for no limit of its own",
+        )
     draft.limit("pids", pids, entry.place)

@@ -6,7 +6,7 @@ Nothing is created here: the directory of a bind mount is made, where create_hos
 from __future__ import annotations
 
 import re
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from whit.base.errors import InputError, Place
@@ -35,7 +35,7 @@ def read_mount(value: Value, directory: Path, problems: Problems) -> MountSpec:
 def read_tmpfs(value: Value) -> MountSpec:
     """The mount of one item of `tmpfs`, as `/run:size=64m,mode=1770`. Raises InputError."""
     target, _, options = shapes.text(value).partition(":")
-    fields: dict[str, Any] = {"kind": "tmpfs", "target": target}
+    fields: dict[str, Any] = {"kind": "tmpfs", "target": _target(target, value.place)}
     for option in filter(None, options.split(",")):
         fields |= _tmpfs_option(option, value.place)
     return make(MountSpec, value.place, {}, fields)
@@ -59,7 +59,7 @@ def _short(text: str, place: Place, directory: Path) -> MountSpec:
     fields = {
         "kind": "bind" if is_path else "volume",
         "source": str(absolute(source, place, directory)) if is_path else _volume_name(source, place),
-        "target": target,
+        "target": _target(target, place),
         "read_only": read_only,
     }
     return make(MountSpec, place, {}, fields)
@@ -72,7 +72,8 @@ def _long(table: Table, directory: Path, problems: Problems) -> MountSpec:
         if key not in entries:
             raise InputError(f"has no {key}", place=table.place, hint=f"types: {', '.join(KINDS)}")
     kind = shapes.one_of(entries["type"].value, KINDS)
-    fields: dict[str, Any] = {"kind": kind, "target": shapes.text(entries["target"].value)}
+    target = entries["target"].value
+    fields: dict[str, Any] = {"kind": kind, "target": _target(shapes.text(target), target.place)}
     if "read_only" in entries:
         fields["read_only"] = shapes.truth(entries["read_only"].value)
     if kind != "tmpfs":
@@ -135,6 +136,14 @@ def _octal(text: str) -> int:
     if not re.fullmatch("[0-7]{1,5}", digits) or int(digits, 8) > 0o7777:
         raise ValueError(f"{text!r} is not a mode; write it in octal, as 1777")
     return int(digits, 8)
+
+
+def _target(text: str, place: Place) -> str:
+    path = PurePosixPath(text)
+    if not path.is_absolute() or ".." in path.parts or len(path.parts) < 2:
+        hint = "write an absolute path below /, without .."
+        raise InputError(f"nothing can be mounted at {text!r}", place=place, hint=hint)
+    return text
 
 
 def _volume_name(text: str, place: Place) -> str:

@@ -127,12 +127,12 @@ class _Conversion:
 
     def listing(self, node: yaml.Node, place: Place) -> Listing:
         if node.tag != _TAG + "seq":
-            raise _unknown_tag(node, place)
+            self.problems.add(_unknown_tag(node, place))
         return Listing(place, tuple(self.value(item, f"{place.key}[{index}]") for index, item in enumerate(node.value)))
 
     def table(self, node: yaml.MappingNode, place: Place) -> Table:
         if node.tag != _TAG + "map":
-            raise _unknown_tag(node, place)
+            self.problems.add(_unknown_tag(node, place))
         entries: dict[str, Entry] = {}
         merged: list[yaml.Node] = []
         for key_node, value_node in node.value:

@@ -16,8 +16,8 @@ from whit.model.service import PortSpec
 LONG = ("target", "published", "host_ip", "protocol")
 _SHORT = re.compile(
     r"(?:(?P<ip>\[[^\]]*\]|[^:\[]*):)??"
-    r"(?:(?P<published>\d+(?:-\d+)?)?:)?"
-    r"(?P<target>\d+(?:-\d+)?)"
+    r"(?:(?P<published>[0-9]{1,5}(?:-[0-9]{1,5})?)?:)?"
+    r"(?P<target>[0-9]{1,5}(?:-[0-9]{1,5})?)"
     r"(?:/(?P<protocol>\w+))?"
 )
 
@@ -80,7 +80,9 @@ def _address(text: str, place: Place) -> str:
 def _range(text: str, place: Place) -> range:
     first, _, last = text.partition("-")
     found = range(int(first), int(last or first) + 1)
-    if not found or found.start < 1 or found.stop > 65536:
+    if not found:
+        raise InputError(f"{text} goes down", place=place, hint="write the smaller port first")
+    if found.start < 1 or found.stop > 65536:
         raise InputError(f"{text} is not between 1 and 65535", place=place)
     return found
 

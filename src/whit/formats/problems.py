@@ -76,6 +76,8 @@ def make(model: type[Model], place: Place, places: Mapping[str, Place], fields: 
 
 def _refusal(detail: ErrorDetails, place: Place, places: Mapping[str, Place]) -> InputError:
     text = detail["msg"].removeprefix("Value error, ")
+    if detail.get("ctx", {}).get("pattern") == "^/":
+        text = "must be an absolute path"
     where = places.get(str(detail["loc"][0]), place) if detail["loc"] else place
     return InputError(text[:1].lower() + text[1:], place=where)
 

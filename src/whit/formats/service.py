@@ -5,6 +5,7 @@ What needs the other services to be known is checked in checks.py; what is not h
 
 from __future__ import annotations
 
+import re
 import signal
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -192,7 +193,7 @@ def _dependency(entry: Entry, draft: Draft) -> DependencySpec:
 
 def _restart(entry: Entry, draft: Draft) -> None:
     policy, colon, attempts = shapes.text(entry.value).partition(":")
-    if policy not in _RESTARTS or (colon and not (policy == "on-failure" and attempts.isdecimal())):
+    if policy not in _RESTARTS or (colon and not (policy == "on-failure" and re.fullmatch("[0-9]{1,6}", attempts))):
         hint = 'use "no", always, on-failure, on-failure:3 or unless-stopped'
         raise InputError(f"{shapes.text(entry.value)!r} is not known", place=entry.value.place, hint=hint)
     fields = {"policy": policy, "max_attempts": int(attempts or 0)}
@@ -209,11 +210,10 @@ def _stop_signal(entry: Entry, draft: Draft) -> None:
 
 
 def _signal_name(text: str) -> str:
-    if text.isdecimal():
-        return signal.Signals(int(text)).name
-    name = "SIG" + text.upper().removeprefix("SIG")
+    by_number = {str(known.value): known.name for known in signal.Signals}
+    name = by_number.get(text, "SIG" + text.upper().removeprefix("SIG"))
     if name not in signal.Signals.__members__:
-        raise ValueError(f"{text!r} is no signal; signal(7) lists them")
+        raise ValueError(f"{text!r} is not honoured as a signal; signal(7) lists the standard ones")
     return name
 
 

@@ -6,6 +6,7 @@ is the business of the key's reader.
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections.abc import Callable
 from typing import TypeVar
@@ -38,7 +39,7 @@ def whole(value: Value) -> int:
 
 
 def number(value: Value) -> float:
-    return parsed(value, float, "a number")
+    return parsed(value, _finite, "a number")
 
 
 def truth(value: Value) -> bool:
@@ -123,6 +124,13 @@ def assignments(value: Value) -> dict[str, tuple[str | None, Place]]:
         if not key:
             raise InputError("has no name before the =", place=item.place)
         found[key] = (rest if equals else None, item.place)
+    return found
+
+
+def _finite(text: str) -> float:
+    found = float(text)
+    if not math.isfinite(found):
+        raise ValueError
     return found
 
 

@@ -1,0 +1,152 @@
+"""`explain` reads the maps as the datapath does. That it predicts real packets is in test_two_instances.py."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from ipaddress import IPv4Interface, IPv4Network
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from mesh import policy_reference
+from mesh.policy_cases import questions, rule_sets
+
+from whit.datapath.abi import Direction, EndpointKey, EndpointValue, PolicyFlags
+from whit.datapath.address import Address
+from whit.kernel.links import Link
+from whit.mesh import compiler, identities, node, rules
+from whit.mesh.addresses import AddressBook
+from whit.mesh.explain import Dump, Question, explain, judge
+from whit.mesh.services import Backend, Service, service_tables
+from whit.model.app import AppSpec
+from whit.model.flow import Explanation
+from whit.model.policy import Rule
+
+BOOK = AddressBook(pool="10.77.0.0/16")
+APP = AppSpec.model_validate(
+    {
+        "name": "shop",
+        "directory": "/",
+        "services": {
+            "web": {
+                "image": "i",
+                "uses": [{"service": "api", "port": 80}],
+                "ports": [{"target": 8080, "published": 80}],
+            },
+            "api": {"image": "i", "uses": [{"cidr": "203.0.113.0/24"}]},
+            "idle": {"image": "i", "uses": [{"service": "idle"}]},
+        },
+    }
+)
+WEB, API, IDLE = "10.77.0.16", "10.77.0.17", "10.77.0.18"
+VIPS = {"web": "10.77.128.1", "api": "10.77.128.2", "idle": "10.77.128.3"}
+HOST, WORLD = "192.0.2.7", "198.51.100.1"
+
+
+@pytest.fixture(scope="module")
+def dump() -> Dump:
+    return dumped()[0]
+
+
+def dumped() -> tuple[Dump, Callable[[int], str], Callable[[int], str]]:
+    networks = [IPv4Network("203.0.113.0/24")]
+    book = identities.assign(identities.IdentityBook(), [f"shop/{name}" for name in VIPS], networks)
+    found, texts = rules.rules([APP], book, rules.RuleBook())
+    eth0 = Link("eth0", 2, "", 1500, "", up=True, addresses=(IPv4Interface(f"{HOST}/24"),))
+    owners = dict(zip((WEB, API, IDLE), VIPS, strict=True))
+    known = node.node_identities(BOOK, [eth0], {networks[0]: book.number(str(networks[0]))})
+    known |= node.service_identities({address: book.number(f"shop/{name}") for address, name in owners.items()})
+    wanted = service_tables(
+        Service(
+            0x8000 + number, VIPS[name], APP.services[name].ports, [Backend(number, address, draining=name == "idle")]
+        )
+        for number, (address, name) in enumerate(owners.items(), start=16)
+    )
+    endpoint = EndpointValue(ifindex=9, identity=0, mac=bytes(6), host_mac=bytes(6))
+    endpoints = {EndpointKey(Address.from_ip(address)): endpoint for address in owners}
+    maps = Dump(known, endpoints, compiler.compile_rules(found), wanted.frontends, wanted.slots, wanted.backends)
+    return maps, book.name, lambda number: texts.texts().get(number, "")
+
+
+def asked(source: str, destination: str, port: int, protocol: int = 6) -> Explanation:
+    maps, name, rule_text = dumped()
+    return explain(maps, Question(source, destination, port, protocol), name, rule_text)
+
+
+@pytest.mark.parametrize(
+    ("source", "destination", "port", "verdict", "reason", "target"),
+    [
+        (WEB, VIPS["api"], 80, "allow", "", f"{API}:80"),
+        (WEB, API, 80, "allow", "", f"{API}:80"),
+        (WEB, VIPS["api"], 81, "deny", "POLICY_EGRESS", f"{API}:81"),
+        (API, VIPS["web"], 8080, "deny", "POLICY_EGRESS", f"{WEB}:8080"),
+        (WORLD, HOST, 80, "allow", "", f"{WEB}:8080"),
+        (HOST, HOST, 80, "allow", "", f"{WEB}:8080"),
+        ("127.0.0.1", "127.0.0.1", 80, "allow", "", f"{WEB}:8080"),
+        (WORLD, WEB, 8080, "allow", "", f"{WEB}:8080"),
+        (WORLD, WEB, 80, "deny", "POLICY_INGRESS", f"{WEB}:80"),
+        (WORLD, VIPS["web"], 8080, "allow", "", f"{VIPS['web']}:8080"),
+        (HOST, VIPS["web"], 8080, "allow", "", f"{WEB}:8080"),
+        (HOST, VIPS["api"], 80, "deny", "POLICY_INGRESS", f"{API}:80"),
+        (IDLE, VIPS["idle"], 80, "deny", "NO_BACKEND", f"{VIPS['idle']}:80"),
+        (IDLE, IDLE, 80, "allow", "", f"{IDLE}:80"),
+        (API, "203.0.113.9", 443, "allow", "", "203.0.113.9:443"),
+        (API, WORLD, 443, "deny", "POLICY_EGRESS", f"{WORLD}:443"),
+        (WEB, "203.0.113.9", 443, "deny", "POLICY_EGRESS", "203.0.113.9:443"),
+        (WEB, "10.77.0.99", 443, "deny", "UNKNOWN_ENDPOINT", "10.77.0.99:443"),
+        (WEB, "10.77.200.1", 443, "deny", "UNKNOWN_ENDPOINT", "10.77.200.1:443"),
+        (WEB, HOST, 22, "deny", "POLICY_EGRESS", f"{HOST}:22"),
+        (HOST, WORLD, 443, "allow", "", f"{WORLD}:443"),
+    ],
+)
+def test_verdicts(source: str, destination: str, port: int, verdict: str, reason: str, target: str) -> None:
+    found = asked(source, destination, port)
+    assert (found.verdict, found.reason) == (verdict, reason)
+    assert f"{found.destination.address}:{found.destination.port}" == target
+
+
+def test_each_decision_is_a_hop() -> None:
+    found = asked(WEB, VIPS["api"], 80)
+    assert [hop.step for hop in found.hops] == [
+        f"service {VIPS['api']}:80",
+        "who",
+        "egress of shop/web",
+        "ingress of shop/api",
+    ]
+    assert found.hops[0].decision == f"one of {API}:80"
+    assert found.hops[1].decision == f"{WEB} is shop/web, {API} is shop/api"
+    assert {hop.rule_text for hop in found.hops[2:]} == {"shop/web uses api:80/tcp"}
+    assert found.rule_text == "shop/web uses api:80/tcp"
+
+
+def test_a_denial_ends_the_way_and_names_the_rule() -> None:
+    found = asked(API, VIPS["web"], 8080)
+    assert [hop.step for hop in found.hops][-1] == "egress of shop/api"
+    assert found.rule_text == "shop/api is declared: it reaches only what it uses"
+
+
+def test_maps_that_are_being_written_are_no_error(dump: Dump) -> None:
+    torn = replace(dump, slots={}, backends={})
+    question = Question(WEB, VIPS["api"], 80, 6)
+    assert explain(torn, question, str, str).reason == "NO_BACKEND"
+
+
+def test_it_judges_as_the_rules_do(sample: Callable[[int, int], int]) -> None:
+    @settings(max_examples=sample(2000, 20000), deadline=None, suppress_health_check=list(HealthCheck))
+    @given(rule_sets)
+    def check(found: list[Rule]) -> None:
+        maps = Dump(policies=compiler.compile_rules(found))
+        for one in questions(found):
+            direction = Direction.INGRESS if one.direction == "ingress" else Direction.EGRESS
+            outcome = judge(maps, one.subject, one.peer, direction, one.protocol, one.port)
+            expected = policy_reference.judge(found, one)
+            assert (outcome.allowed, outcome.audit, outcome.rule) == (expected.passes, expected.audit, expected.rule)
+
+    check()
+
+
+def test_an_audited_denial_is_told_as_such() -> None:
+    maps, name, rule_text = dumped()
+    audited = {key: replace(value, flags=PolicyFlags.AUDIT) for key, value in maps.policies.items()}
+    found = explain(replace(maps, policies=audited), Question(API, VIPS["web"], 8080, 6), name, rule_text)
+    assert (found.verdict, found.reason) == ("audit", "")

@@ -1,0 +1,65 @@
+"""Identities: never reused, in the scope of their kind; overlapping networks are told apart."""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Address, IPv4Network
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from whit.base.errors import Unavailable
+from whit.mesh import identities
+from whit.mesh.identities import NETWORK_SCOPE, SERVICE_SCOPE, IdentityBook, assign, within
+from whit.model.policy import HOST, RESOLVER, UNASSIGNED, WORLD
+
+names = st.lists(st.sampled_from([f"app/{letter}" for letter in "abcdefgh"]), max_size=6)
+networks = st.lists(
+    st.builds(
+        lambda number, length: IPv4Network((number << 28, length), strict=False), st.integers(0, 15), st.integers(0, 4)
+    ),
+    max_size=6,
+)
+
+
+@given(st.lists(st.tuples(names, networks), max_size=5))
+def test_a_number_stands_for_one_name_for_ever(steps: list[tuple[list[str], list[IPv4Network]]]) -> None:
+    book = IdentityBook()
+    for services, nets in steps:
+        after = assign(book, services, nets)
+        assert book.names.items() <= after.names.items()
+        assert len(set(after.names.values())) == len(after.names)
+        assert all(after.number(name) >> 24 == SERVICE_SCOPE >> 24 for name in services)
+        assert all(after.number(str(net)) >> 24 == NETWORK_SCOPE >> 24 for net in nets)
+        assert IdentityBook.model_validate_json(after.model_dump_json()) == after
+        book = after
+
+
+def test_names_of_the_reserved() -> None:
+    book = assign(IdentityBook(), ["shop/web"], [])
+    assert [book.name(number) for number in (HOST, WORLD, RESOLVER, UNASSIGNED)] == [
+        "host",
+        "world",
+        "resolver",
+        "nobody",
+    ]
+    assert book.name(SERVICE_SCOPE + 1) == "shop/web"
+    assert book.name(77) == "identity 77"
+    with pytest.raises(KeyError):
+        book.number("shop/db")
+
+
+def test_a_scope_that_is_used_up_is_an_error() -> None:
+    book = IdentityBook(names={SERVICE_SCOPE + identities.SCOPE_SIZE - 1: "app/last"})
+    with pytest.raises(Unavailable):
+        assign(book, ["app/more"], [])
+
+
+@given(networks, st.integers(0, 15))
+def test_an_address_is_allowed_as_all_networks_that_hold_it(nets: list[IPv4Network], top: int) -> None:
+    """The identity of the longest prefix is among those written for a network exactly if the network holds it."""
+    address = IPv4Address(top << 28)
+    holding = [net for net in nets if address in net]
+    longest = max(holding, key=lambda net: net.prefixlen, default=None)
+    for wanted in nets:
+        assert (longest in within(nets, wanted)) == (address in wanted)

@@ -1,0 +1,167 @@
+"""From declarations to rules: who may reach whom, said by a table and asked of the compiled policy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from mesh.policy_reference import Answer, Question, judge
+
+from whit.base.errors import InputError
+from whit.mesh import identities, rules
+from whit.mesh.identities import IdentityBook
+from whit.mesh.rules import RuleBook
+from whit.model.app import AppSpec
+from whit.model.policy import HOST, RESOLVER, UNASSIGNED, WORLD, Rule
+
+
+def app(name: str, mode: str = "declared", **services: Any) -> AppSpec:
+    full = {key: {"image": "i", **value} for key, value in services.items()}
+    return AppSpec.model_validate({"name": name, "mode": mode, "directory": "/", "services": full})
+
+
+SHOP = app(
+    "shop",
+    web={"uses": [{"service": "api", "port": 80}], "ports": [{"target": 8080, "published": 80}]},
+    api={"uses": [{"service": "db"}, {"cidr": "203.0.113.0/24", "port": 443}, {"service": "api", "port": 4369}]},
+    db={},
+    mail={"uses": [{"entity": "world", "port": 25}, {"cidr": "203.0.113.128/25"}]},
+    watch={"uses": [{"entity": "host", "port": 9100, "protocol": "udp"}]},
+)
+OPEN = app("blog", "open", web={"ports": [{"target": 8080, "published": 81}]}, db={})
+TCP, UDP, ICMP = 6, 17, 1
+
+
+class Policy:
+    def __init__(self, *apps: AppSpec, known: RuleBook | None = None) -> None:
+        owners = [f"{one.name}/{service}" for one in apps for service in one.services]
+        self.book = identities.assign(IdentityBook(), owners, rules.networks_used(apps))
+        self.rules, self.ids = rules.rules(apps, self.book, known or RuleBook())
+
+    def number(self, name: str) -> int:
+        reserved = {"world": WORLD, "host": HOST, "resolver": RESOLVER, "nobody": UNASSIGNED}
+        return reserved.get(name) or self.book.number(name)
+
+    def egress(self, source: str, peer: str, port: int, protocol: int) -> Answer:
+        return judge(self.rules, Question(self.number(source), "egress", self.number(peer), protocol, port))
+
+    def ingress(self, target: str, peer: str, port: int, protocol: int) -> Answer:
+        return judge(self.rules, Question(self.number(target), "ingress", self.number(peer), protocol, port))
+
+    def reaches(self, source: str, target: str, port: int, protocol: int = TCP) -> bool:
+        """Both ends, as far as they are instances."""
+        answers = [self.egress(source, target, port, protocol)] if "/" in source and source[0].isalpha() else []
+        if "/" in target and target[0].isalpha():
+            answers.append(self.ingress(target, source, port, protocol))
+        return all(answer.passes for answer in answers)
+
+
+@pytest.fixture(scope="module")
+def policy() -> Policy:
+    return Policy(SHOP, OPEN)
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "port", "protocol", "expected"),
+    [
+        ("shop/web", "shop/api", 80, TCP, True),
+        ("shop/web", "shop/api", 80, UDP, False),
+        ("shop/web", "shop/api", 81, TCP, False),
+        ("shop/api", "shop/web", 80, TCP, False),
+        ("shop/api", "shop/db", 5432, TCP, True),
+        ("shop/api", "shop/db", 9, UDP, True),
+        ("shop/api", "shop/db", 0, ICMP, True),
+        ("shop/web", "shop/db", 5432, TCP, False),
+        ("shop/web", "shop/web", 8080, TCP, False),  # replicas
+        ("shop/api", "shop/api", 4369, TCP, True),
+        ("shop/api", "shop/api", 4370, TCP, False),
+        ("world", "shop/web", 8080, TCP, True),
+        ("host", "shop/web", 8080, TCP, True),
+        ("203.0.113.0/24", "shop/web", 8080, TCP, True),  # a part of the world that has a name
+        ("world", "shop/web", 80, TCP, False),
+        ("world", "shop/web", 8080, UDP, False),
+        ("world", "shop/db", 5432, TCP, False),
+        ("host", "shop/db", 5432, TCP, False),
+        ("nobody", "shop/web", 8080, TCP, False),
+        ("shop/db", "shop/web", 8080, TCP, False),
+        ("blog/web", "shop/web", 8080, TCP, False),
+        ("shop/web", "blog/web", 8080, TCP, False),
+        ("blog/web", "blog/db", 1, TCP, True),
+        ("blog/db", "blog/web", 1, UDP, True),
+        ("blog/db", "world", 443, TCP, True),
+        ("blog/db", "203.0.113.128/25", 443, TCP, True),
+        ("blog/db", "host", 22, TCP, False),
+        ("world", "blog/web", 8080, TCP, True),
+        ("world", "blog/db", 8080, TCP, False),
+        ("shop/web", "resolver", 53, UDP, True),
+        ("shop/db", "resolver", 53, TCP, True),
+        ("shop/db", "resolver", 54, UDP, False),
+        ("shop/db", "world", 443, TCP, False),
+        ("shop/api", "203.0.113.0/24", 443, TCP, True),
+        ("shop/api", "203.0.113.128/25", 443, TCP, True),  # lies in it
+        ("shop/api", "203.0.113.128/25", 80, TCP, False),
+        ("shop/mail", "203.0.113.128/25", 80, TCP, True),
+        ("shop/mail", "203.0.113.0/24", 80, TCP, False),  # holds more than it
+        ("shop/mail", "203.0.113.0/24", 25, TCP, True),  # the world does not end there
+        ("shop/mail", "world", 25, TCP, True),
+        ("shop/mail", "host", 25, TCP, False),
+        ("shop/watch", "host", 9100, UDP, True),
+        ("shop/watch", "host", 9100, TCP, False),
+    ],
+)
+def test_who_reaches_whom(policy: Policy, source: str, target: str, port: int, protocol: int, expected: bool) -> None:
+    assert policy.reaches(source, target, port, protocol) is expected
+
+
+def test_what_nobody_declared_says_so(policy: Policy) -> None:
+    texts = policy.ids.texts()
+    assert rules.UNDECLARED in texts[policy.egress("blog/web", "blog/db", 1, TCP).rule]
+    assert rules.UNDECLARED in texts[policy.egress("blog/web", "world", 1, TCP).rule]
+    assert not [rule.text for rule in policy.rules if rule.text.startswith("shop") and rules.UNDECLARED in rule.text]
+
+
+def test_a_denial_says_what_made_it(policy: Policy) -> None:
+    texts = policy.ids.texts()
+    assert texts[policy.ingress("shop/db", "world", 1, TCP).rule] == (
+        "shop/db is declared: only those that use it reach it"
+    )
+    assert texts[policy.egress("shop/db", "world", 1, TCP).rule] == "shop/db is declared: it reaches only what it uses"
+    assert texts[policy.ingress("blog/db", "world", 1, TCP).rule] == "blog/db is open: only its own app reaches it"
+
+
+def test_an_id_stands_for_one_text_for_ever() -> None:
+    first = Policy(SHOP)
+    second = Policy(OPEN, known=first.ids)
+    third = Policy(SHOP, OPEN, known=second.ids)
+    assert first.ids.ids.items() <= second.ids.ids.items() == third.ids.ids.items()
+    assert len(set(third.ids.ids.values())) == len(third.ids.ids)
+    assert all(third.ids.texts()[rule.id] == rule.text for rule in third.rules)
+    assert {(rule.id, rule.text) for rule in first.rules} <= {(rule.id, rule.text) for rule in third.rules}
+    assert RuleBook.model_validate_json(third.ids.model_dump_json()) == third.ids
+
+
+def test_order_of_apps_changes_no_verdict() -> None:
+    one = Policy(SHOP, OPEN)
+    again, _ = rules.rules([OPEN, SHOP], one.book, one.ids)
+    assert sorted(map(str, again)) == sorted(map(str, one.rules))
+
+
+def test_every_subject_is_closed_both_ways() -> None:
+    policy = Policy(SHOP, OPEN)
+    closed = {(rule.subject, rule.direction) for rule in policy.rules if is_default_deny(rule)}
+    services = [number for number, name in policy.book.names.items() if name[0].isalpha()]
+    assert closed == {(number, direction) for number in services for direction in ("egress", "ingress")}
+
+
+def is_default_deny(rule: Rule) -> bool:
+    return rule.verdict == "deny" and rule.precedence == 0 and rule.peer == 0 and rule.protocol == 0
+
+
+def test_a_peer_that_is_no_service_of_the_app_is_an_error() -> None:
+    with pytest.raises(InputError, match="shop/a uses b"):
+        Policy(app("shop", a={"uses": [{"service": "b"}]}))
+
+
+def test_a_network_that_is_none_is_an_error() -> None:
+    with pytest.raises(InputError, match=r"shop/a uses '203\.0\.113\.1/24'"):
+        Policy(app("shop", a={"uses": [{"cidr": "203.0.113.1/24"}]}))

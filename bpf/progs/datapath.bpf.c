@@ -187,6 +187,17 @@ static __always_inline bool in_pool(const struct address *address)
 	return pool_mask && (bpf_ntohl(address->words[3]) & pool_mask) == pool;
 }
 
+/* An instance, or an address of the node. Nobody else has an address of the pool, whatever policy says of the world. */
+static __always_inline bool is_reachable_in_pool(const struct address *address)
+{
+	__u32 identity;
+
+	if (endpoint_of(address))
+		return true;
+	identity = identity_of(address);
+	return identity == IDENTITY_HOST || identity == IDENTITY_RESOLVER;
+}
+
 static __noinline int open_from_instance(struct __sk_buff *skb, const struct packet *packet, struct opening *opening)
 {
 	const struct frontend_value *frontend;
@@ -202,8 +213,7 @@ static __noinline int open_from_instance(struct __sk_buff *skb, const struct pac
 		if (reason)
 			return refuse(skb, packet, opening, reason);
 		destination = opening->translation;
-	} else if (in_pool(&destination) && !endpoint_of(&destination) &&
-		   identity_of(&destination) > IDENTITY_RESOLVER) {
+	} else if (in_pool(&destination) && !is_reachable_in_pool(&destination)) {
 		return refuse(skb, packet, opening, DROP_UNKNOWN_ENDPOINT);
 	}
 	if (open_flow(skb, packet, opening, true))

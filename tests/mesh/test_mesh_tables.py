@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from ipaddress import IPv4Network
 from types import SimpleNamespace
@@ -131,6 +132,38 @@ def test_policy_changes_without_a_moment_that_is_more_open(
         before[:] = after
 
     check()
+
+
+class Killed(Exception):
+    """Stands for SIGKILL: nothing is cleaned up after it."""
+
+
+@pytest.mark.parametrize("after", range(1, 7))
+def test_a_change_that_was_broken_off_is_told_to_open_flows_by_the_next_agent(datapath: Datapath, after: int) -> None:
+    tables.write_policy(datapath, compile_rules([rule(1, "allow")]))
+    wanted = compile_rules([rule(2, "deny"), rule(3, "deny", peer=7), rule(4, "allow", peer=8)])
+    writes = 0
+
+    def look() -> None:
+        nonlocal writes
+        writes += 1
+        if writes == after:
+            raise Killed
+
+    generation = datapath.state.get(0).generation
+    watched: Any = SimpleNamespace(policies=Watched(datapath.policies, look), state=datapath.state)
+    with contextlib.suppress(Killed):
+        tables.write_policy(watched, wanted)
+    tables.write_policy(datapath, wanted)
+    assert datapath.state.get(0).generation > generation
+    assert dict(datapath.policies.items()) == wanted
+    assert tables.write_policy(datapath, wanted) == 0
+
+
+def rule(number: int, verdict: str, peer: int = 0) -> Rule:
+    return Rule.model_validate(
+        {"id": number, "subject": 9, "direction": "egress", "peer": peer, "verdict": verdict, "text": ""}
+    )
 
 
 def passes(datapath: Datapath, question: Question) -> bool:

@@ -182,7 +182,9 @@ def dropped_as_predicted(pair: Pair, source: str, target: str, port: int = 7000)
     began = time.monotonic()
     assert pair.dial(source, target, port) == ""
     assert time.monotonic() - began > 0.5, "refused, where a drop was expected"
-    flow = pair.last_flow()
+    pair.log.collect(pair.datapath.events)
+    ends = (predicted.source.address, predicted.destination.address, predicted.destination.port)
+    (flow,) = pair.log.past(lambda one: (one.source.address, one.destination.address, one.destination.port) == ends, 1)
     assert (flow.verdict, flow.reason, flow.rule) == (predicted.verdict, predicted.reason, predicted.rule)
     return flow
 

@@ -10,11 +10,23 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TypeVar
 
-from whit.datapath.abi import DatapathState, IdentityKey, IdentityValue
+from whit.datapath.abi import (
+    POLICY_PREFIX_ANY_PROTOCOL,
+    DatapathState,
+    IdentityKey,
+    IdentityValue,
+    PolicyKey,
+    PolicyValue,
+    Verdict,
+)
 from whit.datapath.datapath import Datapath
 from whit.datapath.maps import HashMap
 from whit.mesh import compiler
 from whit.mesh.services import ServiceTables
+
+UNFINISHED = PolicyKey(POLICY_PREFIX_ANY_PROTOCOL, subject=0, peer=0, direction=0, protocol=0, port=0)
+"""Of a subject that nobody is, so that it decides nothing. There while policy is being changed."""
+MARK = PolicyValue(rule=0, precedence=0, verdict=Verdict.DENY, flags=0, redirect_port=0)
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -36,15 +48,20 @@ def write_services(datapath: Datapath, wanted: ServiceTables) -> int:
 
 
 def write_policy(datapath: Datapath, wanted: compiler.Table) -> int:
-    """Write the difference, then raise the generation: flows that were let through are asked about again."""
+    """Write the difference, then raise the generation: flows that were let through are asked about again.
+
+    An agent that dies on the way leaves a mark, which is a difference to its successor: that raises it then.
+    """
     changes = compiler.changes(dict(datapath.policies.items()), wanted)
     if not changes:
         return 0
+    datapath.policies.put_many({UNFINISHED: MARK})
     datapath.policies.put_many(changes.tightening)
     datapath.policies.put_many(changes.loosening)
-    datapath.policies.delete_many(changes.removals)
+    datapath.policies.delete_many([key for key in changes.removals if key != UNFINISHED])
     generation = datapath.state.get(0).generation
     datapath.state.put(0, DatapathState(generation=(generation + 1) & 0xFFFFFFFF))
+    datapath.policies.delete_many([UNFINISHED])
     return len(changes)
 
 

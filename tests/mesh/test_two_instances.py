@@ -12,16 +12,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
+from dnslib import DNSRecord
 
 from whit.base.settings import Settings
 from whit.datapath.address import Address
 from whit.datapath.datapath import Datapath, uninstall
 from whit.datapath.install import DatapathConfig
 from whit.kernel import netns
-from whit.mesh import compiler, identities, network, node, rules, services, tables
+from whit.mesh import compiler, identities, names, network, node, rules, services, tables
 from whit.mesh.addresses import AddressBook
 from whit.mesh.explain import Dump, Question, explain
 from whit.mesh.flows import FlowLog
+from whit.mesh.names import NameTable
 from whit.model.app import AppSpec
 from whit.model.flow import Explanation, Flow
 from whit.model.image import Image, ImageConfig
@@ -209,6 +211,35 @@ def test_a_service_without_instances_says_so(pair: Pair) -> None:
     pair.balance({"a": pair.specs["a"]}, empty=["b"])
     flow = dropped_as_predicted(pair, "a", pair.specs["b"].network.service_address)
     assert flow.reason == "NO_BACKEND"
+
+
+def test_an_instance_asks_for_a_name_and_reaches_what_it_is_told(pair: Pair) -> None:
+    a, b = pair.specs["a"].network, pair.specs["b"].network
+    table = NameTable(str(BOOK.resolver), {"pair": {"b": b.service_address}}, {a.address: ("pair", "a-1")})
+    names.write_state(pair.settings, table)
+    argv = [sys.executable, "-P", "-m", "whit.mesh.resolver", "--id", pair.settings.id]
+    resolver = subprocess.Popen(argv, env={"PYTHONPATH": str(Path(names.__file__).resolve().parents[2])})
+    try:
+        address = netns.call_in(pair.settings.netns_dir / pair.specs["a"].name, lambda: asked_for("b"))
+        assert address == b.service_address
+        assert pair.last_flow().rule_text == "pair/a may ask the resolver (udp)"
+        assert pair.last_flow().destination.name == "resolver"
+        assert pair.dial("a", address) == a.address
+    finally:
+        resolver.terminate()
+        assert resolver.wait(5) == 0
+
+
+def asked_for(name: str) -> str:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as own:
+        own.connect((str(BOOK.resolver), 53))
+        own.settimeout(0.2)
+        for _ in range(50):
+            with contextlib.suppress(OSError):
+                own.send(bytes(DNSRecord.question(name).pack()))
+                return str(DNSRecord.parse(own.recv(512)).rr[0].rdata)
+            time.sleep(0.1)
+    return ""
 
 
 def test_a_policy_that_closes_ends_open_connections(pair: Pair) -> None:

@@ -53,6 +53,7 @@ enum packet_kind {
 struct packet {
 	struct flow_key key;
 	__u32 l4_offset;
+	__u8 source_mac[ETH_ALEN];
 	__u16 kind;
 	__u8 syn;   /* TCP: opens a connection */
 	__u8 fin;   /* TCP: closes it, or breaks it off */
@@ -120,11 +121,11 @@ static __always_inline int parse_ipv4(struct __sk_buff *skb, struct packet *pack
 	length = ip->ihl * 4;
 	if (ip->version != 4 || length < sizeof(*ip) || bpf_ntohs(ip->tot_len) < length)
 		return DROP_MALFORMED;
-	if (ip->frag_off & bpf_htons(IP_FLAG_MORE_FRAGMENTS | IP_OFFSET_MASK))
-		return DROP_FRAGMENT;
 	packet->key.source = address_of(ip->saddr);
 	packet->key.destination = address_of(ip->daddr);
 	packet->key.protocol = ip->protocol;
+	if (ip->frag_off & bpf_htons(IP_FLAG_MORE_FRAGMENTS | IP_OFFSET_MASK))
+		return DROP_FRAGMENT;
 	packet->l4_offset = IP_OFFSET + length;
 	l4 = (void *)ip + length;
 	if (ip->protocol == IPPROTO_TCP)
@@ -133,6 +134,26 @@ static __always_inline int parse_ipv4(struct __sk_buff *skb, struct packet *pack
 		return parse_udp(l4, end, packet);
 	if (ip->protocol == IPPROTO_ICMP)
 		return parse_icmp(l4, end, packet);
+	return DROP_NONE;
+}
+
+/* Who an ARP packet says its sender is (RFC 826, for IPv4 over Ethernet). */
+struct arp_sender {
+	__u8 mac[ETH_ALEN];
+	__be32 address;
+} __attribute__((packed));
+
+#define ARP_SENDER_OFFSET (sizeof(struct ethhdr) + 8)
+
+static __always_inline int parse_arp(struct __sk_buff *skb, struct packet *packet)
+{
+	struct arp_sender sender;
+
+	if (bpf_skb_load_bytes(skb, ARP_SENDER_OFFSET, &sender, sizeof(sender)))
+		return DROP_MALFORMED;
+	packet->kind = PACKET_ARP;
+	packet->key.source = address_of(sender.address);
+	__builtin_memcpy(packet->source_mac, sender.mac, ETH_ALEN);
 	return DROP_NONE;
 }
 
@@ -147,12 +168,11 @@ static __always_inline int parse(struct __sk_buff *skb, struct packet *packet)
 	ethernet = (void *)(long)skb->data;
 	if ((void *)(ethernet + 1) > (void *)(long)skb->data_end)
 		return DROP_MALFORMED;
+	__builtin_memcpy(packet->source_mac, ethernet->h_source, ETH_ALEN);
 	if (ethernet->h_proto == bpf_htons(ETH_P_IP))
 		return parse_ipv4(skb, packet);
-	if (ethernet->h_proto == bpf_htons(ETH_P_ARP)) {
-		packet->kind = PACKET_ARP;
-		return DROP_NONE;
-	}
+	if (ethernet->h_proto == bpf_htons(ETH_P_ARP))
+		return parse_arp(skb, packet);
 	packet->kind = PACKET_IPV6;
 	return DROP_UNSUPPORTED_PROTOCOL;
 }

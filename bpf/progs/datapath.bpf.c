@@ -24,7 +24,9 @@ static __always_inline void begin(struct opening *opening, const struct packet *
 static __always_inline int refuse(struct __sk_buff *skb, const struct packet *packet, struct opening *opening, int reason)
 {
 	/* Neighbour discovery would fill the log: packets that are no IPv4 are only counted. */
-	return drop(skb, packet->kind == PACKET_IPV6 ? NULL : &packet->key, &opening->decision, reason);
+	bool told = packet->kind != PACKET_IPV6 && packet->kind != PACKET_ARP;
+
+	return drop(skb, told ? &packet->key : NULL, &opening->decision, reason);
 }
 
 static __always_inline struct policy_key ask(__u32 subject, __u32 peer, __u8 direction, const struct flow_key *key)
@@ -235,6 +237,20 @@ static __noinline int pass_error(struct __sk_buff *skb, const struct packet *pac
 	return hook == HOOK_FROM_INSTANCE ? deliver(skb, &packet->key.destination, 0) : TC_ACT_OK;
 }
 
+/* Address, MAC and link must all be the endpoint's. ARP says address and MAC a second time; those are looked at. */
+static __always_inline bool is_sent_by(const struct packet *packet, __u32 ifindex, const struct endpoint_value *endpoint)
+{
+	int i;
+
+	if (endpoint->ifindex != ifindex)
+		return false;
+	for (i = 0; i < ETH_ALEN; i++) {
+		if (packet->source_mac[i] != endpoint->mac[i])
+			return false;
+	}
+	return true;
+}
+
 SEC("tc")
 int from_instance(struct __sk_buff *skb)
 {
@@ -247,11 +263,11 @@ int from_instance(struct __sk_buff *skb)
 	begin(&opening, &packet, HOOK_FROM_INSTANCE);
 	if (reason)
 		return refuse(skb, &packet, &opening, reason);
+	endpoint = endpoint_of(&packet.key.source);
+	if (!endpoint || !is_sent_by(&packet, skb->ifindex, endpoint))
+		return refuse(skb, &packet, &opening, DROP_SPOOFED_ADDRESS);
 	if (packet.kind == PACKET_ARP)
 		return TC_ACT_OK;
-	endpoint = endpoint_of(&packet.key.source);
-	if (!endpoint || endpoint->ifindex != skb->ifindex)
-		return refuse(skb, &packet, &opening, DROP_SPOOFED_ADDRESS);
 	if (packet.kind == PACKET_ICMP_ERROR)
 		return pass_error(skb, &packet, HOOK_FROM_INSTANCE);
 	flow = find_flow(&packet);
@@ -283,6 +299,14 @@ int to_instance(struct __sk_buff *skb)
 	return open_flow(skb, &packet, &opening, false) ? TC_ACT_SHOT : TC_ACT_OK;
 }
 
+/* Who is outside has none of our addresses: neither an instance's nor the node's. */
+static __always_inline bool is_forged(const struct packet *packet, __u32 identity)
+{
+	if (packet->kind == PACKET_ARP)
+		return false;
+	return in_pool(&packet->key.source) || identity == IDENTITY_HOST || identity == IDENTITY_RESOLVER;
+}
+
 SEC("tc")
 int from_uplink(struct __sk_buff *skb)
 {
@@ -290,12 +314,17 @@ int from_uplink(struct __sk_buff *skb)
 	struct packet packet = {};
 	struct opening opening = {};
 	struct flow_value *flow;
+	int reason = parse(skb, &packet);
 
-	if (parse(skb, &packet) || packet.kind != PACKET_FLOW)
+	begin(&opening, &packet, HOOK_FROM_UPLINK);
+	opening.decision.source_identity = identity_of(&packet.key.source);
+	if (is_forged(&packet, opening.decision.source_identity))
+		return refuse(skb, &packet, &opening, DROP_SPOOFED_ADDRESS);
+	/* What we do not balance is the host's. */
+	if (reason || packet.kind != PACKET_FLOW)
 		return TC_ACT_OK;
 	if (packet.key.protocol != IPPROTO_TCP && packet.key.protocol != IPPROTO_UDP)
 		return TC_ACT_OK;
-	begin(&opening, &packet, HOOK_FROM_UPLINK);
 	flow = find_flow(&packet);
 	if (flow)
 		return flow->flags & FLOW_TRANSLATED ? continue_flow(skb, &packet, flow, HOOK_FROM_UPLINK) : TC_ACT_OK;
@@ -304,7 +333,6 @@ int from_uplink(struct __sk_buff *skb)
 	frontend = frontend_of_node(&packet.key);
 	if (!frontend)
 		return TC_ACT_OK;
-	opening.decision.source_identity = identity_of(&packet.key.source);
 	opening.flags = FLOW_UPLINK;
 	opening.ifindex = skb->ifindex;
 	if (balance(&packet, frontend, &opening))

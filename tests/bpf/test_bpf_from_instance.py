@@ -140,6 +140,18 @@ def test_a_foreign_source_address_is_dropped(kernel: Kernel, source: str) -> Non
     assert kernel.dropped(DropReason.SPOOFED_ADDRESS, Hook.FROM_INSTANCE) == 1
 
 
+def test_a_foreign_mac_is_dropped(kernel: Kernel) -> None:
+    assert kernel.run("from_instance", syn(mac=API_MAC))[0] == DROP
+    assert kernel.events()[0].reason == DropReason.SPOOFED_ADDRESS
+
+
+@pytest.mark.parametrize(("mac", "address"), [(API_MAC, WEB), (WEB_MAC, API), (WEB_MAC, STRANGER)])
+def test_forged_arp_is_dropped(kernel: Kernel, mac: str, address: str) -> None:
+    packet = Ether(src=WEB_MAC, dst=HOST_MAC) / ARP(op=2, hwsrc=mac, psrc=address, pdst="169.254.1.1")
+    assert kernel.run("from_instance", packet)[0] == DROP
+    assert kernel.dropped(DropReason.SPOOFED_ADDRESS, Hook.FROM_INSTANCE) == 1
+
+
 def test_ipv6_is_dropped_and_only_counted(kernel: Kernel) -> None:
     packet = Ether(src=WEB_MAC, dst=HOST_MAC) / IPv6(src="fe80::1", dst="ff02::2")
     assert kernel.run("from_instance", packet)[0] == DROP

@@ -79,6 +79,18 @@ def test_what_is_the_hosts_own_passes_untouched(published: Kernel, port: int, fl
     assert published.events() == []
 
 
+@pytest.mark.parametrize("source", [WEB, VIP, NODE])
+@pytest.mark.parametrize("kind", ["tcp", "icmp", "fragment"])
+def test_nobody_outside_has_our_addresses(published: Kernel, source: str, kind: str) -> None:
+    """An instance's identity cannot be borrowed by writing its address into packets."""
+    packet = frame(source, API, mac=CLIENT_MAC, to=NODE_MAC)
+    packet = packet / {"icmp": ICMP(id=1)}.get(kind, TCP(sport=50000, dport=8000, flags="S"))
+    if kind == "fragment":
+        packet[IP].flags = "MF"
+    assert published.run("from_uplink", packet)[0] == DROP
+    assert published.dropped(DropReason.SPOOFED_ADDRESS, Hook.FROM_UPLINK) == 1
+
+
 def test_the_hosts_processes_meet_policy(kernel: Kernel) -> None:
     packet = frame(NODE, API, mac=HOST_MAC, to=API_MAC) / TCP(sport=33000, dport=8000, flags="S")
     assert kernel.run("to_instance", packet)[0] == DROP

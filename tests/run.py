@@ -34,14 +34,30 @@ def check(name: str, argv: list[str], environment: dict[str, str]) -> bool:
     return done.returncode == 0
 
 
+def traces() -> set[str]:
+    """What agents have on this machine, whatever their id."""
+    found = {
+        str(path)
+        for place in ("/run/whit", "/sys/fs/bpf/whit", *map(str, Path("/sys/fs/cgroup").glob("*/whit")))
+        for path in Path(place).glob("*")
+        if path.is_dir()
+    }
+    found |= {f"link {path.name}" for path in Path("/sys/class/net").glob("w-*")}
+    tables = subprocess.run(["nft", "list", "tables"], capture_output=True, text=True, check=False).stdout
+    return found | {line for line in tables.splitlines() if " whit_" in line}
+
+
 def main() -> int:
     arguments = sys.argv[1:]
     full = "--full" in arguments
     rest = [argument for argument in arguments if argument != "--full"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "WHIT_TEST_FULL": "1" if full else ""}
     passed = [check(name, argv, environment) for name, argv in CHECKS.items()]
+    before = traces()
     tests = subprocess.run([sys.executable, "-m", "pytest", *rest], cwd=ROOT, env=environment, check=False)
-    return 0 if all(passed) and tests.returncode == 0 else 1
+    left = sorted(traces() - before)
+    print(f"{'FAILED' if left else 'ok    '} nothing is left on the machine {' '.join(left)}", flush=True)
+    return 0 if all(passed) and tests.returncode == 0 and not left else 1
 
 
 if __name__ == "__main__":

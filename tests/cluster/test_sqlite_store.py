@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import time
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -12,12 +13,18 @@ import pytest
 from whit.base.errors import NotFound, Permanent, Temporary
 from whit.cluster import database, sqlite
 from whit.cluster.sqlite import SqliteStore
-from whit.model.store import Put
+from whit.model.store import Change, Put
 
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "new" / "state.db"
+
+
+async def following(changes: AsyncIterator[Change]) -> Change:
+    """The next change. Raises TimeoutError if it does not come."""
+    async with asyncio.timeout(5):
+        return await anext(changes)
 
 
 async def fill(path: Path, count: int = 1, size: int = 1) -> None:
@@ -166,9 +173,9 @@ async def test_a_watch_from_before_the_cut_is_told(path: Path, monkeypatch: pyte
     for _ in range(25):
         await store.commit([], [Put("/v1/a", b"1")])
     with pytest.raises(NotFound, match="after revision 14 are no longer kept") as caught:
-        await anext(store.watch("/v1/", 14))
+        await following(store.watch("/v1/", 14))
     assert "list" in caught.value.hint
-    assert (await anext(store.watch("/v1/", 15))).revision == 16
+    assert (await following(store.watch("/v1/", 15))).revision == 16
     assert await store._run(lambda: store._connection.execute("SELECT count(*) FROM changes").fetchone()) == (10,)
     await store.close()
 
@@ -176,13 +183,12 @@ async def test_a_watch_from_before_the_cut_is_told(path: Path, monkeypatch: pyte
 async def test_a_quiet_watch_does_not_fall_behind_the_cut(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sqlite, "KEPT_CHANGES", 5)
     store = await SqliteStore.open(path)
-    waiting = asyncio.ensure_future(anext(store.watch("/v1/quiet/", 0)))
+    waiting = asyncio.create_task(following(store.watch("/v1/quiet/", 0)))
     for _ in range(20):
         await store.commit([], [Put("/v1/busy", b"1")])
         await asyncio.sleep(0.01)
     revision = await store.commit([], [Put("/v1/quiet/a", b"1")])
-    async with asyncio.timeout(5):
-        assert (await waiting).revision == revision
+    assert (await waiting).revision == revision
     await store.close()
 
 
@@ -193,8 +199,7 @@ async def test_pages_of_any_length_give_the_same(path: Path, monkeypatch: pytest
     for number in range(2):
         await store.commit([], [Put(f"/v1/{key}", str(number).encode()) for key in "abc"])
     changes = store.watch("/v1/", 0)
-    async with asyncio.timeout(10):
-        found = [await anext(changes) for _ in range(6)]
+    found = [await following(changes) for _ in range(6)]
     assert [(change.revision, change.key) for change in found] == [(n, f"/v1/{key}") for n in (1, 2) for key in "abc"]
     await store.close()
 
@@ -207,12 +212,12 @@ async def test_a_slow_watch_within_a_transaction_is_told_of_the_cut(
     store = await SqliteStore.open(path)
     await store.commit([], [Put(f"/v1/{key}", b"1") for key in "abc"])
     changes = store.watch("/v1/", 0)
-    assert [(await anext(changes)).key for _ in range(2)] == ["/v1/a", "/v1/b"]
+    assert [(await following(changes)).key for _ in range(2)] == ["/v1/a", "/v1/b"]
     # The cut is now at the very revision that was read in part.
     for _ in range(5):
         await store.commit([], [Put("/v1/z", b"1")])
     with pytest.raises(NotFound, match="no longer kept"):
-        await anext(changes)
+        await following(changes)
     await store.close()
 
 

@@ -62,6 +62,11 @@ def test_what_is_not_set_is_empty_and_told(text: str) -> None:
     assert expand(text) == ("", ["UNSET"])
 
 
+@pytest.mark.parametrize("text", ["${SET:-$UNSET}", "${SET:-${UNSET:-$UNSET}}", "${SET-${UNSET:+$UNSET}$UNSET}"])
+def test_a_default_that_is_not_needed_is_not_looked_up(text: str) -> None:
+    assert expand(text) == ("value", [])
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

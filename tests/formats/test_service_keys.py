@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from whit.formats.appfile import load_app
+from whit.formats.problems import InvalidApp
 from whit.model.app import AppSpec
 from whit.model.build import DebianPart, DirectoryPart, LayoutPart, PythonPart
 from whit.model.service import DependencySpec, HealthSpec, LimitsSpec, MountSpec, PortSpec, RestartSpec, UseSpec
@@ -212,3 +213,36 @@ def test_a_dockerfile_that_is_not_read_is_told(tmp_path: Path, caplog: pytest.Lo
     (tmp_path / "Dockerfile").touch()
     load(tmp_path, "build: .")
     assert "the Dockerfile in" in caplog.text
+
+
+@pytest.mark.parametrize("off", ["{disable: true}", "{test: [NONE]}"])
+def test_nobody_waits_for_a_check_that_is_switched_off(tmp_path: Path, off: str) -> None:
+    (tmp_path / "whit.yaml").write_text(
+        f"services:\n  db: {{image: x, healthcheck: {off}}}\n"
+        "  web: {image: x, depends_on: {db: {condition: service_healthy}}}\n"
+    )
+    with pytest.raises(InvalidApp, match=r"whit.yaml:3:32: services.web.depends_on.db: waits until db is healthy"):
+        load_app(tmp_path, environment={})
+
+
+@pytest.mark.parametrize("bind", ["", ", bind: {create_host_path: true}", ", bind: {create_host_path: false}"])
+def test_the_path_of_a_bind_mount_may_be_made_later_unless_that_is_switched_off(tmp_path: Path, bind: str) -> None:
+    text = "services:\n  web:\n    image: x\n    volumes:\n    - {type: bind, source: ./later, target: /d%s}\n"
+    (tmp_path / "whit.yaml").write_text(text % bind)
+    if "false" in bind:
+        with pytest.raises(InvalidApp, match=r"whit.yaml:5:56: .*create_host_path: .*/later does not exist"):
+            load_app(tmp_path, environment={})
+        (tmp_path / "later").mkdir()
+    assert load_app(tmp_path, environment={}).services["web"].mounts[0].source == str(tmp_path / "later")
+
+
+def test_every_field_that_the_model_refuses_is_told(tmp_path: Path) -> None:
+    check = "{test: x, timeout: 0s, retries: 0, interval: 0s}"
+    (tmp_path / "whit.yaml").write_text(f"services:\n  web: {{image: x, healthcheck: {check}}}\n")
+    with pytest.raises(InvalidApp) as caught:
+        load_app(tmp_path, environment={})
+    assert [problem.place.key.rpartition(".")[2] for problem in caught.value.problems] == [
+        "timeout",
+        "retries",
+        "interval",
+    ]

@@ -67,7 +67,11 @@ class Store(Protocol):
         ...
 
     def watch(self, prefix: str, after: int) -> AsyncIterator[Change]:
-        """Every change below `prefix` after that revision, in order, none left out, until closed."""
+        """Every change below `prefix` after that revision, in order, none left out, until closed.
+
+        Raises:
+            NotFound: changes after that revision are no longer kept; list, then watch anew.
+        """
         ...
 
     async def grant(self, seconds: float) -> int:

@@ -297,7 +297,7 @@ def test_it_has_no_rights_and_takes_little_memory(node: Node, record_number: Cal
     assert status["NoNewPrivs"].strip() == "1"
     resident = int(status["VmRSS"].split()[0])
     record_number("resolver RSS, KiB", resident)
-    assert resident < 32 << 10
+    assert resident < 26 << 10
 
 
 def test_it_starts_again_where_another_was_killed(node: Node) -> None:

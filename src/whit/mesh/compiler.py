@@ -8,12 +8,13 @@ prefix, also of those written for a shorter prefix: a longer prefix hides the sh
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from whit.datapath.abi import (
     POLICY_PREFIX_ANY_PORT,
     POLICY_PREFIX_ANY_PROTOCOL,
+    POLICY_PREFIX_EXACT,
     Direction,
     PolicyFlags,
     PolicyKey,
@@ -39,12 +40,17 @@ class Prefix:
     def length(self) -> int:
         return POLICY_PREFIX_ANY_PORT + self.bits if self.protocol else POLICY_PREFIX_ANY_PROTOCOL
 
-    def parents(self) -> Iterator[Prefix]:
-        """Itself, and every larger set that holds it."""
-        for bits in range(self.bits, -1, -1):
-            yield Prefix(self.protocol, self.port & ~((1 << (16 - bits)) - 1) & 0xFFFF, bits)
-        if self.protocol:
-            yield Prefix(0, 0, 0)
+    def parents(self, lengths: Iterable[int]) -> Iterator[Prefix]:
+        """The sets that hold it, with itself, among those that have one of these lengths."""
+        for length in lengths:
+            if length <= self.length:
+                yield self._cut(length)
+
+    def _cut(self, length: int) -> Prefix:
+        if length < POLICY_PREFIX_ANY_PORT:
+            return Prefix(0, 0, 0)
+        free = POLICY_PREFIX_EXACT - length
+        return Prefix(self.protocol, self.port >> free << free, length - POLICY_PREFIX_ANY_PORT)
 
 
 def port_prefixes(first: int, last: int) -> Iterator[tuple[int, int]]:
@@ -81,8 +87,9 @@ def compile_rules(rules: Iterable[Rule]) -> Table:
                 group[prefix] = rule
     table: Table = {}
     for (subject, direction, peer), group in groups.items():
+        lengths = {prefix.length for prefix in group}
         for prefix in group:
-            strongest = max((group[parent] for parent in prefix.parents() if parent in group), key=strength)
+            strongest = max((group[parent] for parent in prefix.parents(lengths) if parent in group), key=strength)
             table[_key(subject, direction, peer, prefix)] = _value(strongest)
     return table
 
@@ -135,10 +142,10 @@ def changes(old: Mapping[PolicyKey, PolicyValue], new: Mapping[PolicyKey, Policy
     """
     tightening: Table = {}
     loosening: Table = {}
-    for key in dict.fromkeys((*old, *new)):
-        if old.get(key) == new.get(key):
-            continue
-        between = _narrower(_value_at(old, key), _value_at(new, key))
+    different = [key for key in dict.fromkeys((*old, *new)) if old.get(key) != new.get(key)]
+    lengths = sorted({key.prefix_length for table in (old, new) for key in table}, reverse=True)
+    for key in different:
+        between = _narrower(_value_at(old, key, lengths), _value_at(new, key, lengths))
         if between != old.get(key):
             tightening[key] = between
         if key in new and between != new[key]:
@@ -146,10 +153,10 @@ def changes(old: Mapping[PolicyKey, PolicyValue], new: Mapping[PolicyKey, Policy
     return Changes(tightening, loosening, tuple(key for key in old if key not in new))
 
 
-def _value_at(table: Mapping[PolicyKey, PolicyValue], key: PolicyKey) -> PolicyValue | None:
+def _value_at(table: Mapping[PolicyKey, PolicyValue], key: PolicyKey, lengths: Sequence[int]) -> PolicyValue | None:
     """What the table says of everything that the key stands for: its own value, or that of the longest prefix of it."""
     own = Prefix(key.protocol, key.port, max(0, key.prefix_length - POLICY_PREFIX_ANY_PORT))
-    for prefix in own.parents():
+    for prefix in own.parents(lengths):
         found = table.get(_key(key.subject, Direction(key.direction), key.peer, prefix))
         if found is not None:
             return found

@@ -143,13 +143,14 @@ enum flow_flags {
 	FLOW_ESTABLISHED = 4,
 	FLOW_CLOSING = 8,
 	FLOW_UPLINK = 16, /* the initiator is outside: replies leave by `ifindex` */
+	FLOW_FIN = 32,    /* TCP: whoever sends this way has finished; closing when both have */
 };
 
 struct flow_value {
 	__u64 last_seen_ns; /* CLOCK_MONOTONIC */
 	__u64 packets;
 	__u64 bytes;
-	struct address translation;
+	struct address translation; /* without FLOW_TRANSLATED what the packets have there anyway */
 	__be16 translation_port;
 	__u16 flags;
 	__u32 ifindex;
@@ -163,12 +164,14 @@ struct flow_value {
 	__u16 pad[3];
 };
 
-/* ---- sockets of host processes whose connect() was balanced: cookie -> what the process asked for ---- */
+/* ---- sockets of host processes whose connect() was balanced: cookie -> what the process asked for and got ---- */
 
+/* The last one of a socket that asks for several (unconnected UDP). */
 struct socket_value {
 	struct address address;
+	struct address backend;
 	__be16 port;
-	__u16 pad;
+	__be16 backend_port;
 };
 
 /* ---- events ---- */
@@ -183,7 +186,7 @@ enum hook {
 
 struct flow_event {
 	__u64 time_ns; /* CLOCK_MONOTONIC */
-	struct address source;
+	struct address source;      /* the initiator, also if an answer was dropped */
 	struct address destination; /* after translation */
 	struct address service;     /* what the initiator asked for; equal to destination if not translated */
 	__be16 source_port;

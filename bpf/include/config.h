@@ -1,28 +1,48 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What differs between agents and machines, set in .rodata before load; the verifier then removes dead branches. */
+/*
+ * What the loader sets before it loads the object. The verifier knows these values, so a branch that one of them
+ * closes costs nothing.
+ */
 #ifndef WHIT_CONFIG_H
 #define WHIT_CONFIG_H
 
 #include <linux/types.h>
 
-/* Of the host's network namespace: programs at sockets act on its processes only. 0: on no one's. */
+#define SECOND 1000000000ULL
+
+/* SO_NETNS_COOKIE of the node's namespace: the socket programs act only there. */
 const volatile __u64 netns_cookie = 0;
 
-/* Put into skb->mark of packets that an instance sends to the host's stack, so that our nft rules know them. */
+/*
+ * What is set in skb->mark of a packet that an instance sends into the node's stack, so that nft rules know it: judged
+ * here, to be masqueraded when it leaves. Bits outside the mask are left as they are.
+ */
 const volatile __u32 mark = 0;
 const volatile __u32 mark_mask = 0;
 
-/* Deliver by bpf_redirect_peer, past the instance's host side; otherwise through the host's stack. */
+/*
+ * 1: hand packets straight to the instance's own side of its veth. 0: send them out of the node's side, which a tap
+ * needs; they then meet to_instance, which lets them through (TC_INDEX_JUDGED).
+ */
 const volatile __u8 redirect_peer = 1;
 
-/* The mesh's addresses on this node, host byte order, IPv4. */
-const volatile __u32 pool = 0;
-const volatile __u32 pool_mask = 0;
+/*
+ * All addresses of instances and services of this node. One of them that nobody has is a drop, never a packet into the
+ * node's routing table, and none of them comes in from outside. A mask of 0 is no pool.
+ */
+const volatile __be32 pool = 0;
+const volatile __be32 pool_mask = 0;
 
-/* How long a flow is remembered after its last packet, in ns. */
-const volatile __u64 timeout_opening = 60ULL * 1000000000;
-const volatile __u64 timeout_established = 6 * 3600ULL * 1000000000;
-const volatile __u64 timeout_closing = 10ULL * 1000000000;
-const volatile __u64 timeout_datagram = 180ULL * 1000000000;
+/*
+ * After how much silence a flow is over: its tuple then starts a new one. Entries are not deleted by it; the sweeper
+ * in user space does so by the same figures. Established is "the responder has answered".
+ */
+const volatile __u64 tcp_syn_timeout_ns = 60 * SECOND;
+const volatile __u64 tcp_established_timeout_ns = 6 * 3600 * SECOND;
+const volatile __u64 tcp_closing_timeout_ns = 10 * SECOND;
+const volatile __u64 udp_timeout_ns = 60 * SECOND;
+const volatile __u64 udp_established_timeout_ns = 180 * SECOND;
+const volatile __u64 icmp_timeout_ns = 30 * SECOND;
+const volatile __u64 other_timeout_ns = 180 * SECOND;
 
 #endif

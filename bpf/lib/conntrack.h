@@ -1,112 +1,223 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Flows: two entries each, one for each way, so that every later packet needs one look-up. */
+/*
+ * Flows: two entries each, one for the initiator's way, keyed by the tuple as the initiator sends it, and one for the
+ * reply's way, keyed by the tuple as the responder sends it.
+ *
+ * A TCP packet in the middle of a connection that has no entry (the map was full, the node restarted) begins a flow as
+ * a first packet does: policy is asked, and if a service is in between, a backend is picked anew, which resets the
+ * connection unless it is the old one. TCP entries serve for as long as they are there, time-out or not, because a
+ * connection may be silent for longer than any clock of ours; only a SYN takes an idle one over.
+ */
 #ifndef WHIT_CONNTRACK_H
 #define WHIT_CONNTRACK_H
 
-#include "config.h"
 #include "event.h"
-#include "maps.h"
-#include "packet.h"
+#include "parse.h"
 #include "policy.h"
-#include "service.h"
+
+static __always_inline struct flow_value *flow_of(const struct packet *packet)
+{
+	return bpf_map_lookup_elem(&flows, &packet->tuple);
+}
+
+static __always_inline __u32 policy_generation(void)
+{
+	__u32 zero = 0;
+	const struct datapath_state *found = bpf_map_lookup_elem(&state, &zero);
+
+	return found ? found->generation : 0;
+}
+
+/* The key of a flow's other entry, given the key and the value of one. */
+static __always_inline struct flow_key opposite(const struct flow_key *tuple, const struct flow_value *flow)
+{
+	struct flow_key way = {
+		.source = tuple->destination,
+		.destination = tuple->source,
+		.source_port = tuple->destination_port,
+		.destination_port = tuple->source_port,
+		.protocol = tuple->protocol,
+	};
+
+	if (flow->flags & FLOW_REPLY) {
+		way.destination = flow->translation;
+		way.destination_port = flow->translation_port;
+	} else {
+		way.source = flow->translation;
+		way.source_port = flow->translation_port;
+	}
+	return way;
+}
 
 static __always_inline __u64 timeout_of(const struct flow_value *flow, __u8 protocol)
 {
-	if (flow->flags & FLOW_CLOSING)
-		return timeout_closing;
-	if (protocol == IPPROTO_TCP)
-		return flow->flags & FLOW_ESTABLISHED ? timeout_established : timeout_opening;
-	return timeout_datagram;
-}
+	bool established = flow->flags & FLOW_ESTABLISHED;
 
-static __always_inline struct flow_key reversed(const struct flow_key *key)
-{
-	struct flow_key reverse = {
-		.source = key->destination,
-		.destination = key->source,
-		.source_port = key->destination_port,
-		.destination_port = key->source_port,
-		.protocol = key->protocol,
-	};
-
-	return reverse;
-}
-
-/* The flow's entry, unless it is over: a SYN on a flow that closes opens a new one. */
-static __always_inline struct flow_value *find_flow(const struct packet *packet)
-{
-	struct flow_value *flow = bpf_map_lookup_elem(&flows, &packet->key);
-
-	if (!flow)
-		return NULL;
-	if (bpf_ktime_get_ns() - flow->last_seen_ns > timeout_of(flow, packet->key.protocol))
-		return NULL;
-	if (packet->syn && (flow->flags & (FLOW_CLOSING | FLOW_REPLY)))
-		return NULL;
-	return flow;
-}
-
-static __always_inline void touch_flow(struct __sk_buff *skb, const struct packet *packet, struct flow_value *flow)
-{
-	flow->last_seen_ns = bpf_ktime_get_ns();
-	__sync_fetch_and_add(&flow->packets, 1);
-	__sync_fetch_and_add(&flow->bytes, skb->len);
-	if (packet->fin)
-		flow->flags |= FLOW_CLOSING;
-	else if (packet->ack && !packet->syn)
-		flow->flags |= FLOW_ESTABLISHED;
-}
-
-static __always_inline __u32 generation_now(void)
-{
-	__u32 zero = 0;
-	struct datapath_state *now = bpf_map_lookup_elem(&state, &zero);
-
-	return now ? now->generation : 0;
-}
-
-/* What a new flow is made of. */
-struct opening {
-	struct decision decision;
-	struct address translation; /* the backend, if the flow is translated */
-	__be16 translation_port;
-	__u16 flags;
-	__u32 ifindex;
-	__u32 backend;
-};
-
-/* Remember the flow in both ways. `key` is the tuple as the initiator sent it. */
-static __noinline int remember_flow(const struct flow_key *key, const struct opening *opening)
-{
-	struct flow_value value = {};
-	struct flow_key translated, reverse;
-
-	if (!key || !opening)
-		return -1;
-	translated = *key;
-	value.last_seen_ns = bpf_ktime_get_ns();
-	value.flags = opening->flags & ~FLOW_REPLY;
-	value.ifindex = opening->ifindex;
-	value.backend = opening->backend;
-	value.initiator = opening->decision.source_identity;
-	value.responder = opening->decision.destination_identity;
-	value.egress_rule = opening->decision.egress_rule;
-	value.ingress_rule = opening->decision.ingress_rule;
-	value.generation = generation_now();
-	value.translation = opening->translation;
-	value.translation_port = opening->translation_port;
-	if (opening->flags & FLOW_TRANSLATED) {
-		translated.destination = opening->translation;
-		translated.destination_port = opening->translation_port;
+	switch (protocol) {
+	case IPPROTO_TCP:
+		if (flow->flags & FLOW_CLOSING)
+			return tcp_closing_timeout_ns;
+		return established ? tcp_established_timeout_ns : tcp_syn_timeout_ns;
+	case IPPROTO_UDP:
+		return established ? udp_established_timeout_ns : udp_timeout_ns;
+	case IPPROTO_ICMP:
+		return icmp_timeout_ns;
+	default:
+		return other_timeout_ns;
 	}
-	value.policy_port = translated.destination_port;
-	if (bpf_map_update_elem(&flows, key, &value, BPF_ANY))
-		return -1;
-	value.flags |= FLOW_REPLY;
-	value.translation = key->destination;
-	value.translation_port = key->destination_port;
-	reverse = reversed(&translated);
-	return bpf_map_update_elem(&flows, &reverse, &value, BPF_ANY);
+}
+
+/* Signed, because another CPU may have seen a packet of the flow a moment after our clock was read. */
+static __always_inline bool is_over(const struct packet *packet, const struct flow_value *flow)
+{
+	__s64 silent = packet->now_ns - flow->last_seen_ns;
+
+	return silent > (__s64)timeout_of(flow, packet->tuple.protocol);
+}
+
+static __always_inline bool is_syn(const struct packet *packet)
+{
+	return (packet->tcp_flags & (TCP_SYN | TCP_ACK | TCP_RST)) == TCP_SYN;
+}
+
+/* Whether the tuple is used again for something new. */
+static __always_inline bool begins_anew(const struct packet *packet, const struct flow_value *flow)
+{
+	if (packet->tuple.protocol == IPPROTO_TCP)
+		return is_syn(packet) && ((flow->flags & FLOW_CLOSING) || is_over(packet, flow));
+	return is_over(packet, flow);
+}
+
+/*
+ * Two flows of one client may not share the way back: one to a backend itself, one to it through a service, from the
+ * same port. The one that was there first is left in peace.
+ */
+static __always_inline bool
+is_taken(const struct packet *packet, const struct flow_key *way, const struct flow_value *wanted)
+{
+	const struct flow_value *found = bpf_map_lookup_elem(&flows, way);
+
+	if (!found || (found->flags & FLOW_CLOSING) || is_over(packet, found))
+		return false;
+	return !same_address(&found->translation, &wanted->translation) ||
+	       found->translation_port != wanted->translation_port;
+}
+
+/* What policy is asked about: only TCP and UDP have ports. */
+static __always_inline __be16 policy_port(const struct flow_event *event)
+{
+	return event->protocol == IPPROTO_TCP || event->protocol == IPPROTO_UDP ? event->destination_port : 0;
+}
+
+/* Enter a flow that was allowed, in both ways or in none. Its first packet is counted as all others are, by touch. */
+static __noinline enum drop_reason
+remember(const struct packet *packet, const struct flow_event *event, __u32 generation, __u32 backend)
+{
+	struct flow_value flow = {
+		.last_seen_ns = packet->now_ns,
+		.translation = event->destination,
+		.translation_port = event->destination_port,
+		.flags = packet->hook == HOOK_FROM_UPLINK ? FLOW_UPLINK : 0,
+		.ifindex = packet->skb->ifindex,
+		.backend = backend,
+		.initiator = event->source_identity,
+		.responder = event->destination_identity,
+		.egress_rule = event->egress_rule,
+		.ingress_rule = event->ingress_rule,
+		.generation = generation,
+		.policy_port = policy_port(event),
+	};
+	struct flow_key way = opposite(&packet->tuple, &flow);
+
+	if (!same_address(&event->destination, &event->service) || event->destination_port != event->service_port)
+		flow.flags |= FLOW_TRANSLATED;
+	if (bpf_map_update_elem(&flows, &packet->tuple, &flow, BPF_ANY))
+		return DROP_CONNTRACK_FULL;
+	flow.translation = event->service;
+	flow.translation_port = event->service_port;
+	flow.flags |= FLOW_REPLY;
+	if (!is_taken(packet, &way, &flow) && !bpf_map_update_elem(&flows, &way, &flow, BPF_ANY))
+		return DROP_NONE;
+	bpf_map_delete_elem(&flows, &packet->tuple);
+	return DROP_CONNTRACK_FULL;
+}
+
+static __noinline void forget(const struct packet *packet, const struct flow_value *flow)
+{
+	struct flow_key way = opposite(&packet->tuple, flow);
+
+	bpf_map_delete_elem(&flows, &way);
+	bpf_map_delete_elem(&flows, &packet->tuple);
+}
+
+static __always_inline void describe_flow(const struct packet *packet, const struct flow_value *flow,
+					  struct flow_event *event)
+{
+	struct flow_key way = opposite(&packet->tuple, flow);
+	bool reply = flow->flags & FLOW_REPLY;
+	const struct flow_key *asked = reply ? &way : &packet->tuple;
+	const struct flow_key *answer = reply ? &packet->tuple : &way;
+
+	describe(packet, event);
+	event->source = asked->source;
+	event->source_port = asked->source_port;
+	event->service = asked->destination;
+	event->service_port = asked->destination_port;
+	event->destination = answer->source;
+	event->destination_port = answer->source_port;
+	event->source_identity = flow->initiator;
+	event->destination_identity = flow->responder;
+}
+
+/* Policy is not what it was when this entry was allowed: ask again. Returns TC_ACT_OK, or the end of the packet. */
+static __noinline int recheck(const struct packet *packet, struct flow_value *flow, __u32 generation)
+{
+	struct flow_event event = {};
+	enum drop_reason reason;
+
+	describe_flow(packet, flow, &event);
+	reason = judge(&event, flow->policy_port);
+	if (reason) {
+		forget(packet, flow);
+		return drop_reported(packet, &event, reason);
+	}
+	flow->egress_rule = event.egress_rule;
+	flow->ingress_rule = event.ingress_rule;
+	flow->generation = generation;
+	if ((event.flags & POLICY_AUDIT) && !(flow->flags & FLOW_REPLY))
+		report(&event);
+	return TC_ACT_OK;
+}
+
+/* Set flags in both entries. A FIN sets FLOW_CLOSING only if the other side has sent one too. */
+static __noinline void turn(const struct packet *packet, struct flow_value *flow, __u16 flags)
+{
+	struct flow_key way = opposite(&packet->tuple, flow);
+	struct flow_value *other = bpf_map_lookup_elem(&flows, &way);
+
+	if (flags & FLOW_FIN) {
+		flow->flags |= FLOW_FIN;
+		flags = other && !(other->flags & FLOW_FIN) ? 0 : FLOW_CLOSING;
+	}
+	flow->flags |= flags;
+	if (other)
+		other->flags |= flags;
+}
+
+/* A packet of a flow has come by: count it, and follow the state of the connection. */
+static __always_inline void touch(const struct packet *packet, struct flow_value *flow)
+{
+	__u32 segments = packet->skb->gso_segs;
+
+	flow->last_seen_ns = packet->now_ns;
+	__sync_fetch_and_add(&flow->packets, segments ? segments : 1);
+	__sync_fetch_and_add(&flow->bytes, packet->length);
+	if ((flow->flags & (FLOW_REPLY | FLOW_ESTABLISHED)) == FLOW_REPLY)
+		turn(packet, flow, FLOW_ESTABLISHED);
+	if (packet->tcp_flags & TCP_RST)
+		turn(packet, flow, FLOW_CLOSING);
+	else if ((packet->tcp_flags & TCP_FIN) && !(flow->flags & FLOW_FIN))
+		turn(packet, flow, FLOW_FIN);
 }
 
 #endif

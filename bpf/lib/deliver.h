@@ -1,35 +1,55 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Where a packet goes that was let through. */
+/*
+ * Where a judged packet goes: to an instance of this node past the stack, back to the link it was asked from, or into
+ * the node's stack. The time to live is not decremented on the way past the stack: the node is no hop between its
+ * instances, and no loop is possible, because a packet is redirected once.
+ */
 #ifndef WHIT_DELIVER_H
 #define WHIT_DELIVER_H
 
-#include <linux/pkt_cls.h>
+#include "event.h"
+#include "identity.h"
 
-#include "config.h"
-#include "maps.h"
-#include "packet.h"
+/* Destination and source, in the order of the Ethernet header. */
+struct macs {
+	__u8 destination[ETH_ALEN];
+	__u8 source[ETH_ALEN];
+};
 
-static __always_inline struct endpoint_value *endpoint_of(const struct address *address)
+static __always_inline int deliver_to_endpoint(const struct packet *packet, const struct endpoint_value *endpoint)
 {
-	struct endpoint_key key = { .address = *address };
+	struct macs macs;
 
-	return bpf_map_lookup_elem(&endpoints, &key);
+	__builtin_memcpy(macs.destination, endpoint->mac, ETH_ALEN);
+	__builtin_memcpy(macs.source, endpoint->host_mac, ETH_ALEN);
+	if (bpf_skb_store_bytes(packet->skb, 0, &macs, sizeof(macs), 0))
+		return drop(packet, DROP_REWRITE_FAILED);
+	if (redirect_peer)
+		return bpf_redirect_peer(endpoint->ifindex, 0);
+	packet->skb->tc_index = TC_INDEX_JUDGED;
+	return bpf_redirect(endpoint->ifindex, 0);
 }
 
-/* Straight into the instance's namespace: its host side sees nothing of it, so everything must be decided before. */
-static __always_inline int deliver_local(struct __sk_buff *skb, const struct endpoint_value *endpoint)
+static __always_inline int deliver_to_stack(const struct packet *packet)
 {
-	if (bpf_skb_store_bytes(skb, offsetof(struct ethhdr, h_dest), endpoint->mac, ETH_ALEN, 0) ||
-	    bpf_skb_store_bytes(skb, offsetof(struct ethhdr, h_source), endpoint->host_mac, ETH_ALEN, 0))
-		return TC_ACT_OK;
-	return bpf_redirect_peer(endpoint->ifindex, 0);
-}
-
-/* To the host's stack, marked as ours for the host's packet filter. */
-static __always_inline int deliver_stack(struct __sk_buff *skb)
-{
-	skb->mark = (skb->mark & ~mark_mask) | mark;
+	if (packet->hook == HOOK_FROM_INSTANCE)
+		packet->skb->mark = (packet->skb->mark & ~mark_mask) | (mark & mark_mask);
 	return TC_ACT_OK;
+}
+
+/* Only from ingress hooks. `uplink` is the link by which the answer to the outside leaves, or 0. */
+static __noinline int deliver(const struct packet *packet, __u32 uplink)
+{
+	const struct endpoint_value *endpoint = endpoint_of(&packet->tuple.destination);
+
+	if (endpoint)
+		return deliver_to_endpoint(packet, endpoint);
+	if (uplink)
+		/* Past routing and FORWARD chains, which know nothing of this flow; the neighbour is looked up. */
+		return bpf_redirect_neigh(uplink, NULL, 0, 0);
+	if (leads_nowhere(&packet->tuple.destination, identity_of(&packet->tuple.destination)))
+		return drop(packet, DROP_UNKNOWN_ENDPOINT);
+	return deliver_to_stack(packet);
 }
 
 #endif

@@ -1,57 +1,67 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Policy: two look-ups a direction, whatever the number of rules. */
+/*
+ * May this initiator reach this responder? Two directions, each with exactly two look-ups: what is said of this very
+ * peer, and what is said of every peer. Which of a peer's entries holds (the longest port prefix) the map decides; of
+ * the two, the higher precedence does, and at the same precedence a deny. If there is neither, nothing selects the
+ * subject, which is then free.
+ */
 #ifndef WHIT_POLICY_H
 #define WHIT_POLICY_H
 
+#include "drops.h"
 #include "maps.h"
-#include "packet.h"
 
-static __always_inline __u32 identity_of(const struct address *address)
+static __always_inline const struct policy_value *
+decisive(const struct policy_value *left, const struct policy_value *right)
 {
-	struct identity_key key = { .prefix_length = 128, .address = *address };
-	struct identity_value *value = bpf_map_lookup_elem(&identities, &key);
-
-	return value ? value->identity : IDENTITY_WORLD;
+	if (!left || !right)
+		return left ? left : right;
+	if (left->precedence != right->precedence)
+		return left->precedence > right->precedence ? left : right;
+	return left->verdict == VERDICT_DENY ? left : right;
 }
 
-struct judgement {
-	__u32 rule;
-	__u8 allowed;
-	__u8 audit;
-	__u16 pad;
-};
-
-static __always_inline const struct policy_value *stronger(const struct policy_value *one,
-							   const struct policy_value *other)
+/* Returns whether it may. VERDICT_REDIRECT is not known here yet and counts as a deny. */
+static __always_inline bool ruled(struct policy_key *key, __u32 *rule, __u8 *flags)
 {
-	if (!one || !other)
-		return one ? one : other;
-	if (one->precedence != other->precedence)
-		return one->precedence > other->precedence ? one : other;
-	return one->verdict == VERDICT_DENY ? one : other;
+	const struct policy_value *of_peer, *of_all, *value;
+
+	of_peer = bpf_map_lookup_elem(&policies, key);
+	key->peer = 0;
+	of_all = bpf_map_lookup_elem(&policies, key);
+	value = decisive(of_peer, of_all);
+	if (!value)
+		return true;
+	*rule = value->rule;
+	if (value->verdict == VERDICT_ALLOW)
+		return true;
+	*flags |= value->flags & POLICY_AUDIT;
+	return value->flags & POLICY_AUDIT;
 }
 
 /*
- * Of the entry for the peer and the one for every peer the stronger decides; without any, nothing selects the subject.
- * `key` asks about a peer, and is changed.
+ * Both directions for the identities and the protocol of `event`, into its rules and flags. The world, the node and its
+ * resolver are nobody's subjects, so they need no case of their own. Inlining it twice would cost more than the call.
  */
-static __noinline void judge(struct policy_key *key, struct judgement *judgement)
+static __noinline enum drop_reason judge(struct flow_event *event, __be16 port)
 {
-	const struct policy_value *exact, *any, *found;
+	struct policy_key key = {
+		.prefix_length = POLICY_PREFIX_EXACT,
+		.subject = event->source_identity,
+		.peer = event->destination_identity,
+		.direction = DIRECTION_EGRESS,
+		.protocol = event->protocol,
+		.port = port,
+	};
 
-	if (!key || !judgement)
-		return;
-	exact = bpf_map_lookup_elem(&policies, key);
-	key->peer = 0;
-	any = bpf_map_lookup_elem(&policies, key);
-	found = stronger(exact, any);
-	judgement->rule = found ? found->rule : 0;
-	judgement->allowed = !found || found->verdict != VERDICT_DENY;
-	judgement->audit = 0;
-	if (found && !judgement->allowed && (found->flags & POLICY_AUDIT)) {
-		judgement->allowed = 1;
-		judgement->audit = 1;
-	}
+	if (!ruled(&key, &event->egress_rule, &event->flags))
+		return DROP_POLICY_EGRESS;
+	key.subject = event->destination_identity;
+	key.peer = event->source_identity;
+	key.direction = DIRECTION_INGRESS;
+	if (!ruled(&key, &event->ingress_rule, &event->flags))
+		return DROP_POLICY_INGRESS;
+	return DROP_NONE;
 }
 
 #endif

@@ -1,78 +1,87 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Network address translation: one address and port of a packet, with its checksums. */
+/*
+ * Changes addresses and ports in place, with all checksums that cover them (RFC 1624). The helpers know packets whose
+ * checksum is not finished yet (CHECKSUM_PARTIAL) or was made by the card (CHECKSUM_COMPLETE).
+ */
 #ifndef WHIT_REWRITE_H
 #define WHIT_REWRITE_H
 
+#include <stddef.h>
 
+#include "parse.h"
 
-#include "packet.h"
+#define NO_CHECKSUM 0 /* of layer 4: the protocol has none over addresses and ports, or we do not know it */
 
-enum side {
-	SIDE_SOURCE,
-	SIDE_DESTINATION,
-};
-
-struct checksum {
-	__u32 offset; /* 0: the protocol has none over the addresses */
-	__u64 flags;
-};
-
-static __always_inline struct checksum checksum_of(const struct packet *packet)
+static __always_inline __u32 l4_checksum_offset(__u8 protocol)
 {
-	struct checksum none = { 0, 0 };
-
-	if (packet->key.protocol == IPPROTO_TCP)
-		return (struct checksum){ packet->l4_offset + offsetof(struct tcphdr, check), 0 };
-	if (packet->key.protocol == IPPROTO_UDP)
-		/* A UDP checksum of 0 means none, and stays so. */
-		return (struct checksum){ packet->l4_offset + offsetof(struct udphdr, check), BPF_F_MARK_MANGLED_0 };
-	return none;
+	switch (protocol) {
+	case IPPROTO_TCP:
+		return offsetof(struct tcphdr, check);
+	case IPPROTO_UDP:
+		return offsetof(struct udphdr, check);
+	default:
+		return NO_CHECKSUM;
+	}
 }
 
-static __always_inline int rewrite_address(struct __sk_buff *skb, const struct packet *packet, enum side side,
-					   __be32 before, __be32 after)
+/* An UDP checksum of 0 is none and stays so; one that becomes 0 is written as 0xffff. */
+static __always_inline __u64 l4_checksum_flags(__u8 protocol)
 {
-	__u32 offset = IP_OFFSET + (side == SIDE_SOURCE ? offsetof(struct iphdr, saddr) : offsetof(struct iphdr, daddr));
-	struct checksum sum = checksum_of(packet);
+	return protocol == IPPROTO_UDP ? BPF_F_MARK_MANGLED_0 : 0;
+}
 
-	if (before == after)
+/* Replace one address of the IP header at `head`; `field` is its offset there. */
+static __always_inline long rewrite_ip(struct __sk_buff *skb, __u32 head, __u32 field, __be32 old, __be32 new)
+{
+	long failed = bpf_l3_csum_replace(skb, head + offsetof(struct iphdr, check), old, new, sizeof(new));
+
+	return failed ? failed : bpf_skb_store_bytes(skb, head + field, &new, sizeof(new), 0);
+}
+
+static __always_inline long
+rewrite_address(const struct packet *packet, __u32 field, struct address *current, const struct address *wanted)
+{
+	__u32 offset = l4_checksum_offset(packet->tuple.protocol);
+	__u64 flags = l4_checksum_flags(packet->tuple.protocol) | BPF_F_PSEUDO_HDR | sizeof(__be32);
+	__be32 old = current->words[3], new = wanted->words[3];
+
+	*current = *wanted;
+	if (offset != NO_CHECKSUM && bpf_l4_csum_replace(packet->skb, packet->l4_offset + offset, old, new, flags))
+		return -1;
+	return rewrite_ip(packet->skb, IP_OFFSET, field, old, new);
+}
+
+/* TCP and UDP have their ports at the same place. */
+static __always_inline long rewrite_port(const struct packet *packet, __u32 field, __be16 *current, __be16 wanted)
+{
+	__u32 offset = l4_checksum_offset(packet->tuple.protocol);
+	__u64 flags = l4_checksum_flags(packet->tuple.protocol) | sizeof(__be16);
+	__be16 old = *current, new = wanted;
+
+	if (offset == NO_CHECKSUM || old == new)
 		return 0;
-	if (sum.offset && bpf_l4_csum_replace(skb, sum.offset, before, after, BPF_F_PSEUDO_HDR | sum.flags | sizeof(after)))
+	*current = new;
+	if (bpf_l4_csum_replace(packet->skb, packet->l4_offset + offset, old, new, flags))
 		return -1;
-	if (bpf_l3_csum_replace(skb, IP_OFFSET + offsetof(struct iphdr, check), before, after, sizeof(after)))
-		return -1;
-	return bpf_skb_store_bytes(skb, offset, &after, sizeof(after), 0);
+	return bpf_skb_store_bytes(packet->skb, packet->l4_offset + field, &new, sizeof(new), 0);
 }
 
-static __always_inline int rewrite_port(struct __sk_buff *skb, const struct packet *packet, enum side side,
-					__be16 before, __be16 after)
+/* To the backend on the initiator's way, from the service on the reply's. */
+static __noinline enum drop_reason translate(struct packet *packet, const struct flow_value *flow)
 {
-	/* Both TCP and UDP start with the source port, then the destination port. */
-	__u32 offset = packet->l4_offset + (side == SIDE_SOURCE ? 0 : sizeof(after));
-	struct checksum sum = checksum_of(packet);
+	struct flow_key *tuple = &packet->tuple;
+	long failed;
 
-	if (before == after || !sum.offset)
-		return 0;
-	if (bpf_l4_csum_replace(skb, sum.offset, before, after, sum.flags | sizeof(after)))
-		return -1;
-	return bpf_skb_store_bytes(skb, offset, &after, sizeof(after), 0);
-}
-
-/* Returns 0, or a negative number if the packet is too short or may not be written. */
-static __noinline int rewrite(struct __sk_buff *skb, const struct packet *packet, enum side side,
-			      const struct address *address, __be16 port)
-{
-	bool source = side == SIDE_SOURCE;
-	__be32 before;
-	__be16 before_port;
-
-	if (!packet || !address)
-		return -1;
-	before = source ? packet->key.source.words[3] : packet->key.destination.words[3];
-	before_port = source ? packet->key.source_port : packet->key.destination_port;
-	if (rewrite_address(skb, packet, side, before, address->words[3]))
-		return -1;
-	return rewrite_port(skb, packet, side, before_port, port);
+	if (flow->flags & FLOW_REPLY)
+		failed = rewrite_address(packet, offsetof(struct iphdr, saddr), &tuple->source, &flow->translation) ||
+			 rewrite_port(packet, offsetof(struct tcphdr, source), &tuple->source_port,
+				      flow->translation_port);
+	else
+		failed = rewrite_address(packet, offsetof(struct iphdr, daddr), &tuple->destination,
+					 &flow->translation) ||
+			 rewrite_port(packet, offsetof(struct tcphdr, dest), &tuple->destination_port,
+				      flow->translation_port);
+	return failed ? DROP_REWRITE_FAILED : DROP_NONE;
 }
 
 #endif

@@ -1,64 +1,68 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Services: from an address and port that stand for a service to one of its backends. */
+/*
+ * From what a client asked for to a backend that answers it.
+ *
+ * A client that is a backend of the service it asks is never given itself: the packet would have to come back to where
+ * it came from, from an address that its stack takes for its own. It gets another backend, or none.
+ */
 #ifndef WHIT_SERVICE_H
 #define WHIT_SERVICE_H
 
-#include "config.h"
+#include "address.h"
 #include "maps.h"
-#include "packet.h"
 
-/* How many slots are tried after one that takes no new flows. */
+/* How many slots are looked at, from a random one on, for a backend that takes new flows. */
 #define SLOTS_TRIED 16
 
-static __always_inline const struct frontend_value *frontend_at(const struct address *address, __be16 port,
-								__u8 protocol)
+/*
+ * What is published under the address and port; else, if the address is the node's own (`identity`), under the port of
+ * every address; else under every port of the address.
+ */
+static __always_inline const struct frontend_value *
+frontend_of(const struct address *address, __be16 port, __u8 protocol, __u32 identity)
 {
 	struct frontend_key key = { .address = *address, .port = port, .protocol = protocol };
+	const struct frontend_value *found = bpf_map_lookup_elem(&frontends, &key);
 
+	if (found)
+		return found;
+	if (identity == IDENTITY_HOST) {
+		set_ipv4(&key.address, 0);
+		found = bpf_map_lookup_elem(&frontends, &key);
+		if (found)
+			return found;
+		key.address = *address;
+	}
+	key.port = 0;
+	key.protocol = 0;
 	return bpf_map_lookup_elem(&frontends, &key);
 }
 
-/* A service's own address: the port by itself, or every port. */
-static __always_inline const struct frontend_value *frontend_of_service(const struct flow_key *key)
+static __always_inline const struct backend_value *backend_at(__u32 service, __u32 slot, __u32 *number)
 {
-	const struct frontend_value *found = frontend_at(&key->destination, key->destination_port, key->protocol);
+	struct slot_key key = { .service = service, .slot = slot };
+	const __u32 *found = bpf_map_lookup_elem(&slots, &key);
 
-	return found ? found : frontend_at(&key->destination, 0, 0);
-}
-
-/* A port published on an address of the node, or on every one. */
-static __always_inline const struct frontend_value *frontend_of_node(const struct flow_key *key)
-{
-	const struct frontend_value *found = frontend_at(&key->destination, key->destination_port, key->protocol);
-	struct address any = address_of(0);
-
-	return found ? found : frontend_at(&any, key->destination_port, key->protocol);
-}
-
-/* Random choice among the backends that take new flows; NULL if there is none. */
-static __noinline struct backend_value *pick_backend(const struct frontend_value *frontend, __u32 *id)
-{
-	struct slot_key key = {};
-	struct backend_value *backend;
-	__u32 start, *slot;
-	int i;
-
-	if (!frontend || !id || !frontend->backends)
+	if (!found)
 		return NULL;
-	key.service = frontend->service;
-	start = bpf_get_prandom_u32() % frontend->backends;
-	for (i = 0; i < SLOTS_TRIED; i++) {
-		if (i >= frontend->backends)
-			return NULL;
-		key.slot = (start + i) % frontend->backends;
-		slot = bpf_map_lookup_elem(&slots, &key);
-		if (!slot)
-			continue;
-		backend = bpf_map_lookup_elem(&backends, slot);
-		if (backend && backend->state == BACKEND_ACTIVE) {
-			*id = *slot;
+	*number = *found;
+	return bpf_map_lookup_elem(&backends, found);
+}
+
+/* A random backend that takes new flows, and its number; NULL if there is none. */
+static __noinline const struct backend_value *
+pick_backend(const struct frontend_value *frontend, const struct address *client, __u32 *number)
+{
+	__u32 service = frontend->service, count = frontend->backends, start;
+	const struct backend_value *backend;
+
+	if (count == 0)
+		return NULL;
+	start = bpf_get_prandom_u32() % count;
+	for (__u32 tried = 0; tried < SLOTS_TRIED && tried < count; tried++) {
+		backend = backend_at(service, (start + tried) % count, number);
+		if (backend && backend->state == BACKEND_ACTIVE && !same_address(&backend->address, client))
 			return backend;
-		}
 	}
 	return NULL;
 }

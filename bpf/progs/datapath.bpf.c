@@ -1,426 +1,236 @@
-// SPDX-License-Identifier: Apache-2.0
-/* The datapath: what every packet of an instance, and every packet for one, meets. */
-#include <linux/errno.h>
-
-#include "conntrack.h"
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The datapath: what happens to each packet of an instance, and to each that comes from outside. Each program reads as
+ * its pipeline; the steps are in lib/, one header for each job.
+ *
+ * TC_ACT_OK ends what is attached to a link. From a link of the host, a packet that is none of ours goes on to the next
+ * program there (TC_ACT_UNSPEC): another agent's, or somebody else's.
+ */
 #include "config.h"
+#include "maps.h"
+
+#include "answer.h"
+#include "conntrack.h"
 #include "deliver.h"
 #include "event.h"
 #include "icmp_error.h"
-#include "packet.h"
-#include "policy.h"
+#include "identity.h"
+#include "parse.h"
 #include "rewrite.h"
 #include "service.h"
+#include "socket.h"
 
-char _license[] SEC("license") = "Apache-2.0";
+char LICENSE[] SEC("license") = "Apache-2.0";
 
-static __always_inline void begin(struct opening *opening, const struct packet *packet, __u8 hook)
+/* The service behind a destination, if it is one that this hook looks for. */
+static __always_inline const struct frontend_value *asked_for(const struct packet *packet)
 {
-	opening->decision.hook = hook;
-	opening->decision.service = packet->key.destination;
-	opening->decision.service_port = packet->key.destination_port;
+	/* Ports published on every address of the node are for the outside; an instance asks the service itself. */
+	__u32 identity = packet->hook == HOOK_FROM_UPLINK ? IDENTITY_HOST : IDENTITY_UNKNOWN;
+
+	if (packet->hook == HOOK_TO_INSTANCE)
+		return NULL;
+	return frontend_of(&packet->tuple.destination, packet->tuple.destination_port, packet->tuple.protocol,
+			   identity);
 }
 
-static __always_inline int refuse(struct __sk_buff *skb, const struct packet *packet, struct opening *opening, int reason)
+/* Put the backend that is to answer into `event`. */
+static __always_inline enum drop_reason
+balance(const struct packet *packet, const struct frontend_value *frontend, struct flow_event *event, __u32 *number)
 {
-	/* Neighbour discovery would fill the log: packets that are no IPv4 are only counted. */
-	bool told = packet->kind != PACKET_IPV6 && packet->kind != PACKET_ARP;
-
-	return drop(skb, told ? &packet->key : NULL, &opening->decision, reason);
-}
-
-static __always_inline struct policy_key ask(__u32 subject, __u32 peer, __u8 direction, const struct flow_key *key)
-{
-	struct policy_key question = {
-		.prefix_length = POLICY_PREFIX_EXACT,
-		.subject = subject,
-		.peer = peer,
-		.direction = direction,
-		.protocol = key->protocol,
-		.port = key->destination_port,
-	};
-
-	return question;
-}
-
-/* Ask both ends' policy about the flow after translation. Returns a drop reason, or DROP_NONE. */
-static __noinline int judge_flow(const struct flow_key *key, struct decision *decision, bool egress, bool ingress)
-{
-	struct judgement judgement = {};
-	struct policy_key question;
-
-	if (!key || !decision)
-		return DROP_INTERNAL;
-	if (egress) {
-		question = ask(decision->source_identity, decision->destination_identity, DIRECTION_EGRESS, key);
-		judge(&question, &judgement);
-		decision->egress_rule = judgement.rule;
-		decision->flags |= judgement.audit ? POLICY_AUDIT : 0;
-		if (!judgement.allowed)
-			return DROP_POLICY_EGRESS;
-	}
-	if (ingress) {
-		question = ask(decision->destination_identity, decision->source_identity, DIRECTION_INGRESS, key);
-		judge(&question, &judgement);
-		decision->ingress_rule = judgement.rule;
-		decision->flags |= judgement.audit ? POLICY_AUDIT : 0;
-		if (!judgement.allowed)
-			return DROP_POLICY_INGRESS;
-	}
-	return DROP_NONE;
-}
-
-/* The policy has changed since the flow was let through: is it still? */
-static __noinline int judge_again(struct __sk_buff *skb, const struct packet *packet, struct flow_value *flow, __u8 hook)
-{
-	struct decision decision = { .hook = hook };
-	struct flow_key key;
-	int reason;
-
-	if (!packet || !flow)
-		return DROP_INTERNAL;
-	key = packet->key;
-	key.destination_port = flow->policy_port;
-	decision.service = packet->key.destination;
-	decision.source_identity = flow->initiator;
-	decision.destination_identity = flow->responder;
-	reason = judge_flow(&key, &decision, !(flow->flags & FLOW_UPLINK), true);
-	if (reason) {
-		drop(skb, &packet->key, &decision, reason);
-		bpf_map_delete_elem(&flows, &packet->key);
-		return reason;
-	}
-	flow->egress_rule = decision.egress_rule;
-	flow->ingress_rule = decision.ingress_rule;
-	flow->generation = generation_now();
-	return DROP_NONE;
-}
-
-/* To the destination. `uplink`: the link by which the other end, outside, is reached; 0 if it is not outside. */
-static __noinline int deliver(struct __sk_buff *skb, const struct address *destination, __u32 uplink)
-{
-	struct endpoint_value *endpoint;
-
-	if (!destination)
-		return TC_ACT_SHOT;
-	endpoint = redirect_peer ? endpoint_of(destination) : NULL;
-	if (endpoint)
-		return deliver_local(skb, endpoint);
-	/* The host's stack would take such a reply for a martian: its source is an address of the host. */
-	if (uplink)
-		return bpf_redirect_neigh(uplink, NULL, 0, 0);
-	return deliver_stack(skb);
-}
-
-/* A packet of a flow that was let through before. */
-static __noinline int continue_flow(struct __sk_buff *skb, struct packet *packet, struct flow_value *flow, __u8 hook)
-{
-	struct address destination;
-	enum side side;
-
-	if (!packet || !flow)
-		return TC_ACT_SHOT;
-	if (flow->generation != generation_now() && judge_again(skb, packet, flow, hook))
-		return TC_ACT_SHOT;
-	touch_flow(skb, packet, flow);
-	destination = packet->key.destination;
-	if (flow->flags & FLOW_TRANSLATED) {
-		side = flow->flags & FLOW_REPLY ? SIDE_SOURCE : SIDE_DESTINATION;
-		if (side == SIDE_DESTINATION)
-			destination = flow->translation;
-		if (rewrite(skb, packet, side, &flow->translation, flow->translation_port)) {
-			struct decision decision = { .hook = hook };
-
-			return drop(skb, &packet->key, &decision, DROP_REWRITE_FAILED);
-		}
-	}
-	if (hook == HOOK_TO_INSTANCE)
-		return TC_ACT_OK;
-	return deliver(skb, &destination, flow->flags & FLOW_REPLY ? flow->ifindex : 0);
-}
-
-/* Choose a backend for a new flow. Returns a drop reason, or DROP_NONE. */
-static __always_inline int balance(const struct packet *packet, const struct frontend_value *frontend,
-				   struct opening *opening)
-{
-	struct backend_value *backend = pick_backend(frontend, &opening->backend);
+	const struct backend_value *backend = pick_backend(frontend, &packet->tuple.source, number);
 
 	if (!backend)
 		return DROP_NO_BACKEND;
-	opening->translation = backend->address;
-	opening->translation_port = backend->port ? backend->port : packet->key.destination_port;
-	opening->flags |= FLOW_TRANSLATED;
+	event->destination = backend->address;
+	if (backend->port && l4_checksum_offset(packet->tuple.protocol) != NO_CHECKSUM)
+		event->destination_port = backend->port;
 	return DROP_NONE;
 }
 
-/* The first packet of a flow: ask policy, remember, tell, translate. Returns a drop reason, or DROP_NONE. */
-static __noinline int open_flow(struct __sk_buff *skb, const struct packet *packet, struct opening *opening, bool egress)
+/* The first packet of a flow: who asks whom, may it, remember, tell. TC_ACT_OK if so, else the packet's end. */
+static __noinline int admit(struct packet *packet)
 {
-	struct flow_key key;
-	int reason;
+	const struct frontend_value *frontend = asked_for(packet);
+	__u32 generation = policy_generation(), backend = 0;
+	struct flow_event event = {};
+	enum drop_reason reason;
 
-	if (!packet || !opening)
-		return DROP_INTERNAL;
-	key = packet->key;
-	if (opening->flags & FLOW_TRANSLATED) {
-		key.destination = opening->translation;
-		key.destination_port = opening->translation_port;
-	}
-	opening->decision.destination_identity = identity_of(&key.destination);
-	reason = judge_flow(&key, &opening->decision, egress, !egress || endpoint_of(&key.destination));
-	if (!reason && remember_flow(&packet->key, opening))
-		reason = DROP_CONNTRACK_FULL;
-	if (reason) {
-		drop(skb, &key, &opening->decision, reason);
-		return reason;
-	}
-	opening->decision.verdict = VERDICT_ALLOW;
-	emit(skb, &key, &opening->decision);
-	if ((opening->flags & FLOW_TRANSLATED) &&
-	    rewrite(skb, packet, SIDE_DESTINATION, &opening->translation, opening->translation_port)) {
-		drop(skb, &key, &opening->decision, DROP_REWRITE_FAILED);
-		return DROP_REWRITE_FAILED;
-	}
-	return DROP_NONE;
-}
-
-static __always_inline bool in_pool(const struct address *address)
-{
-	return pool_mask && (bpf_ntohl(address->words[3]) & pool_mask) == pool;
-}
-
-/* An instance, or an address of the node. Nobody else has an address of the pool, whatever policy says of the world. */
-static __always_inline bool is_reachable_in_pool(const struct address *address)
-{
-	__u32 identity;
-
-	if (endpoint_of(address))
-		return true;
-	identity = identity_of(address);
-	return identity == IDENTITY_HOST || identity == IDENTITY_RESOLVER;
-}
-
-static __noinline int open_from_instance(struct __sk_buff *skb, const struct packet *packet, struct opening *opening)
-{
-	const struct frontend_value *frontend;
-	struct address destination;
-	int reason;
-
-	if (!packet || !opening)
-		return TC_ACT_SHOT;
-	destination = packet->key.destination;
-	frontend = frontend_of_service(&packet->key);
-	if (frontend) {
-		reason = balance(packet, frontend, opening);
-		if (reason)
-			return refuse(skb, packet, opening, reason);
-		destination = opening->translation;
-	} else if (in_pool(&destination) && !is_reachable_in_pool(&destination)) {
-		return refuse(skb, packet, opening, DROP_UNKNOWN_ENDPOINT);
-	}
-	if (open_flow(skb, packet, opening, true))
-		return TC_ACT_SHOT;
-	return deliver(skb, &destination, 0);
-}
-
-/* Only counted if it is dropped: the flow's own packets have told the story. */
-static __noinline int pass_error(struct __sk_buff *skb, const struct packet *packet, __u8 hook)
-{
-	struct decision decision = { .hook = hook };
-	int reason;
-
-	if (!packet)
-		return TC_ACT_SHOT;
-	reason = relate_error(skb, packet);
+	describe(packet, &event);
+	if (frontend && balance(packet, frontend, &event, &backend))
+		return refuse(packet, &event);
+	if (!event.source_identity)
+		event.source_identity = identity_of(&event.source);
+	event.destination_identity = identity_of(&event.destination);
+	if (leads_nowhere(&event.destination, event.destination_identity))
+		return drop_reported(packet, &event, DROP_UNKNOWN_ENDPOINT);
+	reason = judge(&event, policy_port(&event));
+	if (!reason)
+		reason = remember(packet, &event, generation, backend);
 	if (reason)
-		return drop(skb, NULL, &decision, reason);
-	return hook == HOOK_FROM_INSTANCE ? deliver(skb, &packet->key.destination, 0) : TC_ACT_OK;
+		return drop_reported(packet, &event, reason);
+	report(&event);
+	return TC_ACT_OK;
 }
 
-/* Address, MAC and link must all be the endpoint's. ARP says address and MAC a second time; those are looked at. */
-static __always_inline bool is_sent_by(const struct packet *packet, __u32 ifindex, const struct endpoint_value *endpoint)
+/* The entry of the packet's flow, made if this is its first packet. NULL: the packet has met its end, in `end`. */
+static __always_inline struct flow_value *known_or_admitted(struct packet *packet, int *end)
 {
-	int i;
+	struct flow_value *flow = flow_of(packet);
+	__u32 generation = policy_generation();
 
-	if (endpoint->ifindex != ifindex)
-		return false;
-	for (i = 0; i < ETH_ALEN; i++) {
-		if (packet->source_mac[i] != endpoint->mac[i])
-			return false;
+	if (flow && !begins_anew(packet, flow)) {
+		*end = flow->generation == generation ? TC_ACT_OK : recheck(packet, flow, generation);
+		return *end == TC_ACT_OK ? flow : NULL;
 	}
-	return true;
+	*end = admit(packet);
+	if (*end != TC_ACT_OK)
+		return NULL;
+	flow = flow_of(packet);
+	if (!flow)
+		*end = drop(packet, DROP_CONNTRACK_FULL);
+	return flow;
+}
+
+/* The link by which an answer to the outside leaves; 0 for all other packets. */
+static __always_inline __u32 uplink_of(const struct flow_value *flow)
+{
+	return (flow->flags & (FLOW_UPLINK | FLOW_REPLY)) == (FLOW_UPLINK | FLOW_REPLY) ? flow->ifindex : 0;
+}
+
+/* Count, translate, and send on its way. */
+static __always_inline int forward(struct packet *packet, struct flow_value *flow)
+{
+	enum drop_reason reason = DROP_NONE;
+
+	touch(packet, flow);
+	if (flow->flags & FLOW_TRANSLATED)
+		reason = translate(packet, flow);
+	if (reason)
+		return drop(packet, reason);
+	return packet->hook == HOOK_TO_INSTANCE ? TC_ACT_OK : deliver(packet, uplink_of(flow));
+}
+
+/* An ICMP error goes the way of the flow that it is about. */
+static __noinline int forward_error(struct packet *packet)
+{
+	struct carried carried = {};
+	const struct flow_value *flow = flow_of_error(packet, &carried);
+	enum drop_reason reason;
+
+	if (!flow)
+		return packet->hook == HOOK_FROM_UPLINK ? TC_ACT_UNSPEC : drop(packet, DROP_UNRELATED_ERROR);
+	reason = translate_error(packet, &carried, flow);
+	if (reason)
+		return drop(packet, reason);
+	return packet->hook == HOOK_TO_INSTANCE ? TC_ACT_OK : deliver(packet, uplink_of(flow));
+}
+
+static __always_inline int forward_flow(struct packet *packet)
+{
+	int end = TC_ACT_OK;
+	struct flow_value *flow;
+
+	if (packet->kind == PACKET_ICMP_ERROR)
+		return forward_error(packet);
+	flow = known_or_admitted(packet, &end);
+	return flow ? forward(packet, flow) : end;
 }
 
 SEC("tc")
 int from_instance(struct __sk_buff *skb)
 {
-	struct packet packet = {};
-	struct opening opening = {};
-	struct endpoint_value *endpoint;
-	struct flow_value *flow;
-	int reason = parse(skb, &packet);
+	struct packet packet = begin(skb, HOOK_FROM_INSTANCE);
+	enum drop_reason reason = parse(&packet);
 
-	begin(&opening, &packet, HOOK_FROM_INSTANCE);
+	skb->tc_index = 0;
 	if (reason)
-		return refuse(skb, &packet, &opening, reason);
-	endpoint = endpoint_of(&packet.key.source);
-	if (!endpoint || !is_sent_by(&packet, skb->ifindex, endpoint))
-		return refuse(skb, &packet, &opening, DROP_SPOOFED_ADDRESS);
+		return drop(&packet, reason);
+	if (!is_own_address(&packet))
+		return drop(&packet, DROP_SPOOFED_ADDRESS);
 	if (packet.kind == PACKET_ARP)
 		return TC_ACT_OK;
-	if (packet.kind == PACKET_ICMP_ERROR)
-		return pass_error(skb, &packet, HOOK_FROM_INSTANCE);
-	flow = find_flow(&packet);
-	if (flow)
-		return continue_flow(skb, &packet, flow, HOOK_FROM_INSTANCE);
-	opening.decision.source_identity = endpoint->identity;
-	return open_from_instance(skb, &packet, &opening);
+	return forward_flow(&packet);
 }
 
 SEC("tc")
 int to_instance(struct __sk_buff *skb)
 {
-	struct packet packet = {};
-	struct opening opening = {};
-	struct flow_value *flow;
-	int reason = parse(skb, &packet);
+	struct packet packet = begin(skb, HOOK_TO_INSTANCE);
+	enum drop_reason reason;
 
-	begin(&opening, &packet, HOOK_TO_INSTANCE);
+	if (skb->tc_index == TC_INDEX_JUDGED)
+		return TC_ACT_OK;
+	reason = parse(&packet);
 	if (reason)
-		return refuse(skb, &packet, &opening, reason);
+		return drop(&packet, reason);
 	if (packet.kind == PACKET_ARP)
 		return TC_ACT_OK;
-	if (packet.kind == PACKET_ICMP_ERROR)
-		return pass_error(skb, &packet, HOOK_TO_INSTANCE);
-	flow = find_flow(&packet);
-	if (flow)
-		return continue_flow(skb, &packet, flow, HOOK_TO_INSTANCE);
-	opening.decision.source_identity = identity_of(&packet.key.source);
-	return open_flow(skb, &packet, &opening, false) ? TC_ACT_SHOT : TC_ACT_OK;
+	if (!endpoint_of(&packet.tuple.destination))
+		return drop(&packet, DROP_UNKNOWN_ENDPOINT);
+	return forward_flow(&packet);
 }
 
-/* Who is outside has none of our addresses: neither an instance's nor the node's. */
-static __always_inline bool is_forged(const struct packet *packet, __u32 identity)
+/* Of what comes from outside, only flows to services are ours; the rest is the stack's, and to_instance's after it. */
+static __always_inline bool is_ours(struct packet *packet)
 {
-	if (packet->kind == PACKET_ARP)
+	const struct flow_value *flow = flow_of(packet);
+
+	if (packet->tuple.protocol != IPPROTO_TCP && packet->tuple.protocol != IPPROTO_UDP)
 		return false;
-	return in_pool(&packet->key.source) || identity == IDENTITY_HOST || identity == IDENTITY_RESOLVER;
+	if (flow && !begins_anew(packet, flow))
+		return (flow->flags & (FLOW_UPLINK | FLOW_REPLY)) == FLOW_UPLINK;
+	if (packet->tuple.protocol == IPPROTO_TCP && !is_syn(packet))
+		return false;
+	return identity_of(&packet->tuple.destination) == IDENTITY_HOST && asked_for(packet);
+}
+
+/* Nobody outside has an address of the node; past the stack, nothing else would notice. */
+static __always_inline bool is_forged(struct packet *packet)
+{
+	packet->identity = identity_of(&packet->tuple.source);
+	return packet->identity == IDENTITY_HOST || packet->identity == IDENTITY_RESOLVER;
 }
 
 SEC("tc")
 int from_uplink(struct __sk_buff *skb)
 {
-	const struct frontend_value *frontend;
-	struct packet packet = {};
-	struct opening opening = {};
-	struct flow_value *flow;
-	int reason = parse(skb, &packet);
+	struct packet packet = begin(skb, HOOK_FROM_UPLINK);
 
-	begin(&opening, &packet, HOOK_FROM_UPLINK);
-	opening.decision.source_identity = identity_of(&packet.key.source);
-	if (is_forged(&packet, opening.decision.source_identity))
-		return refuse(skb, &packet, &opening, DROP_SPOOFED_ADDRESS);
-	/* What we do not balance is the host's. */
-	if (reason || packet.kind != PACKET_FLOW)
-		return TC_ACT_OK;
-	if (packet.key.protocol != IPPROTO_TCP && packet.key.protocol != IPPROTO_UDP)
-		return TC_ACT_OK;
-	flow = find_flow(&packet);
-	if (flow)
-		return flow->flags & FLOW_TRANSLATED ? continue_flow(skb, &packet, flow, HOOK_FROM_UPLINK) : TC_ACT_OK;
-	if (identity_of(&packet.key.destination) != IDENTITY_HOST || (packet.key.protocol == IPPROTO_TCP && !packet.syn))
-		return TC_ACT_OK;
-	frontend = frontend_of_node(&packet.key);
-	if (!frontend)
-		return TC_ACT_OK;
-	opening.flags = FLOW_UPLINK;
-	opening.ifindex = skb->ifindex;
-	if (balance(&packet, frontend, &opening))
-		return refuse(skb, &packet, &opening, DROP_NO_BACKEND);
-	if (open_flow(skb, &packet, &opening, false))
-		return TC_ACT_SHOT;
-	return deliver(skb, &opening.translation, 0);
-}
-
-/* ---- processes of the host: their connect() goes straight to a backend ---- */
-
-static __always_inline bool of_the_host(struct bpf_sock_addr *ctx)
-{
-	return netns_cookie && bpf_get_netns_cookie(ctx) == netns_cookie;
-}
-
-/* Rewrites where the socket goes. Returns 0 if the service has no backend, else 1. */
-static __always_inline int balance_socket(struct bpf_sock_addr *ctx)
-{
-	struct flow_key key = {
-		.destination = address_of(ctx->user_ip4),
-		.destination_port = (__be16)ctx->user_port,
-		.protocol = ctx->protocol,
-	};
-	struct socket_value asked = { .address = key.destination, .port = key.destination_port };
-	const struct frontend_value *frontend = NULL;
-	struct backend_value *backend;
-	__u64 cookie;
-	__u32 id;
-
-	if (identity_of(&key.destination) == IDENTITY_HOST)
-		frontend = frontend_of_node(&key);
-	if (!frontend)
-		frontend = frontend_of_service(&key);
-	if (!frontend)
-		return 1;
-	backend = pick_backend(frontend, &id);
-	if (!backend)
-		return 0;
-	cookie = bpf_get_socket_cookie(ctx);
-	bpf_map_update_elem(&sockets, &cookie, &asked, BPF_ANY);
-	ctx->user_ip4 = backend->address.words[3];
-	ctx->user_port = backend->port ? backend->port : key.destination_port;
-	return 1;
-}
-
-/* Gives the process the address that it asked for. */
-static __always_inline void restore_address(struct bpf_sock_addr *ctx)
-{
-	__u64 cookie = bpf_get_socket_cookie(ctx);
-	struct socket_value *asked = bpf_map_lookup_elem(&sockets, &cookie);
-
-	if (!asked)
-		return;
-	ctx->user_ip4 = asked->address.words[3];
-	ctx->user_port = asked->port;
+	skb->tc_index = 0;
+	if (skb->pkt_type != PACKET_TO_US || parse(&packet) || packet.kind == PACKET_ARP)
+		return TC_ACT_UNSPEC;
+	if (in_pool(&packet.tuple.source))
+		return drop(&packet, DROP_SPOOFED_ADDRESS);
+	if (packet.kind == PACKET_ICMP_ERROR)
+		return forward_error(&packet);
+	if (!is_ours(&packet))
+		return TC_ACT_UNSPEC;
+	if (is_forged(&packet))
+		return drop(&packet, DROP_SPOOFED_ADDRESS);
+	return forward_flow(&packet);
 }
 
 SEC("cgroup/connect4")
 int connect4(struct bpf_sock_addr *ctx)
 {
-	if (!of_the_host(ctx) || balance_socket(ctx))
-		return 1;
-	bpf_set_retval(-ECONNREFUSED);
-	return 0;
+	return balance_socket(ctx);
 }
 
 SEC("cgroup/sendmsg4")
 int sendmsg4(struct bpf_sock_addr *ctx)
 {
-	if (!of_the_host(ctx) || balance_socket(ctx))
-		return 1;
-	bpf_set_retval(-ECONNREFUSED);
-	return 0;
+	return balance_socket(ctx);
 }
 
 SEC("cgroup/recvmsg4")
 int recvmsg4(struct bpf_sock_addr *ctx)
 {
-	if (of_the_host(ctx))
-		restore_address(ctx);
-	return 1;
+	return restore_socket(ctx);
 }
 
 SEC("cgroup/getpeername4")
 int getpeername4(struct bpf_sock_addr *ctx)
 {
-	if (of_the_host(ctx))
-		restore_address(ctx);
-	return 1;
+	return restore_socket(ctx);
 }

@@ -1,266 +1,310 @@
-"""What an instance sends: who it may be, whom it may reach, how it is balanced, and that the whole packet is right."""
+"""What an instance sends: who it may claim to be, what it may speak, and where its packets go."""
 
 from __future__ import annotations
 
+import time
+from dataclasses import replace
+from typing import Any
+
 import pytest
-from bpf.conftest import (
-    API,
-    API_ID,
-    API_MAC,
-    DROP,
-    HOST_MAC,
+from scapy.layers.inet import ICMP, IP, TCP, UDP
+from scapy.layers.inet6 import ICMPv6ND_NS, IPv6
+from scapy.layers.l2 import ARP, Dot1Q, Ether
+from support.packet_lab import (
+    CLIENT,
+    CLIENT_ID,
+    HOST_MACS,
+    ICMP_NUMBER,
+    MACS,
     MARK,
-    PASS,
+    NOBODY,
+    NODE,
+    OK,
+    OUTSIDE,
     REDIRECT,
     RESOLVER,
-    STRANGER,
-    VIP,
-    WEB,
-    WEB_ID,
-    WEB_MAC,
-    WORLD,
-    Kernel,
-    datagram,
+    RESOLVER_ID,
+    SCTP_NUMBER,
+    SERVER,
+    SERVER_ID,
+    SHOT,
+    UDP_NUMBER,
+    WORLD_ID,
+    Lab,
+    delivered,
     echo,
-    frame,
-    rebuilt,
-    syn,
+    raw,
+    tcp,
+    udp,
 )
-from scapy.layers.inet import IP, TCP, UDP
-from scapy.layers.inet6 import IPv6
-from scapy.layers.l2 import ARP, Ether
 
-from whit.datapath import abi
-from whit.datapath.abi import DropReason, Hook
+from whit.datapath.abi import DropReason, FlowEvent, FlowFlags, FlowValue, Hook, Verdict
 from whit.datapath.address import Address
 
 pytestmark = pytest.mark.root
 
 
-def test_declared_edge_is_translated_and_delivered(kernel: Kernel) -> None:
-    verdict, out = kernel.run("from_instance", syn())
-    assert verdict == REDIRECT
-    assert out == rebuilt(syn(target=API, mac=HOST_MAC, to=API_MAC))
-    (event,) = kernel.events()
-    assert (event.verdict, event.reason, event.egress_rule, event.ingress_rule) == (abi.Verdict.ALLOW, 0, 30, 31)
-    assert (str(event.service), event.service_port, str(event.destination)) == (VIP, 8000, API)
-    assert (event.source_identity, event.destination_identity) == (WEB_ID, API_ID)
+def test_an_allowed_packet_is_delivered_remembered_and_told(lab: Lab) -> None:
+    packet = tcp(CLIENT, SERVER, 40000, 8080)
+    result = lab.from_instance(packet)
+    assert (result.action, result.data) == (REDIRECT, raw(delivered(packet, SERVER)))
+    (event,) = lab.events()
+    assert replace(event, time_ns=0) == expected_event(lab, len(packet))
+    assert abs(time.monotonic_ns() - event.time_ns) < 10**9
+    assert lab.drops() == {}
 
 
-def test_reply_comes_from_the_service(kernel: Kernel) -> None:
-    kernel.run("from_instance", syn())
-    reply = frame(API, WEB, mac=API_MAC) / TCP(sport=8000, dport=40000, flags="SA", seq=5, ack=2)
-    verdict, out = kernel.run("from_instance", reply)
-    expected = frame(VIP, WEB, mac=HOST_MAC, to=WEB_MAC) / TCP(sport=8000, dport=40000, flags="SA", seq=5, ack=2)
-    assert (verdict, out) == (REDIRECT, rebuilt(expected))
-    assert len(kernel.events()) == 1, "one event a connection"
+def expected_event(lab: Lab, length: int) -> FlowEvent:
+    """Of the packet above, at no time."""
+    server = Address.from_ip(SERVER)
+    return FlowEvent(
+        time_ns=0,
+        source=Address.from_ip(CLIENT),
+        destination=server,
+        service=server,
+        source_port=40000,
+        destination_port=8080,
+        service_port=8080,
+        protocol=6,
+        verdict=Verdict.ALLOW,
+        source_identity=CLIENT_ID,
+        destination_identity=SERVER_ID,
+        egress_rule=0,
+        ingress_rule=0,
+        ifindex=lab.links[CLIENT],
+        length=length,
+        reason=0,
+        hook=Hook.FROM_INSTANCE,
+        flags=0,
+    )
 
 
-def test_a_flow_is_two_entries(kernel: Kernel) -> None:
-    kernel.run("from_instance", syn())
-    way = {str(key.source): value for key, value in kernel.flows.items()}
-    assert set(way) == {WEB, API}
-    assert str(way[WEB].translation) == API
-    assert str(way[API].translation) == VIP
-    assert way[API].flags & abi.FlowFlags.REPLY
-
-
-def test_later_packets_are_counted_and_tell_nothing(kernel: Kernel) -> None:
-    kernel.run("from_instance", syn())
-    kernel.events()
-    data = frame(WEB, VIP) / TCP(sport=40000, dport=8000, flags="A", seq=2, ack=6) / b"GET /"
-    verdict, out = kernel.run("from_instance", data)
-    expected = frame(WEB, API, mac=HOST_MAC, to=API_MAC) / TCP(sport=40000, dport=8000, flags="A", seq=2, ack=6)
-    assert (verdict, out) == (REDIRECT, rebuilt(expected / b"GET /"))
-    assert kernel.events() == []
-    (value,) = [value for key, value in kernel.flows.items() if str(key.source) == WEB]
-    assert value.packets >= 1
-    assert value.flags & abi.FlowFlags.ESTABLISHED
+def test_both_ways_of_a_flow_are_remembered(lab: Lab) -> None:
+    packet = tcp(CLIENT, SERVER, 40000, 8080)
+    lab.from_instance(packet)
+    there, back = lab.flow(CLIENT, SERVER, 40000, 8080), lab.flow(SERVER, CLIENT, 8080, 40000)
+    assert there is not None
+    assert back is not None
+    assert there == FlowValue(
+        last_seen_ns=there.last_seen_ns,
+        packets=1,
+        bytes=len(packet),
+        translation=Address.from_ip(SERVER),
+        translation_port=8080,
+        flags=0,
+        ifindex=lab.links[CLIENT],
+        backend=0,
+        initiator=CLIENT_ID,
+        responder=SERVER_ID,
+        egress_rule=0,
+        ingress_rule=0,
+        generation=0,
+        policy_port=8080,
+    )
+    assert back == replace(there, flags=FlowFlags.REPLY, packets=0, bytes=0)
+    assert len(lab.flows()) == 2
 
 
 @pytest.mark.parametrize(
-    ("packet", "reason", "egress", "ingress"),
+    ("packet", "link"),
     [
-        (syn(dport=8001), DropReason.POLICY_EGRESS, 10, 0),
-        (datagram(), DropReason.POLICY_EGRESS, 10, 0),
-        (syn(target=WORLD, dport=443), DropReason.POLICY_EGRESS, 10, 0),
-        (echo(), DropReason.POLICY_EGRESS, 10, 0),
+        (tcp(SERVER, NODE), CLIENT),
+        (Ether(src=MACS[CLIENT]) / IP(src=OUTSIDE, dst=SERVER) / TCP(), CLIENT),
+        (Ether(src=MACS[CLIENT]) / IP(src="0.0.0.0", dst="255.255.255.255") / UDP(sport=68, dport=67), CLIENT),
+        (Ether(src=MACS[SERVER]) / IP(src=CLIENT, dst=SERVER) / TCP(), CLIENT),
+        (tcp(CLIENT, SERVER), SERVER),
+    ],
+    ids=["another instance's address", "outside address", "no address", "another MAC", "another link"],
+)
+def test_a_false_sender_is_dropped(lab: Lab, packet: Ether, link: str) -> None:
+    assert lab.from_instance(packet, link).action == SHOT
+    assert lab.drops() == {(DropReason.SPOOFED_ADDRESS, Hook.FROM_INSTANCE): 1}
+    (event,) = lab.events()
+    assert (event.reason, str(event.source)) == (DropReason.SPOOFED_ADDRESS, packet[IP].src)
+    assert lab.flows() == {}
+
+
+def arp(**fields: Any) -> Any:
+    sender: dict[str, Any] = {"hwsrc": MACS[CLIENT], "psrc": CLIENT, "pdst": "169.254.1.1"}
+    return Ether(src=MACS[CLIENT], dst="ff:ff:ff:ff:ff:ff") / ARP(**(sender | fields))
+
+
+def test_arp_of_the_own_address_passes(lab: Lab) -> None:
+    result = lab.from_instance(arp())
+    assert (result.action, result.data) == (OK, raw(arp()))
+
+
+@pytest.mark.parametrize("lie", [{"psrc": SERVER}, {"psrc": NODE}, {"hwsrc": MACS[SERVER]}, {"psrc": "0.0.0.0"}])
+def test_arp_with_a_lie_is_dropped(lab: Lab, lie: dict[str, str]) -> None:
+    assert lab.from_instance(arp(**lie)).action == SHOT
+    assert lab.drops() == {(DropReason.SPOOFED_ADDRESS, Hook.FROM_INSTANCE): 1}
+
+
+def test_arp_for_other_networks_is_malformed(lab: Lab) -> None:
+    assert lab.from_instance(arp(hwtype=6)).action == SHOT
+    assert lab.drops() == {(DropReason.MALFORMED, Hook.FROM_INSTANCE): 1}
+
+
+def test_ipv6_chatter_is_counted_and_not_reported(lab: Lab) -> None:
+    solicitation = Ether(src=MACS[CLIENT], dst="33:33:ff:00:00:01") / IPv6(src="fe80::2", dst="ff02::1:ff00:1")
+    assert lab.from_instance(solicitation / ICMPv6ND_NS(tgt="fe80::1")).action == SHOT
+    assert lab.drops() == {(DropReason.UNSUPPORTED_PROTOCOL, Hook.FROM_INSTANCE): 1}
+    assert lab.events() == []
+
+
+def test_ipv6_to_somebody_is_reported_with_its_addresses(lab: Lab) -> None:
+    packet = Ether(src=MACS[CLIENT], dst=HOST_MACS[CLIENT]) / IPv6(src="fd00::2", dst="fd00::3") / TCP()
+    assert lab.from_instance(packet).action == SHOT
+    (event,) = lab.events()
+    assert (event.reason, str(event.source), str(event.destination)) == (6, "fd00::2", "fd00::3")
+
+
+@pytest.mark.parametrize("type_", [0x88B5, 0x8863, 0x0802])
+def test_other_protocols_are_dropped(lab: Lab, type_: int) -> None:
+    packet = Ether(src=MACS[CLIENT], dst=HOST_MACS[CLIENT], type=type_) / bytes(50)
+    assert lab.from_instance(packet).action == SHOT
+    assert lab.drops() == {(DropReason.UNSUPPORTED_PROTOCOL, Hook.FROM_INSTANCE): 1}
+
+
+def test_a_vlan_is_not_a_way_around(lab: Lab) -> None:
+    tagged = Ether(src=MACS[CLIENT], dst=HOST_MACS[CLIENT]) / Dot1Q(vlan=5) / IP(src=CLIENT, dst=SERVER) / TCP()
+    assert lab.from_instance(tagged).action == SHOT
+    assert lab.drops() == {(DropReason.UNSUPPORTED_PROTOCOL, Hook.FROM_INSTANCE): 1}
+
+
+HEAD = Ether(src=MACS[CLIENT], dst=HOST_MACS[CLIENT])
+
+
+@pytest.mark.parametrize(
+    "packet",
+    [
+        HEAD / IP(src=CLIENT, dst=SERVER, version=5) / TCP(),
+        HEAD / IP(src=CLIENT, dst=SERVER, ihl=4) / TCP(),
+        HEAD / IP(src=CLIENT, dst=SERVER, ihl=15, len=40) / TCP(),
+        HEAD / IP(src=CLIENT, dst=SERVER, len=19) / TCP(),
+        HEAD / IP(src=CLIENT, dst=SERVER, len=41) / TCP(),
+        HEAD / IP(src=CLIENT, dst=SERVER, len=39) / TCP(),
+        HEAD / IP(src=CLIENT, dst=SERVER) / TCP(dataofs=4),
+        HEAD / IP(src=CLIENT, dst=SERVER) / TCP(dataofs=6),
+        HEAD / IP(src=CLIENT, dst=SERVER) / UDP(len=7),
+        HEAD / IP(src=CLIENT, dst=SERVER) / UDP(len=9),
+        HEAD / IP(src=CLIENT, dst=SERVER, proto=1) / bytes(7),
+    ],
+    ids=[
+        "version 5",
+        "header under 20",
+        "header past the end",
+        "length under the header",
+        "length past the frame",
+        "TCP cut by the length",
+        "TCP header under 20",
+        "TCP header past the end",
+        "UDP length under 8",
+        "UDP length past the end",
+        "ICMP of 7 bytes",
     ],
 )
-def test_default_deny_names_its_rule(
-    kernel: Kernel, packet: Ether, reason: DropReason, egress: int, ingress: int
-) -> None:
-    verdict, _ = kernel.run("from_instance", packet)
-    assert verdict == DROP
-    (event,) = kernel.events()
-    assert (event.verdict, event.reason) == (abi.Verdict.DENY, reason)
-    assert (event.egress_rule, event.ingress_rule) == (egress, ingress)
-    assert kernel.dropped(reason, Hook.FROM_INSTANCE) == 1
-    assert kernel.flows.count() == 0
+def test_malformed_packets_are_dropped(lab: Lab, packet: Ether) -> None:
+    assert lab.from_instance(packet).action == SHOT
+    assert lab.drops() == {(DropReason.MALFORMED, Hook.FROM_INSTANCE): 1}
+    assert lab.flows() == {}
 
 
-def test_the_destination_has_its_say_at_the_source(kernel: Kernel) -> None:
-    kernel.rule(WEB_ID, abi.Direction.EGRESS, 40)  # web may reach anybody now
-    verdict, _ = kernel.run("from_instance", syn(dport=8001))
-    (event,) = kernel.events()
-    assert (verdict, event.reason) == (DROP, DropReason.POLICY_INGRESS)
-    assert (event.egress_rule, event.ingress_rule) == (40, 21)
+@pytest.mark.parametrize("kept", [34, 41, 53])
+def test_truncated_packets_are_dropped(lab: Lab, kept: int) -> None:
+    """Less of an IP packet than its header the kernel does not let a test run have."""
+    assert lab.from_instance(raw(tcp(CLIENT, SERVER))[:kept]).action == SHOT
+    assert lab.drops() == {(DropReason.MALFORMED, Hook.FROM_INSTANCE): 1}
 
 
-def test_audit_lets_through_and_says_so(kernel: Kernel) -> None:
-    kernel.rule(WEB_ID, abi.Direction.EGRESS, 10, allow=False, precedence=0, audit=True)
-    kernel.rule(API_ID, abi.Direction.INGRESS, 21, allow=False, precedence=0, audit=True)
-    verdict, _ = kernel.run("from_instance", syn(dport=8001))
-    (event,) = kernel.events()
-    assert verdict == REDIRECT
-    assert event.flags & abi.PolicyFlags.AUDIT
-    assert (event.verdict, event.egress_rule) == (abi.Verdict.ALLOW, 10)
+@pytest.mark.parametrize("kept", [14, 15, 41])
+def test_truncated_arp_is_dropped(lab: Lab, kept: int) -> None:
+    assert lab.from_instance(raw(arp())[:kept]).action == SHOT
+    assert lab.drops() == {(DropReason.MALFORMED, Hook.FROM_INSTANCE): 1}
 
 
-def test_higher_precedence_wins_over_a_longer_prefix(kernel: Kernel) -> None:
-    kernel.rule(WEB_ID, abi.Direction.EGRESS, 50, allow=False, precedence=9)
-    assert kernel.run("from_instance", syn())[0] == DROP
-    assert kernel.events()[0].egress_rule == 50
+@pytest.mark.parametrize(("flags", "offset"), [("MF", 0), (0, 100), ("MF", 100)])
+def test_fragments_are_dropped_and_named(lab: Lab, flags: str | int, offset: int) -> None:
+    packet = HEAD / IP(src=CLIENT, dst=SERVER, flags=flags, frag=offset) / UDP() / bytes(64)
+    assert lab.from_instance(packet).action == SHOT
+    (event,) = lab.events()
+    assert (event.reason, str(event.source), str(event.destination)) == (DropReason.FRAGMENT, CLIENT, SERVER)
 
 
-@pytest.mark.parametrize(("port", "open_"), [(1023, False), (1024, True), (1535, True), (1536, False)])
-def test_a_port_prefix_is_a_range(kernel: Kernel, port: int, open_: bool) -> None:
-    kernel.rule(WEB_ID, abi.Direction.EGRESS, 60, peer=API_ID, protocol=6, port=1024, bits=7)
-    kernel.rule(API_ID, abi.Direction.INGRESS, 61, peer=WEB_ID, protocol=6, port=1024, bits=7)
-    assert (kernel.run("from_instance", syn(dport=port))[0] == REDIRECT) is open_
+def test_ip_options_are_no_obstacle(lab: Lab) -> None:
+    packet = HEAD / IP(src=CLIENT, dst=SERVER, options=[b"\x01\x01\x01\x00"]) / TCP(sport=40000, dport=8080, flags="S")
+    result = lab.from_instance(packet)
+    assert (result.action, result.data) == (REDIRECT, raw(delivered(packet, SERVER)))
+    assert lab.flow(CLIENT, SERVER, 40000, 8080) is not None
 
 
-@pytest.mark.parametrize("source", [API, STRANGER, WORLD, VIP])
-def test_a_foreign_source_address_is_dropped(kernel: Kernel, source: str) -> None:
-    if source == API:
-        key = abi.EndpointKey(Address.from_ip(API))
-        kernel.endpoints.put(key, abi.EndpointValue(999, API_ID, b"\x0a\x58\0\0\0\x11", b"\x0e\x58\0\0\0\x01"))
-    verdict, _ = kernel.run("from_instance", syn(source=source))
-    assert verdict == DROP
-    assert kernel.dropped(DropReason.SPOOFED_ADDRESS, Hook.FROM_INSTANCE) == 1
+def test_to_the_world_goes_through_the_stack_with_a_mark(lab: Lab) -> None:
+    packet = tcp(CLIENT, OUTSIDE, 40000, 443)
+    result = lab.from_instance(packet, mark=0xF0F)
+    assert (result.action, result.data, result.mark) == (OK, raw(packet), MARK | 0x00F)
+    (event,) = lab.events()
+    assert (event.destination_identity, event.verdict) == (WORLD_ID, Verdict.ALLOW)
 
 
-def test_a_foreign_mac_is_dropped(kernel: Kernel) -> None:
-    assert kernel.run("from_instance", syn(mac=API_MAC))[0] == DROP
-    assert kernel.events()[0].reason == DropReason.SPOOFED_ADDRESS
+def test_the_longest_prefix_says_who_an_address_is(lab: Lab) -> None:
+    lab.identify("198.51.100.0/24", 0x80000001)
+    lab.identify("198.51.0.0/16", 0x80000002)
+    for address, identity in ((OUTSIDE, 0x80000001), ("198.51.7.1", 0x80000002), ("203.0.113.1", WORLD_ID)):
+        lab.from_instance(tcp(CLIENT, address))
+        assert lab.events()[-1].destination_identity == identity
 
 
-@pytest.mark.parametrize(("mac", "address"), [(API_MAC, WEB), (WEB_MAC, API), (WEB_MAC, STRANGER)])
-def test_forged_arp_is_dropped(kernel: Kernel, mac: str, address: str) -> None:
-    packet = Ether(src=WEB_MAC, dst=HOST_MAC) / ARP(op=2, hwsrc=mac, psrc=address, pdst="169.254.1.1")
-    assert kernel.run("from_instance", packet)[0] == DROP
-    assert kernel.dropped(DropReason.SPOOFED_ADDRESS, Hook.FROM_INSTANCE) == 1
+def test_the_resolver_is_reached_through_the_stack(lab: Lab) -> None:
+    packet = udp(CLIENT, RESOLVER, 40000, 53)
+    result = lab.from_instance(packet)
+    assert (result.action, result.data) == (OK, raw(packet))
+    assert lab.events()[-1].destination_identity == RESOLVER_ID
+    answer = udp(RESOLVER, CLIENT, 53, 40000)
+    assert lab.to_instance(answer).action == OK
+    assert lab.events() == []
 
 
-def test_ipv6_is_dropped_and_only_counted(kernel: Kernel) -> None:
-    packet = Ether(src=WEB_MAC, dst=HOST_MAC) / IPv6(src="fe80::1", dst="ff02::2")
-    assert kernel.run("from_instance", packet)[0] == DROP
-    assert kernel.dropped(DropReason.UNSUPPORTED_PROTOCOL, Hook.FROM_INSTANCE) == 1
-    assert kernel.events() == []
+def test_an_address_of_the_pool_that_nobody_has_leads_nowhere(lab: Lab) -> None:
+    assert lab.from_instance(tcp(CLIENT, NOBODY)).action == SHOT
+    assert lab.drops() == {(DropReason.UNKNOWN_ENDPOINT, Hook.FROM_INSTANCE): 1}
 
 
-def test_own_arp_passes(kernel: Kernel) -> None:
-    packet = Ether(src=WEB_MAC, dst="ff:ff:ff:ff:ff:ff") / ARP(hwsrc=WEB_MAC, psrc=WEB, pdst="169.254.1.1")
-    assert kernel.run("from_instance", packet)[0] == PASS
+def test_an_instance_that_has_gone_leads_nowhere_for_its_flows_too(lab: Lab) -> None:
+    lab.from_instance(tcp(CLIENT, SERVER))
+    (key,) = [key for key, _ in lab.datapath.endpoints.items() if str(key.address) == SERVER]
+    lab.datapath.endpoints.delete(key)
+    assert lab.from_instance(tcp(CLIENT, SERVER, flags="A")).action == SHOT
+    assert lab.drops() == {(DropReason.UNKNOWN_ENDPOINT, Hook.FROM_INSTANCE): 1}
 
 
-# The kernel itself refuses to run a program on IPv4 packets of less than 34 bytes.
-@pytest.mark.parametrize("length", [34, 35, 40, 50, 53])
-def test_truncated_packets_are_malformed(kernel: Kernel, length: int) -> None:
-    assert kernel.run("from_instance", bytes(syn())[:length])[0] == DROP
-    assert kernel.dropped(DropReason.MALFORMED, Hook.FROM_INSTANCE) == 1
+def test_an_echo_is_a_flow_by_its_identifier(lab: Lab) -> None:
+    request, answer = echo(CLIENT, SERVER), echo(SERVER, CLIENT, "echo-reply")
+    assert lab.from_instance(request).data == raw(delivered(request, SERVER))
+    result = lab.from_instance(answer, SERVER)
+    assert (result.action, result.data) == (REDIRECT, raw(delivered(answer, CLIENT)))
+    flow = lab.flow(CLIENT, SERVER, 77, 77, ICMP_NUMBER)
+    assert flow is not None
+    assert flow.policy_port == 0
+    assert len(lab.events()) == 1
 
 
-@pytest.mark.parametrize(("flags", "offset"), [("MF", 0), (0, 100)])
-def test_fragments_are_dropped(kernel: Kernel, flags: str | int, offset: int) -> None:
-    packet = syn()
-    packet[IP].flags, packet[IP].frag = flags, offset
-    assert kernel.run("from_instance", packet)[0] == DROP
-    assert kernel.dropped(DropReason.FRAGMENT, Hook.FROM_INSTANCE) == 1
+def test_other_ip_protocols_are_flows_without_ports(lab: Lab) -> None:
+    packet = HEAD / IP(src=CLIENT, dst=SERVER, proto=SCTP_NUMBER) / bytes(range(20))
+    result = lab.from_instance(packet)
+    assert (result.action, result.data) == (REDIRECT, raw(delivered(packet, SERVER)))
+    assert lab.flow(CLIENT, SERVER, 0, 0, SCTP_NUMBER) is not None
 
 
-def test_an_address_that_nobody_has(kernel: Kernel) -> None:
-    assert kernel.run("from_instance", syn(target=STRANGER))[0] == DROP
-    assert kernel.events()[0].reason == DropReason.UNKNOWN_ENDPOINT
-
-
-def test_no_backend(kernel: Kernel) -> None:
-    kernel.set_backend(7 * 16, abi.BackendState.DOWN)
-    assert kernel.run("from_instance", syn())[0] == DROP
-    assert kernel.events()[0].reason == DropReason.NO_BACKEND
-
-
-def test_a_draining_backend_keeps_its_flows_and_takes_no_new_ones(kernel: Kernel) -> None:
-    kernel.run("from_instance", syn())
-    kernel.set_backend(7 * 16, abi.BackendState.DRAINING)
-    ack = frame(WEB, VIP) / TCP(sport=40000, dport=8000, flags="A", seq=2)
-    assert kernel.run("from_instance", ack)[0] == REDIRECT
-    assert kernel.run("from_instance", syn(sport=40001))[0] == DROP
-
-
-def test_backends_share_new_flows(kernel: Kernel) -> None:
-    kernel.endpoint("10.77.0.18", "0a:58:00:00:00:12", API_ID)
-    kernel.service(VIP, [(API, 0), ("10.77.0.18", 0)])
-    chosen = {str(IP(kernel.run("from_instance", syn(sport=sport))[1][14:]).dst) for sport in range(40000, 40040)}
-    assert chosen == {API, "10.77.0.18"}
-
-
-def test_a_changed_policy_reaches_known_flows(kernel: Kernel) -> None:
-    kernel.run("from_instance", syn())
-    kernel.events()
-    kernel.rule(WEB_ID, abi.Direction.EGRESS, 70, peer=API_ID, protocol=6, port=8000, allow=False, precedence=5)
-    kernel.state.put(0, abi.DatapathState(1))
-    ack = frame(WEB, VIP) / TCP(sport=40000, dport=8000, flags="A", seq=2)
-    assert kernel.run("from_instance", ack)[0] == DROP
-    (event,) = kernel.events()
-    assert (event.reason, event.egress_rule) == (DropReason.POLICY_EGRESS, 70)
-
-
-def test_a_changed_policy_that_still_allows_changes_the_rule(kernel: Kernel) -> None:
-    kernel.run("from_instance", syn())
-    kernel.rule(WEB_ID, abi.Direction.EGRESS, 71, peer=API_ID, protocol=6, port=8000, precedence=5)
-    kernel.state.put(0, abi.DatapathState(1))
-    ack = frame(WEB, VIP) / TCP(sport=40000, dport=8000, flags="A", seq=2)
-    assert kernel.run("from_instance", ack)[0] == REDIRECT
-    (value,) = [value for key, value in kernel.flows.items() if str(key.source) == WEB]
-    assert (value.egress_rule, value.generation) == (71, 1)
-
-
-def test_a_syn_on_a_closing_flow_opens_a_new_one(kernel: Kernel) -> None:
-    kernel.run("from_instance", syn())
-    fin = frame(WEB, VIP) / TCP(sport=40000, dport=8000, flags="FA", seq=3)
-    kernel.run("from_instance", fin)
-    kernel.events()
-    assert kernel.run("from_instance", syn())[0] == REDIRECT
-    assert len(kernel.events()) == 1
-
-
-def test_the_resolver_is_in_the_hosts_stack(kernel: Kernel) -> None:
-    packet = datagram(target=RESOLVER, dport=53)
-    verdict, out = kernel.run("from_instance", packet)
-    assert (verdict, out) == (PASS, bytes(packet))
-    assert kernel.mark_after("from_instance", packet) == MARK
-
-
-def test_udp_without_checksum_stays_without(kernel: Kernel) -> None:
-    kernel.rule(WEB_ID, abi.Direction.EGRESS, 80, peer=API_ID, protocol=17, port=8000)
-    kernel.rule(API_ID, abi.Direction.INGRESS, 81, peer=WEB_ID, protocol=17, port=8000)
-    packet = datagram()
+def test_a_udp_packet_without_checksum_stays_so(lab: Lab) -> None:
+    packet = udp(CLIENT, SERVER)
     packet[UDP].chksum = 0
-    _, out = kernel.run("from_instance", packet)
-    expected = datagram(target=API, mac=HOST_MAC, to=API_MAC)
-    expected[UDP].chksum = 0
-    assert out == bytes(expected)
+    result = lab.from_instance(packet)
+    assert result.action == REDIRECT
+    assert result.frame[UDP].chksum == 0
+    assert lab.flow(CLIENT, SERVER, 40000, 80, UDP_NUMBER) is not None
 
 
-def test_udp_is_translated_with_its_checksum(kernel: Kernel) -> None:
-    kernel.rule(WEB_ID, abi.Direction.EGRESS, 80, peer=API_ID, protocol=17, port=8000)
-    kernel.rule(API_ID, abi.Direction.INGRESS, 81, peer=WEB_ID, protocol=17, port=8000)
-    assert kernel.run("from_instance", datagram())[1] == rebuilt(datagram(target=API, mac=HOST_MAC, to=API_MAC))
-
-
-def test_a_full_ring_is_counted(kernel: Kernel) -> None:
-    for sport in range(1024, 1024 + 700):
-        kernel.run("from_instance", syn(sport=sport, dport=9))
-    assert kernel.dropped(DropReason.NONE, Hook.LOST_EVENTS) > 0
-    assert kernel.dropped(DropReason.POLICY_EGRESS, Hook.FROM_INSTANCE) == 700
+def test_an_icmp_query_is_a_flow_without_ports(lab: Lab) -> None:
+    packet = HEAD / IP(src=CLIENT, dst=SERVER) / ICMP(type="timestamp-request", id=5)
+    assert lab.from_instance(packet).action == REDIRECT
+    assert lab.flow(CLIENT, SERVER, 0, 0, ICMP_NUMBER) is not None

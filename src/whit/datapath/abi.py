@@ -57,6 +57,7 @@ class FlowFlags(IntFlag):
     ESTABLISHED = 4
     CLOSING = 8
     UPLINK = 16
+    FIN = 32
 
 
 class Hook(IntEnum):
@@ -493,27 +494,35 @@ _FLOW_VALUE = struct.Struct(FlowValue.FORMAT)
 
 @dataclass(frozen=True, slots=True)
 class SocketValue:
-    FORMAT: ClassVar[str] = "<16s2s2x"
-    SIZE: ClassVar[int] = 20
+    FORMAT: ClassVar[str] = "<16s16s2s2s"
+    SIZE: ClassVar[int] = 36
 
     address: Address
+    backend: Address
     port: int
+    backend_port: int
 
     def pack(self) -> Raw:
         return _SOCKET_VALUE.pack(
             self.address.pack(),
+            self.backend.pack(),
             self.port.to_bytes(2, "big"),
+            self.backend_port.to_bytes(2, "big"),
         )
 
     @classmethod
     def unpack(cls, data: Raw) -> SocketValue:
         (
             address,
+            backend,
             port,
+            backend_port,
         ) = _SOCKET_VALUE.unpack(data)
         return cls(
             Address.unpack(address),
+            Address.unpack(backend),
             int.from_bytes(port, "big"),
+            int.from_bytes(backend_port, "big"),
         )
 
 
@@ -804,11 +813,12 @@ LAYOUT: dict[str, tuple[int, tuple[tuple[str, int, int], ...]]] = {
         ),
     ),
     "socket_value": (
-        20,
+        36,
         (
             ("address", 0, 16),
-            ("port", 16, 2),
-            ("pad", 18, 2),
+            ("backend", 16, 16),
+            ("port", 32, 2),
+            ("backend_port", 34, 2),
         ),
     ),
     "flow_event": (
@@ -888,6 +898,7 @@ ENUMS: dict[str, dict[str, int]] = {
         "FLOW_ESTABLISHED": 4,
         "FLOW_CLOSING": 8,
         "FLOW_UPLINK": 16,
+        "FLOW_FIN": 32,
     },
     "hook": {
         "HOOK_FROM_INSTANCE": 1,

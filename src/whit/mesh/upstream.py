@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import socket
 import struct
-from ipaddress import IPv4Address
+from ipaddress import ip_address
 from pathlib import Path
 
 PORT = 53
@@ -33,7 +33,7 @@ class Upstream:
         self._servers: list[str] = []
 
     def servers(self) -> list[str]:
-        """IPv4 addresses, without our own."""
+        """Their addresses, without our own."""
         with contextlib.suppress(OSError):
             found = self.path.stat()
             if (found.st_ino, found.st_mtime_ns) != self._stamp:
@@ -64,16 +64,16 @@ class Upstream:
 
 
 def servers_in(text: str, own: str) -> list[str]:
-    """The `nameserver` lines with IPv4 addresses, each server once."""
+    """The `nameserver` lines, each server once."""
     found = dict.fromkeys(
         words[1] for words in map(str.split, text.splitlines()) if len(words) > 1 and words[0] == "nameserver"
     )
-    return [address for address in found if address != own and _is_ipv4(address)]
+    return [address for address in found if address != own and _is_address(address)]
 
 
-def _is_ipv4(text: str) -> bool:
+def _is_address(text: str) -> bool:
     try:
-        IPv4Address(text)
+        ip_address(text)
     except ValueError:
         return False
     return True
@@ -93,7 +93,8 @@ async def ask_stream(server: str, port: int, question: bytes) -> bytes:
 async def ask_datagram(server: str, port: int, question: bytes) -> bytes:
     """A socket of its own for each question: its port is part of what a forger must guess."""
     loop = asyncio.get_running_loop()
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as own:
+    family = socket.AF_INET6 if ":" in server else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as own:
         own.setblocking(False)
         await loop.sock_connect(own, (server, port))
         await loop.sock_sendall(own, question)

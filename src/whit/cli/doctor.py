@@ -27,7 +27,8 @@ def doctor(
     """Say what this machine can do, and why not.
 
     Ends with 5 if something is missing without which nothing runs. --clean ends the agent and its instances and
-    removes their links, namespaces, mounts, cgroups and BPF objects; volumes and images stay.
+    removes their links, namespaces, mounts, cgroups and BPF objects, as a reboot would;
+    volumes, images and the record of what was up stay. `whit down` first forgets an app.
 
     \b
     Example:

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from ipaddress import IPv4Interface, IPv4Network
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 
 import pytest
 from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from mesh import policy_reference
 from mesh.policy_cases import questions, rule_sets
 
-from whit.datapath.abi import Direction, EndpointKey, EndpointValue, PolicyFlags
-from whit.datapath.address import Address
+from whit.datapath.abi import Direction, EndpointKey, EndpointValue, IdentityKey, IdentityValue, PolicyFlags
+from whit.datapath.address import Address, prefix_of
 from whit.kernel.links import Link
 from whit.mesh import compiler, identities, node, rules
 from whit.mesh.addresses import AddressBook
-from whit.mesh.explain import Dump, Question, explain, judge
+from whit.mesh.explain import Dump, Question, explain, identity_of, judge
 from whit.mesh.services import Backend, Service, service_tables
 from whit.model.app import AppSpec
 from whit.model.flow import Explanation
+from whit.model.policy import WORLD as WORLD_ID
 from whit.model.policy import Rule
 
 BOOK = AddressBook(pool="10.77.0.0/16")
@@ -125,6 +127,23 @@ def test_a_denial_ends_the_way_and_names_the_rule() -> None:
     assert found.rule_text == "shop/api is declared: it reaches only what it uses"
 
 
+def test_who_asks_its_own_service_is_never_given_itself() -> None:
+    """As pick_backend() of bpf/lib/service.h: another backend, or none."""
+    assert asked(WEB, VIPS["web"], 8080).reason == "NO_BACKEND"
+    maps, name, rule_text = dumped()
+    both = service_tables([Service(0x8010, VIPS["web"], backends=[Backend(16, WEB), Backend(17, API)])])
+    maps = replace(maps, frontends=both.frontends, slots=both.slots, backends=both.backends)
+    for source, other in ((WEB, API), (API, WEB)):
+        found = explain(maps, Question(source, VIPS["web"], 8080, 6), name, rule_text)
+        assert (found.destination.address, found.hops[0].decision) == (other, f"one of {other}:8080")
+
+
+def test_only_streams_and_datagrams_of_the_node_are_balanced() -> None:
+    """There is no hook of sockets for others: an echo request to a service leads nowhere."""
+    assert asked(HOST, VIPS["web"], 0, 1).destination.address == VIPS["web"]
+    assert asked(API, VIPS["web"], 0, 1).destination.address == WEB
+
+
 def test_maps_that_are_being_written_are_no_error(dump: Dump) -> None:
     torn = replace(dump, slots={}, backends={})
     question = Question(WEB, VIPS["api"], 80, 6)
@@ -143,6 +162,25 @@ def test_it_judges_as_the_rules_do(sample: Callable[[int, int], int]) -> None:
             assert (outcome.allowed, outcome.audit, outcome.rule) == (expected.passes, expected.audit, expected.rule)
 
     check()
+
+
+networks = st.builds(
+    lambda address, length: IPv4Network((address, length), strict=False),
+    st.sampled_from([IPv4Address(text) for text in ("10.0.0.0", "10.1.2.3", "10.1.2.255", "203.0.113.9")]),
+    st.integers(0, 32),
+)
+
+
+@given(st.lists(networks, unique=True, max_size=8), st.integers(0, 0xFFFFFFFF))
+def test_an_address_has_the_identity_of_its_longest_prefix(found: list[IPv4Network], other: int) -> None:
+    known = {}
+    for number, network in enumerate(found, start=100):
+        length, first = prefix_of(network)
+        known[IdentityKey(length, first)] = IdentityValue(number)
+    ends = [network[position] for network in found for position in (0, -1)]
+    for address in (*ends, IPv4Address(other)):
+        holding = [(network.prefixlen, number) for number, network in enumerate(found, 100) if address in network]
+        assert identity_of(Dump(identities=known), str(address)) == max(holding, default=(0, WORLD_ID))[1]
 
 
 def test_an_audited_denial_is_told_as_such() -> None:

@@ -215,6 +215,11 @@ def test_a_service_without_instances_says_so(pair: Pair) -> None:
     assert flow.reason == "NO_BACKEND"
 
 
+def test_who_asks_its_own_service_and_is_its_only_instance_is_told_at_once(pair: Pair) -> None:
+    flow = dropped_as_predicted(pair, "a", pair.specs["a"].network.service_address, silently=False)
+    assert flow.reason == "NO_BACKEND"
+
+
 def test_an_instance_asks_for_a_name_and_reaches_what_it_is_told(pair: Pair) -> None:
     a, b = pair.specs["a"].network, pair.specs["b"].network
     table = NameTable(str(BOOK.resolver), {"pair": {"b": b.service_address}}, {a.address: ("pair", "a-1")})

@@ -5,6 +5,7 @@ It walks all entries where the datapath makes look-ups, so a fault in either sho
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -13,6 +14,9 @@ from whit.datapath.address import Address
 from whit.datapath.datapath import Datapath
 from whit.model.flow import Explanation, Hop, Party
 from whit.model.policy import UNASSIGNED
+
+BALANCED = (socket.IPPROTO_TCP, socket.IPPROTO_UDP)
+"""What the node's own sockets, and packets from outside, are balanced for; an instance's are whatever they carry."""
 
 
 @dataclass(frozen=True)
@@ -196,7 +200,9 @@ def _balance(dump: Dump, question: Question, hops: list[Hop]) -> tuple[str, int,
         return question.destination, question.port, abi.DropReason.UNKNOWN_ENDPOINT.name if lost else ""
     numbers = (dump.slots.get(abi.SlotKey(frontend.service, slot)) for slot in range(frontend.backends))
     backends = [dump.backends[number] for number in numbers if number in dump.backends]
-    active = [backend for backend in backends if backend.state == abi.BackendState.ACTIVE]
+    # A client that is a backend of the service it asks is never given itself.
+    client = Address.from_ip(question.source)
+    active = [one for one in backends if one.state == abi.BackendState.ACTIVE and one.address != client]
     choice = ", ".join(f"{backend.address}:{backend.port or question.port}" for backend in active)
     hops.append(Hop(step=f"service {question.destination}:{question.port}", decision=f"one of {choice or 'none'}"))
     if not active:
@@ -213,6 +219,8 @@ def _frontend(dump: Dump, question: Question) -> abi.FrontendValue | None:
     to_node = identity_of(dump, question.destination) == abi.ReservedIdentity.HOST
     if _is_endpoint(dump, question.source):
         keys = [own, every_port]
+    elif question.protocol not in BALANCED:
+        keys = []
     elif identity_of(dump, question.source) == abi.ReservedIdentity.HOST:
         keys = [own, every_address, every_port] if to_node else [own, every_port]
     else:

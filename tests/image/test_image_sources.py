@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from whit.base.errors import InputError, Unavailable
+from whit.base.errors import InputError, NotFound, Unavailable
 from whit.image import accounts, debian, reference, sources
 from whit.image.reference import PathReference, RegistryReference
 from whit.image.tree import Entry, Tree
@@ -89,15 +89,28 @@ def test_release(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "full"),
     [
-        ("nginx", "docker.io/library/nginx:latest"),
-        ("me/app:1.2", "docker.io/me/app:1.2"),
+        ("registry.example/nginx", "registry.example/nginx:latest"),
+        ("registry.example/me/app:1.2", "registry.example/me/app:1.2"),
         ("localhost:5000/a/b", "localhost:5000/a/b:latest"),
-        ("quay.io/x/y@sha256:" + "a" * 64, "quay.io/x/y@sha256:" + "a" * 64),
+        ("registry.example/x/y@sha256:" + "a" * 64, "registry.example/x/y@sha256:" + "a" * 64),
         ("[::1]:5000/a:b", "[::1]:5000/a:b"),
     ],
 )
 def test_registry_names(text: str, full: str) -> None:
     assert str(reference.parse(text)) == full
+
+
+def test_short_names_follow_the_machines_own_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "registries.conf"
+    monkeypatch.setattr(reference, "SEARCH", path)
+    with pytest.raises(NotFound, match="says no registry"):
+        reference.parse("nginx")
+    path.write_text('unqualified-search-registries = ["registry.example", "other.example"]\n')
+    assert str(reference.parse("nginx")) == "registry.example/nginx:latest"
+    assert str(reference.parse("me/app:1.2")) == "registry.example/me/app:1.2"
+    path.write_text("unqualified-search-registries = [\n")
+    with pytest.raises(InputError, match=r"registries.conf"):
+        reference.parse("nginx")
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,11 @@ The grammar of registry names and their short forms is that of Docker (distribut
 from __future__ import annotations
 
 import re
+import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
-from whit.base.errors import InputError
+from whit.base.errors import InputError, NotFound
 
 _COMPONENT = r"[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*"
 _NAME = re.compile(rf"{_COMPONENT}(?:/{_COMPONENT})*")
@@ -17,6 +18,8 @@ _HOST = re.compile(r"(?:[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*|\[[0-9a-fA-F:]+\])(?::
 _TAG = re.compile(r"\w[\w.-]{0,127}", re.ASCII)
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _LOOPBACK = re.compile(r"(?:localhost|127(?:\.\d+){3}|\[::1\])(?::\d+)?")
+
+SEARCH = Path("/etc/containers/registries.conf")
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,7 @@ class RegistryReference:
 
 
 def parse(text: str) -> PathReference | RegistryReference:
-    """Raises InputError."""
+    """Raises InputError, and NotFound for a short name where the machine names no registry for such."""
     for scheme in ("oci:", "oci-archive:"):
         if text.startswith(scheme):
             path, _, name = text.removeprefix(scheme).partition(":")
@@ -56,17 +59,41 @@ def parse(text: str) -> PathReference | RegistryReference:
     if ":" in rest.rpartition("/")[2]:
         name, _, tag = rest.rpartition(":")
     host, name = _host(name)
-    valid = _HOST.fullmatch(host) and _NAME.fullmatch(name) and _TAG.fullmatch(tag)
+    valid = (not host or _HOST.fullmatch(host)) and _NAME.fullmatch(name) and _TAG.fullmatch(tag)
     if not valid or ("@" in text and not _DIGEST.fullmatch(digest)):
         raise InputError(
             f"{text!r} does not name an image",
             hint="write NAME, HOST/NAME:TAG, oci:PATH or oci-archive:PATH; names are in lower case",
         )
-    return RegistryReference(host, name, "" if digest else tag, digest)
+    return RegistryReference(host or _registry_for(name), name, "" if digest else tag, digest)
 
 
 def _host(name: str) -> tuple[str, str]:
+    """The host, empty if the name has none, and the rest."""
     first, slash, rest = name.partition("/")
     if slash and (first == "localhost" or "." in first or ":" in first):
         return first, rest
-    return "docker.io", name if slash else f"library/{name}"
+    return "", name
+
+
+def _registry_for(name: str) -> str:
+    registry = default_registry()
+    if registry is None:
+        raise NotFound(
+            f"there is no image {name}: it is not stored here, and the name says no registry",
+            hint=f"write HOST/{name}:TAG, build it from parts, or name a registry for short names in {SEARCH}",
+        )
+    return registry
+
+
+def default_registry(path: Path | None = None) -> str | None:
+    """Where names without a registry are looked for: the first one of the machine's own list, which skopeo and podman
+    read too (containers-registries.conf(5)). Whit itself prefers none."""
+    try:
+        document = tomllib.loads((path or SEARCH).read_text())
+    except FileNotFoundError:
+        return None
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"{path or SEARCH}: {error}", hint="correct the file") from None
+    listed = document.get("unqualified-search-registries", [])
+    return str(listed[0]) if listed else None

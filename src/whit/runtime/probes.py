@@ -8,7 +8,6 @@ from pathlib import Path
 
 from whit.base.errors import CommandError, TimedOut, Unavailable
 from whit.base.settings import Settings
-from whit.kernel import cgroup
 from whit.model.feature import Feature
 from whit.runtime import capabilities, seccomp
 from whit.tools import oci_runtime, process
@@ -16,9 +15,9 @@ from whit.tools.oci_runtime import Runtime
 
 
 async def features(settings: Settings) -> list[Feature]:
-    """crun, runc, conmon, the limits and the filter."""
+    """crun, runc, conmon and the system-call filter."""
     found = [await _runtime(kind, settings) for kind in oci_runtime.PREFERRED]
-    return [*found, await _any_runtime(settings), await _conmon(), _cgroups(), await _seccomp(settings)]
+    return [*found, await _any_runtime(settings), await _conmon(), await _seccomp(settings)]
 
 
 async def _runtime(kind: oci_runtime.Kind, settings: Settings) -> Feature:
@@ -49,15 +48,6 @@ async def _conmon() -> Feature:
     except (Unavailable, CommandError, TimedOut, IndexError) as error:
         return Feature(name="conmon", state="missing", detail=str(error), hint="apt install conmon", required=True)
     return Feature(name="conmon", state="works", detail=version, required=True)
-
-
-def _cgroups() -> Feature:
-    mode = cgroup.find().mode
-    if mode == "v1":
-        return Feature(
-            name="cgroups", state="degraded", detail="v1 only", hint="boot with systemd.unified_cgroup_hierarchy=1"
-        )
-    return Feature(name="cgroups", state="works", detail=mode)
 
 
 async def _seccomp(settings: Settings) -> Feature:

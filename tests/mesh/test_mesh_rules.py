@@ -165,3 +165,13 @@ def test_a_peer_that_is_no_service_of_the_app_is_an_error() -> None:
 def test_a_network_that_is_none_is_an_error() -> None:
     with pytest.raises(InputError, match=r"shop/a uses '203\.0\.113\.1/24'"):
         Policy(app("shop", a={"uses": [{"cidr": "203.0.113.1/24"}]}))
+
+
+def test_a_service_that_nobody_names_any_more_is_closed_while_it_is_removed() -> None:
+    book = identities.assign(IdentityBook(), ["shop/db"], [])
+    found, _ = rules.rules([], book, RuleBook(), ["shop/db"])
+    number = book.number("shop/db")
+    for direction in ("egress", "ingress"):
+        answer = judge(found, Question(number, direction, WORLD, TCP, 443))  # type: ignore[arg-type]
+        assert not answer.passes
+    assert {rule.text.partition(":")[0] for rule in found} == {"shop/db is being removed"}

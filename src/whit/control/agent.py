@@ -63,10 +63,11 @@ class Agent:
         self.network = network
         self.driver = driver
         self.images = images_
-        self.instances = Instances(driver, network, self._changed)
+        self.instances = Instances(driver, network, self._changed, self._write_maps)
         self.flow_log = FlowLog()
         self.releases: dict[str, Release] = {}
         self.wanted: dict[str, Wanted] = {}
+        self._leaving: dict[str, Release] = {}
         self.changes = asyncio.Event()
         self._wake = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
@@ -131,16 +132,20 @@ class Agent:
         apps = [release.spec for release in releases]
         await self.network.prepare(apps)
         self.wanted = self._wanted(releases)
-        await self.network.write(releases, self.instances.records.values())
+        await self._write_maps()
         self._tell_flow_log()
         if apps:
             resolver.ensure(self.settings)
         self.instances.carry_out(plan(self.wanted, self.instances.seen(), time.monotonic()), self.wanted)
 
+    async def _write_maps(self) -> None:
+        releases = (self._leaving | self.releases).values()
+        await self.network.write(list(releases), self.instances.records.values())
+
     async def _assign(self, releases: Sequence[Release]) -> None:
         owners = {name: (r.spec.name, service) for r in releases for name, (service, _) in instance_names(r).items()}
         there = {name: (record.spec.app, record.spec.service) for name, record in self.instances.records.items()}
-        await self.network.assign(releases, owners | there)
+        await self.network.assign([*self._leaving.values(), *releases], owners | there)
 
     def _wanted(self, releases: Sequence[Release]) -> dict[str, Wanted]:
         found: dict[str, Wanted] = {}
@@ -194,9 +199,13 @@ class Agent:
         async with self._app_lock(name):
             release = self._release(name)
             await self.documents.delete("release", name)
-            del self.releases[name]
+            # Until its instances have ended they may say goodbye to each other.
+            self._leaving[name] = self.releases.pop(name)
             self._changed()
-            await self._wait(lambda: waiting.gone(name, self.instances.seen(), report), timeout, name, "down")
+            try:
+                await self._wait(lambda: waiting.gone(name, self.instances.seen(), report), timeout, name, "down")
+            finally:
+                del self._leaving[name]
             if volumes:
                 for volume in release.spec.volumes:
                     await status.remove_volume(volume_directory(self.settings, name, volume))
@@ -292,8 +301,8 @@ class Agent:
 
     async def flows(self, query: FlowQuery, *, follow: bool) -> AsyncIterator[Flow]:
         self.flow_log.collect(self.network.datapath.events)
-        past = list(self.flow_log.past(query.matches))
-        for flow in past[-query.limit :] if query.limit else past:
+        # A full log takes most of a second to read.
+        for flow in await asyncio.to_thread(self.flow_log.past, query.matches, query.limit):
             yield flow
         if follow:
             async for flow in self.flow_log.follow(query.matches):

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -64,12 +64,20 @@ class Record:
 
 
 class Instances:
-    """The instances of this node. `changed` is called after everything that may make another action due."""
+    """The instances of this node. `changed` is called after everything that may make another action due, `publish`
+    brings what is ready to the mesh and returns when it is there."""
 
-    def __init__(self, driver: Driver, networks: Networks, changed: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        driver: Driver,
+        networks: Networks,
+        changed: Callable[[], None],
+        publish: Callable[[], Awaitable[None]],
+    ) -> None:
         self.driver = driver
         self.networks = networks
         self.changed = changed
+        self.publish = publish
         self.records: dict[str, Record] = {}
 
     # ---- what is seen ----
@@ -192,8 +200,7 @@ class Instances:
         spec = record.spec
         if record.status.state == "running":
             # New connections have gone elsewhere before the process hears that it is to end.
-            self.changed()
-            await asyncio.sleep(0)
+            await self.publish()
             await carry_out(self.driver.plan_stop(spec.name, spec.stop_signal, spec.stop_grace_period))
         await carry_out([*self.driver.plan_remove(spec.name), *self.networks.plan_disconnect(spec)])
         self.records.pop(spec.name, None)

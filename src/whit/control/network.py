@@ -13,7 +13,7 @@ import time
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 
 from whit.base.errors import Unavailable
 from whit.base.settings import Settings
@@ -64,6 +64,8 @@ class NodeNetwork:
         self.documents = documents
         self.books = books
         self.datapath = datapath
+        self._compiled: tuple[object, compiler.Table] | None = None
+        self._writing = asyncio.Lock()
 
     @classmethod
     async def open(cls, settings: Settings, documents: Documents) -> NodeNetwork:
@@ -205,18 +207,34 @@ class NodeNetwork:
     # ---- the maps ----
 
     async def write(self, releases: Sequence[Release], records: Iterable[Record]) -> None:
-        """Bring the maps to what these apps and instances need: identities, policy, then services."""
-        present = list(records)
+        """Bring the maps to what these apps and instances need: identities, policy, then services.
+
+        One at a time, and `records` is looked at when its turn has come: an older view must not overwrite a newer one.
+        """
+        async with self._writing:
+            await self._write(releases, list(records))
+
+    async def _write(self, releases: Sequence[Release], present: Sequence[Record]) -> None:
         apps = [release.spec for release in releases]
-        found, book = rules.rules(apps, self.books.identities, self.books.rules)
-        await self._keep(Books(self.books.addresses, self.books.identities, book))
+        policy = await self._policy(apps, present)
         networks = {net: self.books.identities.number(str(net)) for net in rules.networks_used(apps)}
         known = node.node_identities(self.books.addresses, await asyncio.to_thread(_all_links), networks)
         known |= node.service_identities({r.spec.network.address: r.spec.network.identity for r in present})
         tables.write_identities(self.datapath, known)
-        tables.write_policy(self.datapath, compiler.compile_rules(found))
+        tables.write_policy(self.datapath, policy)
         tables.write_services(self.datapath, services.service_tables(self._services(apps, present)))
         names.write_state(self.settings, self._names(apps, present))
+
+    async def _policy(self, apps: Sequence[AppSpec], records: Sequence[Record]) -> compiler.Table:
+        """The policy map as it should be; computed again only if what it follows from has changed."""
+        named = {service_name(app.name, service) for app in apps for service in app.services}
+        leaving = {service_name(r.spec.app, r.spec.service) for r in records} - named
+        cause = (tuple(apps), tuple(sorted(leaving)), self.books.identities)
+        if self._compiled is None or self._compiled[0] != cause:
+            found, book = rules.rules(apps, self.books.identities, self.books.rules, sorted(leaving))
+            await self._keep(Books(self.books.addresses, self.books.identities, book))
+            self._compiled = (cause, compiler.compile_rules(found))
+        return self._compiled[1]
 
     def _services(self, apps: Sequence[AppSpec], records: Sequence[Record]) -> list[services.Service]:
         return [
@@ -261,6 +279,13 @@ def _choose_pool() -> IPv4Network:
             route.destination
             for route in routes.main_table(netlink)
             if isinstance(route.destination, IPv4Network) and route.destination.prefixlen
+        ]
+        # An agent without instances has addresses, but no routes yet.
+        taken += [
+            IPv4Network(address.ip)
+            for link in links.all_links(netlink)
+            for address in link.addresses
+            if isinstance(address, IPv4Interface)
         ]
     asked = os.environ.get("WHIT_POOL")
     if asked is None:

@@ -88,11 +88,18 @@ def networks_used(apps: Iterable[AppSpec]) -> list[IPv4Network]:
     return sorted(found)
 
 
-def rules(apps: Iterable[AppSpec], book: IdentityBook, known: RuleBook) -> tuple[list[Rule], RuleBook]:
-    """The rules of all apps, and the book with the ids of new ones. `book` knows every service and network of them."""
+def rules(
+    apps: Iterable[AppSpec], book: IdentityBook, known: RuleBook, leaving: Iterable[str] = ()
+) -> tuple[list[Rule], RuleBook]:
+    """The rules of all apps, and the book with the ids of new ones. `book` knows every service and network of them.
+
+    `leaving` are services (app/service) that no app names any more, but of which instances still run: without rules of
+    their own they would be open to everybody.
+    """
     specs = list(apps)
     peers = Peers({name: number for number, name in book.names.items()}, networks_used(specs))
     drafts = [draft for app in specs for draft in _app(app, peers)]
+    drafts += [draft for who in leaving for draft in _leaving(who, peers.numbers[who])]
     ids = dict(known.ids)
     following = max(ids.values(), default=0) + 1
     found: dict[Draft, Rule] = {}
@@ -140,6 +147,11 @@ def _default_deny(app: AppSpec, who: str, subject: int) -> Iterator[Draft]:
     }[app.mode]
     yield Draft(subject, "egress", f"{who} is {app.mode}: {reached}", allow=False)
     yield Draft(subject, "ingress", f"{who} is {app.mode}: {admitted}", allow=False)
+
+
+def _leaving(who: str, subject: int) -> Iterator[Draft]:
+    yield Draft(subject, "egress", f"{who} is being removed: it reaches nobody", allow=False)
+    yield Draft(subject, "ingress", f"{who} is being removed: nobody reaches it", allow=False)
 
 
 def _resolver(who: str, subject: int) -> Iterator[Draft]:

@@ -24,6 +24,7 @@ from whit.runtime.driver import Driver
 from whit.tools import iptables, nft
 
 PATIENCE = 5.0
+_TOOLS = ("conmon", "crun", "runc", "setpriv", "unshare", "dpkg-deb", "apt-get")
 
 
 async def clean(settings: Settings) -> list[str]:
@@ -108,8 +109,10 @@ async def _processes(settings: Settings) -> list[str]:
 
 
 def _is_ours(words: list[str], places: tuple[str, str]) -> bool:
-    known = ("conmon", "crun", "runc", "python", "setpriv", "unshare", "dpkg-deb", "apt-get")
-    return Path(words[0]).name.startswith(known) and any(place in word for word in words for place in places)
+    """A tool that Whit started, or a module of Whit: whoever else works in our directories is let be."""
+    name = Path(words[0]).name
+    started = name in _TOOLS or (name.startswith("python") and any(word.startswith("whit.") for word in words))
+    return started and any(place in word for word in words for place in places)
 
 
 def _words(pid: int) -> list[str]:

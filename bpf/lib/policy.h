@@ -18,7 +18,7 @@ decisive(const struct policy_value *left, const struct policy_value *right)
 		return left ? left : right;
 	if (left->precedence != right->precedence)
 		return left->precedence > right->precedence ? left : right;
-	return left->verdict == VERDICT_DENY ? left : right;
+	return left->verdict == VERDICT_ALLOW && right->verdict != VERDICT_ALLOW ? right : left;
 }
 
 /* Returns whether it may. VERDICT_REDIRECT is not known here yet and counts as a deny. */

@@ -369,7 +369,6 @@ def test_who_drains_keeps_its_flow_and_gets_no_new_ones(site: Site) -> None:
 
 
 def test_a_port_that_is_published_no_more_ends_open_connections(site: Site) -> None:
-    """What is sent again is no flow of ours any more, and the node's own stack, which knows of none, resets it."""
     web = APP.services["web"].model_copy(update={"ports": ()})
     with (
         echoing(site.place(1), "1"),
@@ -378,13 +377,14 @@ def test_a_port_that_is_published_no_more_ends_open_connections(site: Site) -> N
     ):
         assert ask(client, b"hello") == b"hello"
         site.govern(APP.model_copy(update={"services": {"web": web}}))
-        with pytest.raises(ConnectionResetError):
+        client.settimeout(1)
+        # What is sent again is dropped, or reset by the node's own stack, which knows of no such connection.
+        with pytest.raises((TimeoutError, ConnectionResetError)):
             ask(client, b"more")
     # What the instance then sends again is its own word to the world, which it may use.
     into = [flow for flow in site.flows() if flow.destination.name == "site/web"]
-    assert [flow.verdict for flow in into] == ["allow", "deny"]
-    cut = into[-1]
-    assert (cut.reason, cut.hook, cut.source.name) == ("POLICY_INGRESS", "from-uplink", "world")
+    assert into[0].verdict == "allow"
+    assert {(cut.reason, cut.hook, cut.source.name) for cut in into[1:]} == {("POLICY_INGRESS", "from-uplink", "world")}
 
 
 def test_a_policy_change_that_lets_a_flow_be_does_not_disturb_it(site: Site) -> None:

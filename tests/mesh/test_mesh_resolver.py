@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import signal
 import socket
 import struct
@@ -32,6 +33,7 @@ TABLE = NameTable(
     instances={ASKER: ("shop", "web-1")},
 )
 SOURCES = Path(names.__file__).resolve().parents[2]
+ENVIRONMENT = {"PYTHONPATH": str(SOURCES), "PATH": os.environ["PATH"]}
 
 
 class Server:
@@ -111,17 +113,23 @@ class Node:
     seen: list[str] = field(default_factory=list)
 
     def start(self) -> subprocess.Popen[str]:
+        self.process = subprocess.Popen(self.argv, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
+        self.wait_until_it_answers()
+        return self.process
+
+    @property
+    def argv(self) -> list[str]:
         """With a resolv.conf of its own, as a mount namespace can have it."""
         script = 'mount --bind "$1" /etc/resolv.conf && shift && exec "$@"'
-        wrapped = ["nsenter", f"--net={self.path}", "unshare", "--mount", "sh", "-c", script, "sh", self.resolv_conf]
-        argv = [*wrapped, sys.executable, "-P", "-m", "whit.mesh.resolver", "--id", self.settings.id]
-        environment = {"PYTHONPATH": str(SOURCES), "PATH": os.environ["PATH"]}
-        self.process = subprocess.Popen(argv, env=environment, stderr=subprocess.PIPE, text=True)
+        wrapped = ["nsenter", f"--net={self.path}", "unshare", "--mount", "sh", "-c", script, "sh"]
+        own = [sys.executable, "-P", "-m", "whit.mesh.resolver", "--id", self.settings.id]
+        return [*wrapped, str(self.resolv_conf), *own]
+
+    def wait_until_it_answers(self) -> None:
         until = time.monotonic() + 10
-        while time.monotonic() < until and self.process.poll() is None:
+        while time.monotonic() < until and (self.process is None or self.process.poll() is None):
             if self.ask("web", patience=0.2) is not None:
                 break
-        return self.process
 
     def stop(self) -> str:
         """What it said."""
@@ -239,6 +247,16 @@ def test_a_server_that_is_silent_is_told_as_a_failure_in_time(node: Node) -> Non
     assert node.server.asked.count("silent.example.") == 2
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_server_that_is_not_there_is_passed_over_at_once(node: Node, stream: bool) -> None:
+    node.resolv_conf.write_text(f"nameserver 127.0.0.10\nnameserver {SERVER}\n")
+    began = time.monotonic()
+    assert node.addresses("some.example", stream=stream) == ["203.0.113.7"]
+    node.resolv_conf.write_text("nameserver 127.0.0.10\nnameserver 127.0.0.11\n")
+    assert code(node.ask("some.example", stream=stream)) == RCODE.SERVFAIL
+    assert time.monotonic() - began < 1
+
+
 def test_one_that_waits_holds_up_nobody(node: Node) -> None:
     waiting = threading.Thread(target=node.ask, args=("silent.example",))
     waiting.start()
@@ -282,6 +300,65 @@ def test_edns_is_answered_and_what_is_no_question_is_not(node: Node) -> None:
         reply_to_noise = node.send(data, patience=0.2)
         assert reply_to_noise is None or DNSRecord.parse(reply_to_noise).header.rcode in (RCODE.FORMERR, RCODE.NOTIMP)
     assert node.addresses("web") == ["10.219.128.1"]
+
+
+def test_no_datagram_is_too_strange(node: Node, sample: Callable[[int, int], int]) -> None:
+    """Questions in which some bytes are others, and what is cut off."""
+    chance = random.Random(7)
+    good = bytes(DNSRecord.question("web").pack())
+    with netns.call_in(node.path, lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as own:
+        own.bind((ASKER, 0))
+        for _ in range(sample(500, 20000)):
+            data = bytearray(good)
+            for _ in range(chance.randrange(1, 6)):
+                data[chance.randrange(len(data))] = chance.randrange(256)
+            own.sendto(data[: chance.randrange(1, len(data) + 1)], (RESOLVER, 53))
+    node.wait_until_it_answers()
+    assert node.addresses("web") == ["10.219.128.1"]
+    assert "Traceback" not in node.stop()
+
+
+def test_streams_that_say_nothing_or_nonsense_keep_nobody_out(node: Node) -> None:
+    """More than it serves at once: those that are too many are closed, and places become free again."""
+    with contextlib.ExitStack() as opened:
+        for number in range(300):
+            one = opened.enter_context(netns.call_in(node.path, lambda: socket.create_connection((RESOLVER, 53), 5)))
+            one.sendall((b"", b"\0", b"\xff\xff" + bytes(99), b"\0\x05hello")[number % 4])
+        assert node.addresses("web") == ["10.219.128.1"]
+    until = time.monotonic() + 5
+    answered = False
+    while not answered and time.monotonic() < until:
+        with contextlib.suppress(OSError):
+            answered = node.ask("web", stream=True) is not None
+    assert answered
+    assert "Traceback" not in node.stop()
+
+
+PARENT = """
+import subprocess, sys
+child = subprocess.Popen(sys.argv[1:])
+print(child.pid, flush=True)
+child.wait()
+"""
+
+
+def test_it_lives_on_when_its_parent_is_killed(node: Node) -> None:
+    node.stop()
+    node.process = None
+    argv = [sys.executable, "-c", PARENT, *node.argv]
+    parent = subprocess.Popen(argv, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    pid = int(parent.stdout.readline())
+    try:
+        node.wait_until_it_answers()
+        parent.kill()
+        parent.wait(5)
+        for stream in (False, True):
+            assert node.addresses("web", stream=stream) == ["10.219.128.1"]
+        assert f"PPid:\t{parent.pid}\n" not in Path(f"/proc/{pid}/status").read_text()
+    finally:
+        parent.stdout.close()
+        os.kill(pid, signal.SIGTERM)
 
 
 def test_it_has_no_rights_and_takes_little_memory(node: Node, record_number: Callable[[str, object], None]) -> None:

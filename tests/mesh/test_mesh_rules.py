@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from ipaddress import IPv4Address, IPv4Network
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from mesh.policy_reference import Answer, Question, judge
 
 from whit.base.errors import InputError
-from whit.mesh import identities, rules
+from whit.mesh import identities, node, rules
+from whit.mesh.addresses import AddressBook
+from whit.mesh.explain import Dump, identity_of
 from whit.mesh.identities import IdentityBook
 from whit.mesh.rules import RuleBook
 from whit.model.app import AppSpec
@@ -155,6 +161,45 @@ def test_every_subject_is_closed_both_ways() -> None:
 
 def is_default_deny(rule: Rule) -> bool:
     return rule.verdict == "deny" and rule.precedence == 0 and rule.peer == 0 and rule.protocol == 0
+
+
+nets = st.builds(
+    lambda address, length: IPv4Network((address, length), strict=False),
+    st.sampled_from([IPv4Address(text) for text in ("10.0.0.0", "10.1.2.3", "10.1.200.0", "203.0.113.9", "0.0.0.0")]),
+    st.integers(0, 32),
+)
+wanted_nets = st.dictionaries(st.sampled_from("abcd"), st.lists(nets, max_size=4), min_size=1)
+
+
+def test_who_uses_a_network_reaches_its_addresses_and_no_others(sample: Callable[[int, int], int]) -> None:
+    """Whatever networks others use within or around it. Their identities are those of the node's own table."""
+
+    @settings(max_examples=sample(500, 5000), deadline=None)
+    @given(wanted_nets, st.ip_addresses(v=4), st.booleans())
+    def check(wanted: dict[str, list[IPv4Network]], other: IPv4Address, with_world: bool) -> None:
+        services = {
+            name: {"uses": [{"cidr": str(net), "port": 443} for net in found]} for name, found in wanted.items()
+        }
+        if with_world:
+            services["w"] = {"uses": [{"entity": "world", "port": 25}], "ports": [{"target": 8080, "published": 80}]}
+        policy = Policy(app("nets", **services))
+        known = {IPv4Network(text): number for number, text in policy.book.names.items() if text[0].isdigit()}
+        dump = Dump(identities=node.node_identities(AddressBook(pool="172.30.0.0/16"), [], known))
+        ends = [net[position] for net in known for position in (0, -1)]
+        for address in (*ends, *(end + 1 for end in ends if int(end) < 0xFFFFFFFF), other):
+            identity = identity_of(dump, str(address))
+            if identity in (HOST, RESOLVER, UNASSIGNED):
+                continue
+            for name, found in wanted.items():
+                number = policy.number(f"nets/{name}")
+                answer = judge(policy.rules, Question(number, "egress", identity, TCP, 443))
+                assert answer.passes == any(address in net for net in found), (address, name)
+            if with_world:
+                number = policy.number("nets/w")
+                assert judge(policy.rules, Question(number, "egress", identity, TCP, 25)).passes
+                assert judge(policy.rules, Question(number, "ingress", identity, TCP, 8080)).passes
+
+    check()
 
 
 def test_a_peer_that_is_no_service_of_the_app_is_an_error() -> None:

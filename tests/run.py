@@ -35,16 +35,12 @@ def check(name: str, argv: list[str], environment: dict[str, str]) -> bool:
 
 
 def traces() -> set[str]:
-    """What agents have on this machine, whatever their id."""
-    found = {
-        str(path)
-        for place in ("/run/whit", "/sys/fs/bpf/whit", *map(str, Path("/sys/fs/cgroup").glob("*/whit")))
-        for path in Path(place).glob("*")
-        if path.is_dir()
-    }
-    found |= {f"link {path.name}" for path in Path("/sys/class/net").glob("w-*")}
+    """What agents of tests have on this machine: their ids begin with t. Others may run beside them."""
+    places = ("/run/whit", "/sys/fs/bpf/whit", *map(str, Path("/sys/fs/cgroup").glob("*/whit")))
+    found = {str(path) for place in places for path in Path(place).glob("t*") if path.is_dir()}
+    found |= {f"link {path.name}" for path in Path("/sys/class/net").glob("w-t*")}
     tables = subprocess.run(["nft", "list", "tables"], capture_output=True, text=True, check=False).stdout
-    return found | {line for line in tables.splitlines() if " whit_" in line}
+    return found | {line for line in tables.splitlines() if " whit_t" in line}
 
 
 def main() -> int:

@@ -104,6 +104,20 @@ def test_the_agent_says_who_it_is(agent: Whit) -> None:
     assert document["pid"] == agent.agent_pid
 
 
+def test_a_dry_run_lists_operations_and_does_none(agent: Whit) -> None:
+    spec = {"name": "a", "directory": "/", "services": {"x": {"image": "oci:/nowhere", "command": ["run"]}}}
+    connection = UnixConnection(agent.settings.socket)
+    connection.request("PUT", "/v1/apps/a?dry_run=1", json.dumps(spec), {"Content-Type": "application/json"})
+    lines = [json.loads(line) for line in connection.getresponse().read().splitlines()]
+    connection.close()
+    operations = lines[-1]["result"]["operations"]
+    assert operations[0] == "obtain the image oci:/nowhere for x"
+    assert any(line.startswith("create network namespace") for line in operations)
+    assert operations[-1] == "start container a-x-1"
+    assert call(agent, "GET", "/v1/apps") == (200, [])
+    assert not list(agent.settings.instances_dir.glob("*"))
+
+
 def test_the_socket_is_for_root_alone(agent: Whit) -> None:
     assert agent.settings.socket.stat().st_mode & 0o777 == 0o600
     assert agent.settings.run_dir.stat().st_mode & 0o777 == 0o700

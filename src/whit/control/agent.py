@@ -22,11 +22,11 @@ from whit.base.errors import NotFound, WhitError
 from whit.base.settings import Settings
 from whit.cluster.documents import Documents
 from whit.cluster.sqlite import SqliteStore
-from whit.control import admission, doctor, images, resolver, status, waiting
+from whit.control import admission, doctor, images, preview, resolver, status, waiting
 from whit.control.desired import Wanted, instance_names, volume_directory, wanted_instances
 from whit.control.explain import answer
 from whit.control.instances import Instances
-from whit.control.network import NodeNetwork
+from whit.control.network import Books, NodeNetwork
 from whit.control.observe import FlowQuery
 from whit.control.plan import next_retry, plan
 from whit.image.store import ImageStore
@@ -143,16 +143,21 @@ class Agent:
         await self.network.write(list(releases), self.instances.records.values())
 
     async def _assign(self, releases: Sequence[Release]) -> None:
+        await self.network.assign([*self._leaving.values(), *releases], self._owners(releases))
+
+    def _owners(self, releases: Sequence[Release]) -> dict[str, tuple[str, str]]:
+        """App and service of every instance that is wanted or there, by name."""
         owners = {name: (r.spec.name, service) for r in releases for name, (service, _) in instance_names(r).items()}
         there = {name: (record.spec.app, record.spec.service) for name, record in self.instances.records.items()}
-        await self.network.assign([*self._leaving.values(), *releases], owners | there)
+        return owners | there
 
-    def _wanted(self, releases: Sequence[Release]) -> dict[str, Wanted]:
+    def _wanted(self, releases: Sequence[Release], books: Books | None = None) -> dict[str, Wanted]:
         found: dict[str, Wanted] = {}
         for release in releases:
             app = release.spec.name
             networks = {
-                name: self.network.spec_of(name, app, service) for name, (service, _) in instance_names(release).items()
+                name: self.network.spec_of(name, app, service, books)
+                for name, (service, _) in instance_names(release).items()
             }
             found |= wanted_instances(release, networks, self.settings)
         return found
@@ -187,9 +192,18 @@ class Agent:
         return {"app": self.app_status(spec.name).model_dump(mode="json"), "changed": changed}
 
     async def describe_up(self, spec: AppSpec) -> list[str]:
-        """What `up` would do, one line an operation. Nothing is built, so images that are missing are named only."""
+        """What `up` would do, one line an operation. Nothing is built: an image that has to be is one line."""
         await self._admit(spec)
-        return status.describe_up(spec, self.releases.get(spec.name))
+        before = self.releases.get(spec.name)
+        images_, lines = preview.known_images(spec, before)
+        release = Release(spec=spec, images=images_, restarts=before.restarts if before else {})
+        releases = list((self.releases | {spec.name: release}).values())
+        books = self.network.assigned(releases, self._owners(releases))
+        lines += [one.describe() for one in await self.network.plan_node([r.spec for r in releases])]
+        wanted = self._wanted([release], books)
+        for action in preview.actions(spec.name, wanted, self.instances.seen()):
+            lines += self.instances.describe(action, wanted)
+        return lines
 
     async def settle_images(self, spec: AppSpec, report: Report, *, refresh: bool = False) -> dict[str, Image]:
         return await images.settle_images(spec, self.images, report, refresh=refresh)

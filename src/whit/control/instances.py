@@ -129,6 +129,24 @@ class Instances:
         if any(isinstance(action, Remove) for action in actions):
             self.changed()
 
+    def describe(self, action: Action, wanted: Mapping[str, Wanted]) -> list[str]:
+        """The operations of an action, in words."""
+        match action:
+            case Start(name):
+                operations = self._starting(wanted[name].spec)
+            case Restart(name):
+                spec = self.records[name].spec
+                operations = self.driver.plan_restart(spec, self.networks.files(spec), restarts=1)
+            case Remove(name):
+                spec = self.records[name].spec
+                stop = self.driver.plan_stop(name, spec.stop_signal, spec.stop_grace_period)
+                operations = [*stop, *self.driver.plan_remove(name), *self.networks.plan_disconnect(spec)]
+        return [operation.describe() for operation in operations]
+
+    def _starting(self, spec: InstanceSpec) -> list[Operation]:
+        connect = self.networks.plan_connect(spec)
+        return [*_sources(spec), *connect, *self.driver.plan_start(spec, self.networks.files(spec))]
+
     def release(self) -> None:
         """Stop watching; the instances go on."""
         for record in self.records.values():
@@ -178,8 +196,7 @@ class Instances:
     async def _start(self, record: Record) -> None:
         spec = record.spec
         record.update(state="pending", message="")
-        connect = self.networks.plan_connect(spec)
-        await carry_out([*_sources(spec), *connect, *self.driver.plan_start(spec, self.networks.files(spec))])
+        await carry_out(self._starting(spec))
         self._running(record)
 
     async def _restart(self, record: Record) -> None:

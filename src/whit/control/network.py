@@ -33,6 +33,7 @@ from whit.model.instance import InstanceSpec, NetworkSpec
 from whit.model.operation import Operation, carry_out
 from whit.model.release import Release
 from whit.runtime.operations import NetworkFiles
+from whit.tools import iptables
 from whit.tools.iptables import Admission, AdmitTraffic
 from whit.tools.nft import InstallMasquerade, Masquerade
 from whit.tools.nft import tables as nft_tables
@@ -92,6 +93,10 @@ class NodeNetwork:
 
         `instances`: app and service by instance name.
         """
+        await self._keep(self.assigned(releases, instances))
+
+    def assigned(self, releases: Iterable[Release], instances: Mapping[str, tuple[str, str]]) -> Books:
+        """What `assign` would write down."""
         apps = [release.spec for release in releases]
         owned = {service_name(app.name, service) for app in apps for service in app.services}
         owned |= {service_name(*where) for where in instances.values()}
@@ -102,7 +107,7 @@ class NodeNetwork:
         for owner in instances:
             book, _ = addresses.assign_instance(book, owner, now)
         found = identities.assign(self.books.identities, sorted(owned), rules.networks_used(apps))
-        await self._keep(Books(book, found, self.books.rules))
+        return Books(book, found, self.books.rules)
 
     async def _keep(self, books: Books) -> None:
         for kind in ("addresses", "identities", "rules"):
@@ -110,20 +115,22 @@ class NodeNetwork:
                 await self.documents.put(getattr(books, kind), kind)
         self.books = books
 
-    def spec_of(self, name: str, app: str, service: str) -> NetworkSpec:
-        """What an instance was given. Raises KeyError before `assign`."""
-        offset = next(lease.offset for lease in self.books.addresses.instances if lease.owner == name)
+    def spec_of(self, name: str, app: str, service: str, books: Books | None = None) -> NetworkSpec:
+        """What an instance was given."""
+        known = books or self.books
+        offset = next(lease.offset for lease in known.addresses.instances if lease.owner == name)
         return NetworkSpec(
             number=offset,
-            address=str(self.books.addresses.address(offset)),
-            identity=self.books.identities.number(service_name(app, service)),
-            service_address=self.service_address(app, service),
+            address=str(known.addresses.address(offset)),
+            identity=known.identities.number(service_name(app, service)),
+            service_address=self.service_address(app, service, known),
         )
 
-    def service_address(self, app: str, service: str) -> str:
+    def service_address(self, app: str, service: str, books: Books | None = None) -> str:
+        known = (books or self.books).addresses
         owner = service_name(app, service)
-        offset = next(lease.offset for lease in self.books.addresses.services if lease.owner == owner)
-        return str(self.books.addresses.address(offset))
+        offset = next(lease.offset for lease in known.services if lease.owner == owner)
+        return str(known.address(offset))
 
     # ---- instances ----
 
@@ -151,17 +158,18 @@ class NodeNetwork:
 
     async def prepare(self, apps: Sequence[AppSpec]) -> None:
         """Links, settings and filters of the node itself."""
-        found = await asyncio.to_thread(_all_links)
-        await carry_out(await self.plan_node(apps, found))
-        self._attach_uplinks(found)
+        await carry_out(await self.plan_node(apps))
+        self._attach_uplinks(await asyncio.to_thread(_all_links))
 
-    async def plan_node(self, apps: Sequence[AppSpec], found: Sequence[links.Link]) -> list[Operation]:
+    async def plan_node(self, apps: Sequence[AppSpec]) -> list[Operation]:
         """What is missing on this node for these apps."""
+        found = await asyncio.to_thread(_all_links)
         operations: list[Operation] = []
         book = self.books.addresses
         if not node.is_host_link_right(found, self.settings, book):
             operations.append(node.host_link(self.settings, book))
-        operations.append(AdmitTraffic(self._admission()))
+        if await iptables.stands_in_the_way(self._admission()):
+            operations.append(AdmitTraffic(self._admission()))
         if any(reaches_outside(app) for app in apps):
             operations += [self._forwarding(name) for name in node.uplinks(found, self.settings)]
             if self.settings.nft_table not in await nft_tables():

@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from whit.base.errors import NotFound
-from whit.control.desired import instance_names
 from whit.control.plan import Seen
 from whit.model.app import AppSpec
 from whit.model.instance import Health, InstanceStatus, State
@@ -82,20 +81,6 @@ def service_of(app: AppSpec, given: str) -> str:
         if candidate in app.services:
             return candidate
     raise NotFound(f"{app.name} has no service {given}", hint=f"services: {', '.join(app.services)}")
-
-
-def describe_up(spec: AppSpec, before: Release | None) -> list[str]:
-    """One line for each thing that bringing the app up would do."""
-    lines = [
-        f"{'build' if service.build else 'obtain'} the image of {name}, unless it is unchanged"
-        for name, service in spec.services.items()
-    ]
-    for name, service in spec.services.items():
-        if before is None or before.spec.services.get(name) != service:
-            lines += [f"start {spec.name}-{name}-{index}" for index in range(1, service.replicas + 1)]
-    gone = set(instance_names(before)) if before else set()
-    kept = {f"{spec.name}-{name}-{i}" for name, s in spec.services.items() for i in range(1, s.replicas + 1)}
-    return [*lines, *(f"remove {name}" for name in sorted(gone - kept))]
 
 
 async def remove_volume(path: Path) -> None:

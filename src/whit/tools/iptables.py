@@ -100,6 +100,16 @@ def plan(chain: Chain, listing: Listing, wanted: Sequence[Rule], comment: str) -
     ]
 
 
+async def stands_in_the_way(admission: Admission) -> bool:
+    """Whether `admit` would change anything."""
+    comment = comment_of(admission.id)
+    for chain, wanted in wanted_rules(admission).items():
+        listing = await _list(chain)
+        if listing is not None and plan(chain, listing, wanted, comment):
+            return True
+    return False
+
+
 async def admit(admission: Admission) -> list[str]:
     """Make it so. Returns what was changed, in words; empty if nothing had to be."""
     comment = comment_of(admission.id)

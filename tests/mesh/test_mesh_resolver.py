@@ -126,10 +126,14 @@ class Node:
         return [*wrapped, str(self.resolv_conf), *own]
 
     def wait_until_it_answers(self) -> None:
+        """By both ways: it listens for datagrams first."""
         until = time.monotonic() + 10
-        while time.monotonic() < until and (self.process is None or self.process.poll() is None):
-            if self.ask("web", patience=0.2) is not None:
-                break
+        for stream in (False, True):
+            while time.monotonic() < until and (self.process is None or self.process.poll() is None):
+                with contextlib.suppress(ConnectionRefusedError):
+                    if self.ask("web", stream=stream, patience=0.2) is not None:
+                        break
+                time.sleep(0.01)
 
     def stop(self) -> str:
         """What it said."""

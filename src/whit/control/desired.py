@@ -7,12 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from whit.base.errors import InputError
 from whit.base.settings import Settings
-from whit.model.image import Image
 from whit.model.instance import InstanceSpec, NetworkSpec, ResolvedMount
 from whit.model.release import Release
-from whit.model.service import DependencySpec, MountSpec, ServiceSpec
+from whit.model.service import DependencySpec, MountSpec
+from whit.runtime.bundle import command_line
 from whit.runtime.capabilities import effective_set
 
 
@@ -50,7 +49,7 @@ def _instance(release: Release, service: str, index: int, network: NetworkSpec, 
         service=service,
         index=index,
         image=image.model_copy(update={"cached": False}),
-        args=arguments(service, spec, image),
+        args=command_line(service, spec.entrypoint, spec.command, image.config.entrypoint, image.config.command),
         env=image.config.env | spec.environment,
         working_dir=spec.working_dir or image.config.working_dir or "/",
         user=spec.user if spec.user is not None else image.config.user,
@@ -69,20 +68,6 @@ def _instance(release: Release, service: str, index: int, network: NetworkSpec, 
         revision="",
     )
     return instance.model_copy(update={"revision": _revision(instance, release.restarts.get(service, 0))})
-
-
-def arguments(service: str, spec: ServiceSpec, image: Image) -> tuple[str, ...]:
-    """What is executed. An entrypoint of the app file also discards the image's command, as Compose has it."""
-    if spec.entrypoint is not None:
-        args = spec.entrypoint + (spec.command or ())
-    else:
-        args = image.config.entrypoint + (spec.command if spec.command is not None else image.config.command)
-    if not args:
-        raise InputError(
-            f"service {service}: neither the app file nor the image {image.name} says what to run",
-            hint=f"add `command: [program, argument]` to the service {service}",
-        )
-    return args
 
 
 def volume_directory(settings: Settings, app: str, volume: str) -> Path:

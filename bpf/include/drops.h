@@ -12,13 +12,16 @@
 	X(3, SPOOFED_ADDRESS, "source address or MAC is not the instance's own")         \
 	X(4, NO_BACKEND, "the service has no backend that takes new flows")              \
 	X(5, MALFORMED, "headers are truncated or contradict each other")                \
-	X(6, UNSUPPORTED_PROTOCOL, "neither ARP nor IPv4")                               \
+	X(6, UNSUPPORTED_PROTOCOL, "neither ARP nor IP")                                 \
 	X(7, FRAGMENT, "fragments are not followed")                                     \
 	X(8, CONNTRACK_FULL, "the flow could not be remembered")                         \
 	X(9, REWRITE_FAILED, "the packet could not be rewritten")                        \
 	X(10, UNKNOWN_ENDPOINT, "a mesh address that no instance has")                   \
 	X(11, INTERNAL, "a map of the datapath is missing an entry that must be there")   \
-	X(12, UNRELATED_ERROR, "an ICMP error about a packet of no known flow")
+	X(12, UNRELATED_ERROR, "an ICMP error about a packet of no known flow")           \
+	X(13, BACKEND_GONE, "the backend of this flow is down or gone")                   \
+	X(14, TOO_BIG, "larger than the next link, and not to be fragmented")             \
+	X(15, BANDWIDTH, "the instance sends more than its limit")
 
 enum drop_reason {
 	DROP_NONE = 0,

@@ -92,4 +92,33 @@ struct {
 	__uint(max_entries, 1);
 } state SEC(".maps");
 
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__type(key, struct affinity_key);
+	__type(value, struct affinity_value);
+	__uint(max_entries, 65536);
+} affinity SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__type(key, __u32); /* ifindex */
+	__type(value, struct limit_value);
+	__uint(max_entries, 4096);
+} limits SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_PERCPU_HASH);
+	__type(key, struct edge_key);
+	__type(value, struct edge_value);
+	__uint(max_entries, 16384);
+} edges SEC(".maps");
+
+/* Tuples whose packets tell every hop. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__type(key, struct flow_key);
+	__type(value, __u32);
+	__uint(max_entries, 1024);
+} traces SEC(".maps");
+
 #endif

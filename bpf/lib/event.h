@@ -32,6 +32,7 @@ static __always_inline void count_drop(enum drop_reason reason, __u8 hook, __u32
 static __always_inline void report(struct flow_event *event)
 {
 	event->time_ns = bpf_ktime_get_ns();
+	event->kind = EVENT_FLOW;
 	event->verdict = event->reason ? VERDICT_DENY : VERDICT_ALLOW;
 	if (bpf_ringbuf_output(&events, event, sizeof(*event), BPF_RB_NO_WAKEUP))
 		count_drop(DROP_NONE, HOOK_LOST_EVENTS, sizeof(*event));

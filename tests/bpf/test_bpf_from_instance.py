@@ -38,7 +38,7 @@ from support.packet_lab import (
     udp,
 )
 
-from whit.datapath.abi import DropReason, FlowEvent, FlowFlags, FlowValue, Hook, Verdict
+from whit.datapath.abi import DropReason, EventKind, FlowEvent, FlowFlags, FlowValue, Hook, Verdict
 from whit.datapath.address import Address
 
 pytestmark = pytest.mark.root
@@ -59,6 +59,7 @@ def expected_event(lab: Lab, length: int) -> FlowEvent:
     server = Address.from_ip(SERVER)
     return FlowEvent(
         time_ns=0,
+        kind=EventKind.FLOW,
         source=Address.from_ip(CLIENT),
         destination=server,
         service=server,
@@ -76,6 +77,8 @@ def expected_event(lab: Lab, length: int) -> FlowEvent:
         reason=0,
         hook=Hook.FROM_INSTANCE,
         flags=0,
+        icmp_type=0,
+        icmp_code=0,
     )
 
 
@@ -100,6 +103,12 @@ def test_both_ways_of_a_flow_are_remembered(lab: Lab) -> None:
         ingress_rule=0,
         generation=0,
         policy_port=8080,
+        retransmits=0,
+        rtt_us=0,
+        next_sequence=there.next_sequence,
+        sampled_sequence=there.sampled_sequence,
+        sampled_ns=there.sampled_ns,
+        began_ns=there.began_ns,
     )
     assert back == replace(there, flags=FlowFlags.REPLY, packets=0, bytes=0)
     assert len(lab.flows()) == 2

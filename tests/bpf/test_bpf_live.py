@@ -66,7 +66,7 @@ class Live:
             self._identify(link.address, identity)
             macs = links.mac_bytes(link.inner.mac), links.mac_bytes(link.outer.mac)
             key = EndpointKey(Address.from_ip(link.address))
-            self.datapath.endpoints.put(key, EndpointValue(index, identity, *macs))
+            self.datapath.endpoints.put(key, EndpointValue(index, identity, 0, *macs))
             self.datapath.attach_instance(index, number)
 
     def _identify(self, address: IPv4Address, identity: int) -> None:
@@ -75,7 +75,7 @@ class Live:
     def serve(self, address: IPv4Address | str, port: int, protocol: int, backend: int | None) -> None:
         """A service that leads to port 8080 of an instance, or to nobody."""
         key = FrontendKey(Address.from_ip(address), port, protocol)
-        self.datapath.frontends.put(key, FrontendValue(port, int(backend is not None), 0))
+        self.datapath.frontends.put(key, FrontendValue(port, int(backend is not None), 0, 0))
         if backend is not None:
             self.datapath.slots.put(SlotKey(port, 0), port)
             value = BackendValue(Address.from_ip(self.world.address(backend)), 8080, 0)

@@ -104,11 +104,11 @@ def test_the_longest_prefix_is_found(sample_object: BpfObject) -> None:
 
 def test_an_array_has_a_value_at_each_index(sample_object: BpfObject) -> None:
     with ArrayMap(os.dup(sample_object.map_fd("states")), U32, struct_codec(DatapathState), "states") as states:
-        states.put(3, DatapathState(9))
+        states.put(3, DatapathState(9, 0))
         assert [state.generation for _, state in states.items()] == [0, 0, 0, 9]
         for index in (4, -1):
             with pytest.raises(IndexError):
-                states.put(index, DatapathState(1))
+                states.put(index, DatapathState(1, 0))
         with pytest.raises(IndexError):
             states.get(4)
 

@@ -64,7 +64,7 @@ def dumped() -> tuple[Dump, Callable[[int], str], Callable[[int], str]]:
         )
         for number, (address, name) in enumerate(owners.items(), start=16)
     )
-    endpoint = EndpointValue(ifindex=9, identity=0, mac=bytes(6), host_mac=bytes(6))
+    endpoint = EndpointValue(ifindex=9, identity=0, flags=0, mac=bytes(6), host_mac=bytes(6))
     endpoints = {EndpointKey(Address.from_ip(address)): endpoint for address in owners}
     maps = Dump(known, endpoints, compiler.compile_rules(found), wanted.frontends, wanted.slots, wanted.backends)
     return maps, book.name, lambda number: texts.texts().get(number, "")

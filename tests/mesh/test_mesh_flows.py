@@ -24,6 +24,7 @@ WORDS = Dictionary(
 BOOT = datetime(2026, 1, 1, tzinfo=UTC)
 EVENT = abi.FlowEvent(
     time_ns=1_500_000_000,
+    kind=abi.EventKind.FLOW,
     source=Address.from_ip("10.77.0.16"),
     destination=Address.from_ip("10.77.0.17"),
     service=Address.from_ip("10.77.128.1"),
@@ -41,6 +42,8 @@ EVENT = abi.FlowEvent(
     reason=0,
     hook=abi.Hook.FROM_INSTANCE,
     flags=0,
+    icmp_type=0,
+    icmp_code=0,
 )
 
 

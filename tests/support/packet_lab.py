@@ -149,7 +149,7 @@ class Lab:
             self.identify(address, identity)
 
     def endpoint(self, address: str, identity: int) -> EndpointValue:
-        return EndpointValue(self.links[address], identity, mac(MACS[address]), mac(HOST_MACS[address]))
+        return EndpointValue(self.links[address], identity, 0, mac(MACS[address]), mac(HOST_MACS[address]))
 
     def identify(self, network: str, identity: int) -> None:
         length, address = prefix_of(ip_network(network))
@@ -158,7 +158,7 @@ class Lab:
     def serve(self, *backends: tuple[str, int], address: str = VIP, port: int = 80, protocol: int = TCP_NUMBER) -> None:
         """A service of these backends; their numbers count from 1."""
         self.datapath.frontends.put(
-            FrontendKey(Address.from_ip(address), port, protocol), FrontendValue(SERVICE, len(backends), 0)
+            FrontendKey(Address.from_ip(address), port, protocol), FrontendValue(SERVICE, len(backends), 0, 0)
         )
         for slot, (backend, backend_port) in enumerate(backends):
             self.datapath.slots.put(SlotKey(SERVICE, slot), slot + 1)
@@ -194,7 +194,7 @@ class Lab:
 
     def policy_changed(self) -> None:
         generation = self.datapath.state.get(0).generation
-        self.datapath.state.put(0, DatapathState(generation + 1))
+        self.datapath.state.put(0, DatapathState(generation + 1, 0))
 
     def run(self, program: str, packet: Packet | bytes, link: str, *, mark: int = 0, segments: int = 0) -> Result:
         context = bytearray(_CONTEXT)

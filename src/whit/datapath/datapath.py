@@ -11,10 +11,14 @@ from typing import Any, Self
 from whit.base.settings import Settings
 from whit.datapath import attach, install, libbpf
 from whit.datapath.abi import (
+    AffinityKey,
+    AffinityValue,
     BackendValue,
     DatapathState,
     DropKey,
     DropValue,
+    EdgeKey,
+    EdgeValue,
     EndpointKey,
     EndpointValue,
     FlowKey,
@@ -23,6 +27,7 @@ from whit.datapath.abi import (
     FrontendValue,
     IdentityKey,
     IdentityValue,
+    LimitValue,
     PolicyKey,
     PolicyValue,
     SlotKey,
@@ -102,6 +107,15 @@ class Datapath:
             HashMap.open(maps / "sockets", U64, struct_codec(SocketValue))
         )
         """By socket cookie."""
+        self.affinity: HashMap[AffinityKey, AffinityValue] = self._keep(
+            HashMap.open(maps / "affinity", struct_codec(AffinityKey), struct_codec(AffinityValue))
+        )
+        self.limits: HashMap[int, LimitValue] = self._keep(HashMap.open(maps / "limits", U32, struct_codec(LimitValue)))
+        """By index of the node's side of an instance's link."""
+        self.edges: PerCpuMap[EdgeKey, EdgeValue] = self._keep(
+            PerCpuMap.open(maps / "edges", struct_codec(EdgeKey), struct_codec(EdgeValue))
+        )
+        self.traces: HashMap[FlowKey, int] = self._keep(HashMap.open(maps / "traces", struct_codec(FlowKey), U32))
         self.drops: PerCpuMap[DropKey, DropValue] = self._keep(
             PerCpuMap.open(maps / "drops", struct_codec(DropKey), struct_codec(DropValue))
         )

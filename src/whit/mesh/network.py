@@ -96,6 +96,7 @@ class Guard:
         value = EndpointValue(
             ifindex=found.index,
             identity=self.spec.network.identity,
+            flags=0,
             mac=links.mac_bytes(self.link.inner.mac),
             host_mac=links.mac_bytes(self.link.outer.mac),
         )

@@ -64,7 +64,7 @@ def _add(tables: ServiceTables, service: Service, key: FrontendKey, target: int)
             address=Address.from_ip(backend.address), port=target, state=state[backend.draining]
         )
         tables.slots[SlotKey(service=number, slot=slot)] = backend_number
-    tables.frontends[key] = FrontendValue(service=number, backends=len(service.backends), flags=0)
+    tables.frontends[key] = FrontendValue(service=number, backends=len(service.backends), flags=0, affinity_seconds=0)
 
 
 def _number(offset: int, target: int) -> int:

@@ -8,11 +8,11 @@ lead to them, slots before the frontend that counts them.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TypeVar
 
 from whit.datapath.abi import (
     POLICY_PREFIX_ANY_PROTOCOL,
-    DatapathState,
     IdentityKey,
     IdentityValue,
     PolicyKey,
@@ -59,8 +59,8 @@ def write_policy(datapath: Datapath, wanted: compiler.Table) -> int:
     datapath.policies.put_many(changes.tightening)
     datapath.policies.put_many(changes.loosening)
     datapath.policies.delete_many([key for key in changes.removals if key != UNFINISHED])
-    generation = datapath.state.get(0).generation
-    datapath.state.put(0, DatapathState(generation=(generation + 1) & 0xFFFFFFFF))
+    state = datapath.state.get(0)
+    datapath.state.put(0, replace(state, generation=(state.generation + 1) & 0xFFFFFFFF))
     datapath.policies.delete_many([UNFINISHED])
     return len(changes)
 

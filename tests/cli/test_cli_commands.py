@@ -260,11 +260,44 @@ def test_restart_of_a_service(run_whit: Run, recorded: Any) -> None:
     assert (path, query["service"]) == ("/v1/apps/shop/restart", ["api"])
 
 
-def test_build_lists_the_images(run_whit: Run, recorded: Any, app_directory: Path) -> None:
-    image = {"name": "shop-web:latest", "digest": "sha256:" + "cd" * 32, "size": 1_500, "cached": False}
-    recorded.work = [{"result": {"images": {"web": image}}}]
-    done = run_whit("build", str(app_directory))
-    assert done.stdout.splitlines()[1].split() == ["web", "shop-web:latest", "cdcdcdcdcdcd", "1.5", "kB", "new"]
+@pytest.fixture
+def site(tmp_path: Path) -> Path:
+    """An app of one service, which is made of a directory and needs no network to be built."""
+    (tmp_path / "site" / "files" / "srv").mkdir(parents=True)
+    (tmp_path / "site" / "files" / "srv" / "index").write_text("hello")
+    (tmp_path / "site" / "whit.yaml").write_text("services: {web: {build: {parts: [./files]}}, other: {image: x}}\n")
+    return tmp_path / "site"
+
+
+def test_build_needs_no_agent(run_whit: Run, site: Path) -> None:
+    done = run_whit("build", str(site))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[1].split()[:2] == ["web", "site-web"]
+    image = json.loads(run_whit("build", str(site), "--service", "web", "--json").stdout)["images"]["web"]
+    assert (image["name"], image["cached"]) == ("site-web", True)
+
+
+def test_build_explains(run_whit: Run, site: Path) -> None:
+    done = run_whit("build", str(site), "--explain", "/srv/index")
+    assert done.stdout.splitlines() == ["/srv/index", "  part ./files (whole): build.parts[0]"]
+    assert "./files" in run_whit("build", str(site), "--explain").stdout
+    missing = run_whit("build", str(site), "--explain", "/srv/nothing")
+    assert missing.returncode == 3
+    document = json.loads(run_whit("build", str(site), "--explain", "/srv/index", "--json").stdout)
+    assert document == {"path": "/srv/index", "because": ["part ./files (whole): build.parts[0]"]}
+
+
+def test_build_draws(run_whit: Run, site: Path, tmp_path: Path) -> None:
+    assert '"the app" -> "./files"' in run_whit("build", str(site), "--graph", "-").stdout
+    assert run_whit("build", str(site), "--graph", str(tmp_path / "image.svg")).returncode == 0
+    assert "./files</text>" in (tmp_path / "image.svg").read_text()
+    assert run_whit("build", str(site), "--graph", str(tmp_path / "image.png")).returncode == 2
+
+
+def test_build_of_a_directory_and_of_an_unknown_service(run_whit: Run, site: Path) -> None:
+    assert run_whit("build", str(site / "files")).stdout.splitlines()[1].split()[:2] == ["files", "files-files"]
+    done = run_whit("build", str(site), "--service", "nothing")
+    assert (done.returncode, "it has: other, web" in done.stderr) == (2, True)
 
 
 # ---- errors and ends

@@ -155,7 +155,8 @@ def test_parts(tmp_path: Path) -> None:
     keys = "build: {parts: [debian:nginx, debian:dash=0.5, python:py, ./files, dir:files, 'oci:layout:v1', oci:layout]}"
     build = load(tmp_path, keys).services["web"].build
     assert build
-    assert build.parts == (
+    assert [part.label for part in build.parts[:4]] == ["debian:nginx", "debian:dash=0.5", "python:py", "./files"]
+    assert tuple(part.model_copy(update={"label": ""}) for part in build.parts) == (
         DebianPart(name="nginx"),
         DebianPart(name="dash", version="0.5"),
         PythonPart(path=tmp_path / "py"),
@@ -166,6 +167,15 @@ def test_parts(tmp_path: Path) -> None:
     )
 
 
+def test_needs_of_a_build_and_of_a_part(tmp_path: Path) -> None:
+    (tmp_path / "files").mkdir()
+    part = "{part: ./files, provides: motd, requires: [shell, certificates]}"
+    build = load(tmp_path, f"build: {{needs: timezones, parts: [{part}]}}").services["web"].build
+    assert build
+    assert build.needs == ("timezones",)
+    assert (build.parts[0].provides, build.parts[0].requires) == (("motd",), ("shell", "certificates"))
+
+
 @pytest.mark.parametrize("form", ["build: ./it", "build: it", "build: {context: it}"])
 @pytest.mark.parametrize(("file", "kind"), [("pyproject.toml", PythonPart), ("index.html", DirectoryPart)])
 def test_a_build_directory_is_what_its_files_say(tmp_path: Path, form: str, file: str, kind: type) -> None:
@@ -173,7 +183,7 @@ def test_a_build_directory_is_what_its_files_say(tmp_path: Path, form: str, file
     (tmp_path / "it" / file).touch()
     build = load(tmp_path, form).services["web"].build
     assert build
-    assert build.parts == (kind(path=tmp_path / "it"),)
+    assert build.parts == (kind(path=tmp_path / "it", label=build.parts[0].label),)
 
 
 SCRATCH = ["/tmp", "/run", "/var/tmp"]

@@ -18,9 +18,9 @@ def test_the_shop_is_read() -> None:
     assert web.ports == (PortSpec(target=8080, published=8080),)
     assert web.uses == (UseSpec(service="api", port=8000, protocol="tcp"),)
     assert web.build
-    assert web.build.parts[0] == DebianPart(name="nginx")
+    assert web.build.parts[0] == DebianPart(name="nginx", label="debian:nginx")
     assert api.build
-    assert api.build.parts == (PythonPart(path=SHOP / "api"),)
+    assert api.build.parts == (PythonPart(path=SHOP / "api", label="./api"),)
     assert api.limits.memory == 512 << 20
     assert app.services["cache"].command == (
         *("redis-server", "--bind", "0.0.0.0", "--protected-mode", "no", "--save", "", "--appendonly", "no"),

@@ -2,6 +2,12 @@
 
 WhitError
 ├── InputError            what the person gave is wrong; names file, line and key
+│   ├── UnknownKey        a key that nobody knows, or that is not honoured
+│   ├── Unsatisfied       a need that no part meets; names the chain that led to it
+│   ├── DigestMismatch    a content is not what its digest says
+│   ├── HostileArchive    an archive that would write outside of its place, or cannot be read
+│   ├── CheckFailed       an image did not pass its own checks
+│   └── NotLocked         the lock file does not have it, or it would have to be fetched
 ├── NotFound              the thing named does not exist
 ├── Conflict              it clashes with something that exists
 ├── Unavailable           this machine lacks a feature; the hint says what to do
@@ -11,6 +17,7 @@ WhitError
 └── Permanent             trying again will not help
     ├── CommandError      an external program failed
     └── SystemCallError   the kernel refused
+        └── DiskFull      there is no space left
 """
 
 from __future__ import annotations
@@ -58,6 +65,30 @@ class InputError(WhitError):
     def __init__(self, message: str, *, place: Place | None = None, hint: str = "") -> None:
         self.place = place or Place()
         super().__init__(f"{self.place}: {message}" if str(self.place) else message, hint=hint)
+
+
+class UnknownKey(InputError):
+    code = "unknown-key"
+
+
+class Unsatisfied(InputError):
+    code = "unsatisfied-need"
+
+
+class DigestMismatch(InputError):
+    code = "digest-mismatch"
+
+
+class HostileArchive(InputError):
+    code = "hostile-archive"
+
+
+class CheckFailed(InputError):
+    code = "check-failed"
+
+
+class NotLocked(InputError):
+    code = "not-locked"
 
 
 class NotFound(WhitError):
@@ -120,3 +151,18 @@ class SystemCallError(Permanent):
         name = errno_names.errorcode.get(number, str(number))
         where = f" {path}" if path else ""
         super().__init__(f"{call}{where}: {name} ({os.strerror(number)})", hint=hint)
+
+
+class DiskFull(SystemCallError):
+    code = "disk-full"
+
+    def __init__(self, call: str, path: str = "") -> None:
+        super().__init__(call, errno_names.ENOSPC, path, hint="free some space: whit image gc")
+
+
+def system_failure(call: str, error: OSError) -> SystemCallError:
+    """The error that stands for an OSError; a full disk has its own."""
+    path = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else ""
+    if error.errno in (errno_names.ENOSPC, errno_names.EDQUOT):
+        return DiskFull(call, path)
+    return SystemCallError(call, error.errno or 0, path)

@@ -1,4 +1,4 @@
-"""Commands that change what runs: up, down, restart, build."""
+"""Commands that change what runs: up, down, restart."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PathArgument = Annotated[Path, typer.Argument(metavar="PATH", help="App file, or
 
 
 def add(app: typer.Typer) -> None:
-    for function in (up, down, restart, build):
+    for function in (up, down, restart):
         command(app)(function)
 
 
@@ -106,39 +106,6 @@ def restart(
     result = progress.follow(items, run.output)
     if not run.json:
         _print_app(run, result)
-
-
-def build(
-    run: Invocation,
-    path: PathArgument = Path(),
-    refresh: Annotated[bool, typer.Option("--refresh", help="Build anew, also where nothing changed.")] = False,
-) -> None:
-    """Build the images of an app and start nothing.
-
-    \b
-    Example:
-      whit build examples/shop
-    """
-    from whit.cli import appfile, progress
-    from whit.cli.agent import ensure_agent
-    from whit.cli.inspection import short_digest, size_text
-
-    spec = appfile.load(path)
-    ensure_agent(run.settings)
-    result = progress.follow(run.client.build(spec, refresh=refresh), run.output)
-    if run.json:
-        return
-    rows = [
-        (
-            service,
-            image["name"],
-            short_digest(image["digest"]),
-            size_text(image["size"]),
-            "" if image["cached"] else "new",
-        )
-        for service, image in sorted(result.get("images", {}).items())
-    ]
-    run.output.table(("SERVICE", "IMAGE", "DIGEST", "SIZE", ""), rows)
 
 
 def addresses_of(ports: tuple[str, ...]) -> Iterator[str]:

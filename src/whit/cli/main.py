@@ -13,7 +13,7 @@ import typer
 from typer.main import get_command
 
 from whit.base.errors import InputError, WhitError
-from whit.cli import doctor, execute, flows, inspection, lifecycle
+from whit.cli import building, doctor, execute, flows, inspection, lifecycle
 from whit.cli.invocation import IdOption, Invocation, JsonOption, VerboseOption, of_context
 from whit.cli.output import OutputClosed, print_error
 
@@ -56,7 +56,7 @@ def whit(
         print(context.get_help())
 
 
-for area in (lifecycle, inspection, execute, flows, doctor):
+for area in (lifecycle, building, inspection, execute, flows, doctor):
     area.add(app)
 
 
@@ -69,7 +69,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _guarded(given: Sequence[str], invocation: Invocation) -> int:
     """Run the command; whatever happens becomes an exit code and a message."""
     try:
-        status = get_command(app)(given, prog_name="whit", standalone_mode=False, obj=invocation)
+        status = get_command(app)(
+            building.with_defaults(given), prog_name="whit", standalone_mode=False, obj=invocation
+        )
         sys.stdout.flush()
     except typer.TyperException as error:
         invocation.json = invocation.json or "--json" in given

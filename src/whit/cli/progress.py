@@ -35,6 +35,11 @@ def follow(items: Iterable[StreamItem], output: Output) -> dict[str, Any]:
         raise
 
 
+def last(items: Iterable[StreamItem]) -> dict[str, Any]:
+    """The result, with the steps on standard error and nothing on standard output."""
+    return (_follow_live if colourful(sys.stderr) else _follow_plain)(items)
+
+
 def _follow_silently(items: Iterable[StreamItem]) -> dict[str, Any]:
     result: dict[str, Any] = {}
     for item in items:

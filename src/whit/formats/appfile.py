@@ -20,10 +20,12 @@ from whit.formats.draft import Source
 from whit.formats.interpolate import interpolate
 from whit.formats.mounts import is_volume_name
 from whit.formats.nodes import Entry, Table, parse
+from whit.formats.parts import project
 from whit.formats.problems import Problems, make
 from whit.formats.service import finish, read_service
 from whit.formats.unsupported import refuse
 from whit.model.app import NAME, AppSpec, Mode, VolumeSpec
+from whit.model.build import BuildSpec
 from whit.model.service import ServiceSpec
 
 log = logging.getLogger(__name__)
@@ -61,6 +63,15 @@ def load_app(path: Path, *, environment: Mapping[str, str] | None = None) -> App
         fields = _top_level(shapes.table(root), source)
     problems.check()
     return make(AppSpec, Place(str(file)), {}, fields)
+
+
+def project_app(directory: Path) -> AppSpec:
+    """A directory that has no app file as an app of one service, which is built from it. Raises InputError."""
+    folder = directory.resolve()
+    name = valid_name(folder.name)
+    part = project(str(folder), Place(str(directory)), folder)
+    service = ServiceSpec(build=BuildSpec(parts=(part.model_copy(update={"label": "."}),)))
+    return AppSpec(name=name, directory=folder, services={name: service})
 
 
 def find_app_file(directory: Path) -> Path | None:

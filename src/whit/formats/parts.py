@@ -9,7 +9,7 @@ from pathlib import Path
 
 from whit.base.errors import InputError, Place
 from whit.formats import shapes
-from whit.formats.nodes import Scalar, Table, Value
+from whit.formats.nodes import Entry, Scalar, Table, Value
 from whit.formats.paths import absolute
 from whit.formats.problems import Problems, make
 from whit.formats.unsupported import refuse
@@ -17,7 +17,10 @@ from whit.model.build import BuildSpec, DebianPart, DirectoryPart, LayoutPart, P
 
 log = logging.getLogger(__name__)
 
-KEYS = ("parts", "context")
+KEYS = ("parts", "context", "needs")
+"""The keys of `build`."""
+_PART_KEYS = ("part", "provides", "requires")
+_WORD = re.compile(r"[a-z][a-z0-9+.-]*")
 PYTHON_FILES = ("pyproject.toml", "requirements.txt")
 FORMS = "debian:NAME[=VERSION], python:DIR, ./DIR, dir:PATH, oci:PATH[:REF], oci-archive:PATH[:REF]"
 _KIND = re.compile(r"([a-z][a-z-]*):(.+)", re.DOTALL)
@@ -29,27 +32,54 @@ def read_build(value: Value, directory: Path, problems: Problems) -> BuildSpec:
         return BuildSpec(parts=(project(shapes.text(value), value.place, directory),))
     table = shapes.table(value)
     refuse(table, "services.*.build", KEYS, problems)
-    given = [table.entries[key] for key in KEYS if key in table.entries]
+    given = [table.entries[key] for key in ("parts", "context") if key in table.entries]
     if len(given) != 1:
         raise InputError("has exactly one of parts and context", place=table.place, hint=f"parts: {FORMS}")
-    entry = given[0]
+    needs = _words_of(table, "needs")
+    return BuildSpec(parts=_parts(given[0], directory, problems), needs=needs)
+
+
+def _parts(entry: Entry, directory: Path, problems: Problems) -> tuple[Part, ...]:
     if entry.key == "context":
-        return BuildSpec(parts=(project(shapes.text(entry.value), entry.value.place, directory),))
+        return (project(shapes.text(entry.value), entry.value.place, directory),)
     found: list[Part] = []
     for item in shapes.items(entry.value):
         with problems.guard():
-            found.append(read_part(item, directory))
+            found.append(read_part(item, directory, problems))
     if not shapes.items(entry.value):
         raise InputError("has no parts", place=entry.place, hint=f"parts: {FORMS}")
     # With none left, each is a problem already; the build only has to be there for what follows.
-    return BuildSpec(parts=tuple(found) or (DirectoryPart(path=directory),))
+    return tuple(found) or (DirectoryPart(path=directory),)
 
 
-def read_part(value: Value, directory: Path) -> Part:
-    """A part as text. Raises InputError."""
-    if isinstance(value, Table):
-        raise InputError("a part is text", place=value.place, hint=FORMS)
-    text, place = shapes.text(value), value.place
+def read_part(value: Value, directory: Path, problems: Problems) -> Part:
+    """A part as text, or as a table with it as `part`. Raises InputError."""
+    if not isinstance(value, Table):
+        text = shapes.text(value)
+        return _text_part(text, value.place, directory).model_copy(update={"label": text})
+    refuse(value, "services.*.build.parts[]", _PART_KEYS, problems)
+    if "part" not in value.entries:
+        raise InputError("has no part", place=value.place, hint=f"part: {FORMS}")
+    part = read_part(value.entries["part"].value, directory, problems)
+    update = {key: _words_of(value, key) for key in ("provides", "requires")}
+    return part.model_copy(update=update)
+
+
+def _words_of(table: Table, key: str) -> tuple[str, ...]:
+    """Names of needs. Raises InputError."""
+    if key not in table.entries:
+        return ()
+    found = shapes.one_or_more(table.entries[key].value)
+    return tuple(shapes.parsed(item, _word) for item in found)
+
+
+def _word(text: str) -> str:
+    if not _WORD.fullmatch(text):
+        raise ValueError(f"{text!r} is not the name of a need: lower-case letters, digits and . + -")
+    return text
+
+
+def _text_part(text: str, place: Place, directory: Path) -> Part:
     if text in (".", "..") or text.startswith(("./", "../", "/", "~/")):
         return DirectoryPart(path=_folder(text, place, directory))
     match = _KIND.fullmatch(text)
@@ -62,17 +92,18 @@ def project(text: str, place: Place, directory: Path) -> Part:
     """The part that a directory is: a Python project if its files say so, else files. Raises InputError."""
     folder = _folder(text, place, directory)
     has_dockerfile = any((folder / name).exists() for name in ("Dockerfile", "Containerfile"))
+    label = {"label": text}
     if _is_python(folder):
         if has_dockerfile:
             log.warning("%s: built as a Python project; the Dockerfile in %s is not read", place, folder)
-        return PythonPart(path=folder)
+        return PythonPart(path=folder).model_copy(update=label)
     if has_dockerfile:
         raise InputError(
             f"{folder} has a Dockerfile, which is not run",
             place=place,
             hint=f"say what it brings with build.parts: {FORMS}",
         )
-    return DirectoryPart(path=folder)
+    return DirectoryPart(path=folder).model_copy(update=label)
 
 
 def _debian(text: str, place: Place, _directory: Path) -> Part:

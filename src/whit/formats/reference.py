@@ -14,6 +14,7 @@ from pydantic.fields import FieldInfo
 from whit.formats import appfile, parts, uses
 from whit.formats.service import KEYS, SCRATCH
 from whit.formats.unsupported import UNSUPPORTED
+from whit.model.build import CATALOGUE
 from whit.model.service import DependencySpec, HealthSpec, LimitsSpec, MountSpec, PortSpec, ServiceSpec, UseSpec
 
 TARGET = Path("docs/reference/app-file.md")
@@ -104,6 +105,9 @@ def _parts() -> str:
 Parts are linked in their order; later ones win where two bring the same path.
 
 {forms}
+
+A part may be a table: `part` is one of these, `provides` and `requires` are names of needs. `build.needs` are needs of
+the app itself. What no part provides comes from Debian: {", ".join(f"`{name}`" for name in CATALOGUE)}.
 
 `build: DIR` is short for one part: a Python project if the directory has {" or ".join(parts.PYTHON_FILES)}, else its
 files. A Dockerfile is not run. Short items of `uses` are names of services, and {entities}.

@@ -15,6 +15,8 @@ from whit.image.tree import Entry, Tree
 
 PASSWD_MASTER = "usr/share/base-passwd/passwd.master"  # noqa: S105 - a path
 GROUP_MASTER = "usr/share/base-passwd/group.master"
+_ORIGIN = "base-passwd"
+"""Whose the account files are, and what scripts would have made."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +134,7 @@ def apply(tree: Tree, packages: Iterable[str]) -> None:
             _copy(tree, source, target)
         for path, target in server.links:
             if path not in tree:
-                tree.add(Entry(path, "symlink", 0o777, target=target))
+                tree.add(Entry(path, "symlink", 0o777, target=target, origin=_ORIGIN))
         for given in server.given:
             _give(tree, given, owners[given.owner], groups[given.group])
 
@@ -145,7 +147,7 @@ def _write_databases(tree: Tree, accounts: list[Account]) -> None:
         present = tree.get(master)
         assert present is not None  # base-passwd is part of every Debian layer
         text = present.data().decode() + "".join(f"{line}\n" for line in lines)
-        tree.add(Entry(path, content=text.encode()))
+        tree.add(Entry(path, content=text.encode(), origin=_ORIGIN))
 
 
 def _numbers(tree: Tree, path: str) -> dict[str, int]:
@@ -158,11 +160,11 @@ def _numbers(tree: Tree, path: str) -> dict[str, int]:
 def _copy(tree: Tree, source: str, target: str) -> None:
     present = tree.get(source)
     if present is not None and target not in tree:
-        tree.add(dataclasses.replace(present, path=target, inode=""))
+        tree.add(dataclasses.replace(present, path=target, inode="", origin=_ORIGIN))
 
 
 def _give(tree: Tree, given: Given, uid: int, gid: int) -> None:
     present = tree.get(given.path)
     if present is None:
-        present = Entry(given.path, "file" if given.file else "directory")
+        present = Entry(given.path, "file" if given.file else "directory", origin=_ORIGIN)
     tree.add(dataclasses.replace(present, mode=given.mode, uid=uid, gid=gid))

@@ -49,7 +49,8 @@ def add_caches(tree: Tree, sources: Iterable[Entry]) -> None:
     entries = list(sources)
     for entry, cache in zip(entries, _compile_all(entries), strict=True):
         if cache is not None:
-            tree.add(Entry(cache_path(entry.path), content=cache, mode=0o644, uid=entry.uid, gid=entry.gid))
+            cached = Entry(cache_path(entry.path), content=cache, mode=0o644, uid=entry.uid, gid=entry.gid)
+            tree.add(dataclasses.replace(cached, origin=entry.origin))
 
 
 def cache_path(path: str) -> str:

@@ -9,15 +9,15 @@ it or asks for it. The control data is kept in /var/lib/dpkg/status.d, where sca
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import tarfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from whit.base.errors import CommandError, InputError
+from whit.base.errors import CommandError, HostileArchive
 from whit.image import accounts, bytecode
 from whit.image.tree import MERGED_USR, Entry, Tree, read_tar
-from whit.model.build import DebianPart
 from whit.tools import apt, process
 from whit.tools.apt import Package
 
@@ -36,7 +36,6 @@ SCRIPTS_ONLY = (
     "usrmerge",
 )
 """Servers depend on these for their maintainer scripts. Since no script runs, they are left out unless asked for."""
-PYTHON = ("python3-minimal", "libpython3-stdlib")
 LISTS_MAX_AGE = 24 * 3600.0
 """Seconds after which the lists are fetched again."""
 CERTIFICATES = "etc/ssl/certs/ca-certificates.crt"
@@ -72,24 +71,21 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Unpacked:
-    """A package's files as a tar on disk, and the names of the scripts that it wanted to run."""
+    """A package's files as a tar on disk, its control file, and the names of the scripts that it wanted to run."""
 
     package: Package
     files: Path
     scripts: tuple[str, ...]
+    control: bytes
 
 
 @dataclass(frozen=True)
 class Linked:
-    """A tree with where it comes from: NAME=VERSION of each package, and PACKAGE.SCRIPT of what was not run."""
+    """A tree with the packages that it comes from, and PACKAGE.SCRIPT of what was not run."""
 
     tree: Tree
-    packages: tuple[str, ...]
+    packages: tuple[Package, ...]
     skipped_scripts: tuple[str, ...]
-
-
-def wanted(part: DebianPart) -> str:
-    return f"{part.name}={part.version}" if part.version else part.name
 
 
 async def link(root: apt.Root, names: Sequence[str], spool: Path, say: Say) -> Linked:
@@ -106,32 +102,33 @@ async def link(root: apt.Root, names: Sequence[str], spool: Path, say: Say) -> L
         say("compile the Python library")
         await asyncio.to_thread(bytecode.compile_library, tree)
     skipped = [f"{item.package.name}.{script}" for item in unpacked for script in item.scripts]
-    return Linked(tree, tuple(package.wanted for package in packages), tuple(sorted(skipped)))
+    return Linked(tree, packages, tuple(sorted(skipped)))
 
 
 def merge(unpacked: Sequence[Unpacked], whole: frozenset[str]) -> Tree:
     """One tree of all packages, by name; of base-passwd the databases only, unless it is in `whole`."""
     tree = Tree()
     for name, target in MERGED_USR.items():
-        tree.add(Entry(name, "symlink", 0o777, target=target))
+        tree.add(Entry(name, "symlink", 0o777, target=target, origin="base-files"))
     for item in sorted(unpacked, key=lambda item: (item.package.name not in BASE, item.package.name)):
         masters_only = item.package.name == "base-passwd" and item.package.name not in whole
         for entry in read_tar(item.files):
             if not masters_only or entry.path in (accounts.PASSWD_MASTER, accounts.GROUP_MASTER):
-                tree.add(entry)
-        tree.add(Entry(f"var/lib/dpkg/status.d/{item.package.name}", content=f"{item.package.control}\n".encode()))
+                tree.add(dataclasses.replace(entry, origin=item.package.name))
+        name = item.package.name
+        tree.add(Entry(f"var/lib/dpkg/status.d/{name}", content=item.control, origin=name))
     _furnish(tree, {item.package.name for item in unpacked})
     return tree
 
 
 def _furnish(tree: Tree, packages: set[str]) -> None:
     for path, mode in _DIRECTORIES:
-        tree.add(Entry(path, "directory", mode))
+        tree.add(Entry(path, "directory", mode, origin="base-files"))
     for path, target in (("var/run", "/run"), ("var/lock", "/run/lock")):
         tree.remove(path)
-        tree.add(Entry(path, "symlink", 0o777, target=target))
+        tree.add(Entry(path, "symlink", 0o777, target=target, origin="base-files"))
     if "etc/nsswitch.conf" not in tree:
-        tree.add(Entry("etc/nsswitch.conf", content=_NSSWITCH))
+        tree.add(Entry("etc/nsswitch.conf", content=_NSSWITCH, origin="base-files"))
     if "lib64" in tree and not tree.under("usr/lib64"):
         tree.remove("lib64")
     accounts.apply(tree, packages)
@@ -143,7 +140,7 @@ def _certificates(tree: Tree) -> None:
     found = [entry for entry in tree.under("usr/share/ca-certificates") if entry.path.endswith(".crt")]
     if found:
         bundle = b"".join(entry.data().rstrip(b"\n") + b"\n" for entry in found)
-        tree.add(Entry(CERTIFICATES, content=bundle))
+        tree.add(Entry(CERTIFICATES, content=bundle, origin="ca-certificates"))
 
 
 async def _unpack_all(root: apt.Root, packages: Sequence[Package], spool: Path) -> list[Unpacked]:
@@ -165,7 +162,10 @@ async def _unpack(deb: Path, package: Package, spool: Path) -> Unpacked:
             try:
                 await process.run(["dpkg-deb", option, str(deb)], stdout=output.fileno(), timeout=600)
             except CommandError as error:
-                raise InputError(f"the package {package.wanted} cannot be unpacked: {error.stderr}") from error
+                raise HostileArchive(f"the package {package.wanted} cannot be unpacked: {error.stderr}") from error
     with tarfile.open(control, "r:") as tar:
-        scripts = tuple(sorted(_SCRIPTS & {name.removeprefix("./") for name in tar.getnames()}))
-    return Unpacked(package, files, scripts)
+        names = {name.removeprefix("./"): name for name in tar.getnames()}
+        file = tar.extractfile(names["control"]) if "control" in names else None
+        if file is None:
+            raise HostileArchive(f"the package {package.wanted} has no control file", hint="fetch it again")
+        return Unpacked(package, files, tuple(sorted(_SCRIPTS & names.keys())), file.read())

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from whit.base.errors import InputError
-from whit.image import archive, debian, directory, layer, manifest, project, sources
+from whit.image import archive, directory, layer, manifest, needs, project, sources
+from whit.image.needs import Graph, Node
 from whit.model.build import BuildSpec, DebianPart, DirectoryPart, LayoutPart, PythonPart
 
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,8 @@ class Step:
     path: Path = Path()
     reference: str | None = None
     merged_usr: bool = False
+    parts: tuple[str, ...] = ()
+    """Ids of the nodes that it links; for reasons, and no part of the key."""
 
     @property
     def key(self) -> str:
@@ -48,6 +50,7 @@ class Plan:
     codename: str
     sources: str
     python: str
+    graph: Graph
 
     @property
     def key(self) -> str:
@@ -65,45 +68,44 @@ def make(spec: BuildSpec) -> Plan:
         InputError: a part does not exist or is not what it says.
         Unavailable: the host cannot provide Debian packages.
     """
-    names = _debian_names(spec)
+    graph = needs.resolve(spec)
+    names = graph.packages
     codename = sources.release() if names else ""
     text = sources.host_sources(codename, manifest.architecture()) if names else ""
     python = project.python_version(codename) if any(isinstance(part, PythonPart) for part in spec.parts) else ""
-    system = Step("debian", f"Debian {codename}: {', '.join(names)}", (codename, text, *names), names=names)
-    steps: list[Step] = []
-    for part in spec.parts:
-        if isinstance(part, DebianPart | PythonPart) and system not in steps:
+    packaged = tuple(node.id for node in graph.nodes if node.packages)
+    title = f"Debian {codename}: {', '.join(names)}"
+    system = Step("debian", title, (codename, text, *names), names=names, parts=packaged)
+    # Where only a need brings packages, they are what everything else lies on.
+    steps: list[Step] = [system] if names and not any(_is_packaged(part) for part in spec.parts) else []
+    for node in graph.nodes:
+        if _is_packaged(node.part) and system not in steps:
             steps.append(system)
-        steps += _steps(part, python, bool(names))
-    return Plan(tuple(steps), codename, text, python)
+        steps += _steps(node, python, bool(names))
+    return Plan(tuple(steps), codename, text, python, graph)
 
 
-def _debian_names(spec: BuildSpec) -> tuple[str, ...]:
-    """What apt resolves in one go. Python projects bring Debian's Python; wheels may use its C++ library (PEP 600)."""
-    wanted = {debian.wanted(part) for part in spec.parts if isinstance(part, DebianPart)}
-    named = {name.partition("=")[0] for name in wanted}
-    if any(isinstance(part, PythonPart) for part in spec.parts):
-        wanted |= {name for name in ("libstdc++6", *_python(named)) if name not in named}
-    return tuple(sorted(wanted))
+def _is_packaged(part: object) -> bool:
+    """It stands on Debian's packages, so the step that links them comes before it."""
+    return isinstance(part, DebianPart | PythonPart)
 
 
-def _python(named: set[str]) -> Sequence[str]:
-    return () if named & {"python3", "python3-full", "python3-dev"} else debian.PYTHON
-
-
-def _steps(part: DebianPart | PythonPart | DirectoryPart | LayoutPart, python: str, merged: bool) -> list[Step]:
+def _steps(node: Node, python: str, merged: bool) -> list[Step]:
+    part, named = node.part, (node.id,)
     if isinstance(part, PythonPart):
-        return _python_steps(part, python)
+        return _python_steps(part, python, named)
     if isinstance(part, DirectoryPart):
         digest = directory.scan(part.path).digest()
-        return [Step("directory", "files of a directory", (digest,), path=part.path, merged_usr=merged)]
+        title = "files of a directory"
+        return [Step("directory", title, (digest,), path=part.path, merged_usr=merged, parts=named)]
     if isinstance(part, LayoutPart):
         chosen = archive.choose(archive.source(part.path), part.reference)
-        return [Step("layout", "layers of an image", (chosen.digest,), path=part.path, reference=part.reference)]
+        inputs = (chosen.digest,)
+        return [Step("layout", "layers of an image", inputs, path=part.path, reference=part.reference, parts=named)]
     return []
 
 
-def _python_steps(part: PythonPart, python: str) -> list[Step]:
+def _python_steps(part: PythonPart, python: str, named: tuple[str, ...]) -> list[Step]:
     """Requirements first, so that a change of the code leaves their layer as it is."""
     if not part.path.is_dir():
         raise InputError(f"there is no directory {part.path}", hint="check the path in the app file")
@@ -111,7 +113,7 @@ def _python_steps(part: PythonPart, python: str) -> list[Step]:
     steps = []
     if any(text.strip() for text in found.requirements.values()):
         texts = [text for item in found.requirements.items() for text in item]
-        steps.append(Step("requirements", "Python requirements", (python, *texts), project=found))
+        steps.append(Step("requirements", "Python requirements", (python, *texts), project=found, parts=named))
     digest = directory.scan(part.path, project.IGNORED).digest()
     inputs = (python, digest, str(found.installed), str(found.dynamic))
-    return [*steps, Step("project", "Python project", inputs, project=found, path=part.path)]
+    return [*steps, Step("project", "Python project", inputs, project=found, path=part.path, parts=named)]

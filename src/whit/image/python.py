@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from whit.base.errors import Unavailable
-from whit.image import bytecode, directory
+from whit.image import bytecode, depends, directory
 from whit.image.tree import MERGED_USR, Entry, Tree
 from whit.tools import pip
 
@@ -91,8 +91,9 @@ class Installer:
         tree = Tree(MERGED_USR)
         packages = f"{_PREFIX}/lib/python{self.python}/dist-packages"
         tree.add(Entry(packages, "directory", 0o755))
+        owners = _owners(target)
         for entry in directory.scan(target).entries():
-            tree.add(_placed(entry, packages))
+            tree.add(dataclasses.replace(_placed(entry, packages), origin=owners.get(entry.path, "")))
         bytecode.add_caches(tree, [entry for entry in tree.under(packages) if _is_source(entry)])
         for entry in tree.under(packages):
             if entry.path.endswith(".dist-info/RECORD"):
@@ -100,6 +101,23 @@ class Installer:
             elif entry.path.endswith(".dist-info/direct_url.json"):
                 tree.remove(entry.path)
         return tree
+
+
+def metadata(tree: Tree) -> dict[str, str]:
+    """The METADATA of each distribution in the tree, by the distribution's name."""
+    found = (entry for entry in tree if entry.path.endswith(".dist-info/METADATA"))
+    return {entry.path.split("/")[-2].partition("-")[0]: entry.data().decode(errors="replace") for entry in found}
+
+
+def _owners(target: Path) -> dict[str, str]:
+    """The id of the distribution that brought each file, as pip recorded it (PEP 376); commands as ../../bin/x."""
+    owners = {}
+    for record in target.glob("*.dist-info/RECORD"):
+        name = f"pypi:{depends.canonical(record.parent.name.partition('-')[0])}"
+        for row in csv.reader(record.read_text(errors="replace").splitlines()):
+            if row:
+                owners[row[0].removeprefix("../../")] = name
+    return owners
 
 
 def _is_source(entry: Entry) -> bool:

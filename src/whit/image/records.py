@@ -10,10 +10,11 @@ import hashlib
 import json
 import tempfile
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from whit.image.bill import Bill, Package
 from whit.image.manifest import Descriptor, Layer
 
 
@@ -23,7 +24,7 @@ class StepResult:
 
     layers: tuple[Layer, ...]
     env: dict[str, str] = field(default_factory=dict)
-    packages: tuple[str, ...] = ()
+    packages: tuple[Package, ...] = ()
     skipped_scripts: tuple[str, ...] = ()
     base: dict[str, Any] = field(default_factory=dict)
     """The configuration of an image that was taken over."""
@@ -33,7 +34,7 @@ class StepResult:
         return {
             "layers": layers,
             "env": self.env,
-            "packages": self.packages,
+            "packages": [asdict(package) for package in self.packages],
             "skipped_scripts": self.skipped_scripts,
             "base": self.base,
         }
@@ -41,7 +42,7 @@ class StepResult:
     @classmethod
     def parse(cls, document: dict[str, Any]) -> StepResult:
         layers = [Layer(Descriptor.parse(item["blob"]), item["diff_id"]) for item in document["layers"]]
-        packages, skipped = tuple(document["packages"]), tuple(document["skipped_scripts"])
+        packages, skipped = tuple(map(Package.parse, document["packages"])), tuple(document["skipped_scripts"])
         return cls(tuple(layers), document["env"], packages, skipped, document["base"])
 
 
@@ -50,7 +51,7 @@ class Records:
     root: Path
 
     def prepare(self) -> None:
-        for name in ("steps", "images", "leases"):
+        for name in ("steps", "origins", "images", "bills", "leases"):
             (self.root / name).mkdir(parents=True, exist_ok=True)
 
     def step(self, key: str) -> StepResult | None:
@@ -59,6 +60,21 @@ class Records:
 
     def keep_step(self, key: str, result: StepResult) -> None:
         self._write("steps", key, result.document())
+
+    def keep_origins(self, key: str, origins: dict[str, str]) -> None:
+        """Which package brought each path of the layer that a step made."""
+        self._write("origins", key, origins)
+
+    def origins(self, key: str) -> dict[str, str]:
+        return self._read("origins", key) or {}
+
+    def keep_bill(self, digest: str, bill: Bill) -> None:
+        """Of the image with this manifest."""
+        self._write("bills", digest.removeprefix("sha256:"), bill.document())
+
+    def bill(self, digest: str) -> Bill | None:
+        document = self._read("bills", digest.removeprefix("sha256:"))
+        return Bill.parse(document) if document else None
 
     def image(self, key: str) -> Descriptor | None:
         """The manifest that a plan was made into."""
@@ -84,9 +100,12 @@ class Records:
         for path, document in self._all("steps"):
             if any(item["blob"]["digest"] in digests for item in document["layers"]):
                 path.unlink(missing_ok=True)
+                (self.root / "origins" / path.name).unlink(missing_ok=True)
         for path, document in self._all("images"):
             if document["digest"] in digests:
                 path.unlink(missing_ok=True)
+        for digest in digests:
+            (self.root / "bills" / f"{digest.removeprefix('sha256:')}.json").unlink(missing_ok=True)
 
     def _all(self, kind: str) -> Iterator[tuple[Path, dict[str, Any]]]:
         for path in sorted((self.root / kind).glob("*.json")):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -10,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from whit.image import archive, directory, layer, manifest, project, sources, worker
+from whit.image.bill import Package
 from whit.image.layout import Layout
 from whit.image.manifest import Descriptor, Layer
 from whit.image.plan import Plan, Step
-from whit.image.records import StepResult
+from whit.image.records import Records, StepResult
 from whit.image.tree import MERGED_USR, Tree
 from whit.image.workshop import Bench, Workshop
 from whit.tools import pip
@@ -25,6 +27,7 @@ Say = Callable[[str], None]
 class Steps:
     layout: Layout
     workshop: Workshop
+    records: Records
 
     async def carry_out(self, step: Step, plan: Plan, say: Say, *, refresh: bool) -> StepResult:
         """Make the layers of one step. Raises what the worker failed with."""
@@ -35,7 +38,7 @@ class Steps:
         async with self.workshop.bench(debian=step.kind == "debian") as bench:
             request = await asyncio.to_thread(_request, step, plan, bench, refresh)
             answer = await self.workshop.run(bench, request, say)
-            return await asyncio.to_thread(self._take, bench, answer)
+            return await asyncio.to_thread(self._take, step, bench, answer)
 
     def _directory(self, step: Step) -> StepResult:
         """Made by this process, since the files may be readable to it alone; nothing in them is interpreted."""
@@ -52,13 +55,16 @@ class Steps:
         imported = archive.bring(origin, archive.choose(origin, step.reference), self.layout)
         return StepResult(imported.layers, base=imported.config.get("config") or {})
 
-    def _take(self, bench: Bench, answer: Mapping[str, Any]) -> StepResult:
+    def _take(self, step: Step, bench: Bench, answer: Mapping[str, Any]) -> StepResult:
         with bench.output(worker.LAYER) as file:
             digest, size = self.layout.put(file, answer["digest"])
+        with bench.output(worker.ORIGINS) as file:
+            origins = {str(path): str(name) for path, name in json.load(file).items()}
+        self.records.keep_origins(step.key, origins)
         return StepResult(
             (_plain(digest, size),),
             env=answer.get("env", {}),
-            packages=tuple(answer.get("packages", ())),
+            packages=tuple(map(Package.parse, answer.get("packages", ()))),
             skipped_scripts=tuple(answer.get("skipped_scripts", ())),
         )
 

@@ -17,9 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from whit.base.errors import Conflict, Permanent, WhitError
+from whit.base.errors import Conflict, NotFound, Permanent, WhitError
 from whit.base.settings import Settings
-from whit.image import archive, manifest, plan, reference, unpack, worker
+from whit.image import archive, manifest, merged, plan, reference, unpack, worker
+from whit.image.bill import Bill
 from whit.image.layout import Layout
 from whit.image.manifest import Descriptor, Layer
 from whit.image.plan import Plan, Step
@@ -74,7 +75,7 @@ class ImageStore:
         self.layers_dir = settings.images_dir.parent / "layers"
         self._workshop = Workshop(settings.state_dir / "builds")
         self._records = Records(settings.state_dir / "builds" / "records")
-        self._steps = Steps(self.layout, self._workshop)
+        self._steps = Steps(self.layout, self._workshop, self._records)
         self._turns: dict[str, _Turn] = {}
         self._gate = asyncio.Semaphore(_AT_ONCE)
         self._prepared = False
@@ -100,6 +101,16 @@ class ImageStore:
             self.layout.tag(name, descriptor)
             self._records.keep_image(planned.key, descriptor)
             return image
+
+    def bill(self, name: str) -> Bill:
+        """What the image with this name is made of, and why. Raises NotFound."""
+        self.prepare()
+        descriptor = self.layout.find(name)
+        bill = self._records.bill(descriptor.digest) if descriptor else None
+        if bill is None:
+            there = "it was not built here" if descriptor else "there is no image of that name"
+            raise NotFound(f"nothing is known of what {name} is made of: {there}", hint="build it with `whit build`")
+        return bill
 
     async def obtain(self, text: str, report: Report) -> Image:
         """Find an image in the store, import it from oci:PATH[:NAME] or oci-archive:PATH[:NAME], or pull it.
@@ -203,7 +214,21 @@ class ImageStore:
         document = manifest.config_document(_config(planned, results), layers, titles, _labels(results))
         config = self.layout.put_document(manifest.CONFIG, document)
         written = manifest.manifest_document(config, [item.descriptor for item in layers], {})
-        return self.layout.put_document(manifest.MANIFEST, written)
+        descriptor = self.layout.put_document(manifest.MANIFEST, written)
+        self._records.keep_bill(descriptor.digest, self._bill(planned, results))
+        return descriptor
+
+    def _bill(self, planned: Plan, results: Sequence[StepResult]) -> Bill:
+        """Layers that others packed are left out of it: they are opened by nobody but the unpacker."""
+        sources = []
+        for step, result in zip(planned.steps, results, strict=True):
+            origins = self._records.origins(step.key)
+            for item in result.layers:
+                if not manifest.LAYERS[item.descriptor.media_type]:
+                    blob = self.layout.path(item.descriptor.digest)
+                    sources.append(merged.Source(blob, step.parts, origins, result.packages))
+        found = merged.merge(sources, planned.graph)
+        return Bill(found.parts, found.packages, found.billed(list(found.tree), {}))
 
     async def _import(self, name: str, origin: archive.Source, wanted: str | None, say: Say) -> Image:
         chosen = await asyncio.to_thread(archive.choose, origin, wanted)
@@ -348,7 +373,7 @@ def _config(planned: Plan, results: Sequence[StepResult]) -> ImageConfig:
 
 
 def _labels(results: Sequence[StepResult]) -> dict[str, str]:
-    packages = [name for result in results for name in result.packages]
+    packages = [one.pinned for result in results for one in result.packages if one.kind == "deb"]
     skipped = [name for result in results for name in result.skipped_scripts]
     labels = {"whit.packages": " ".join(packages), "whit.skipped-scripts": " ".join(skipped)}
     return {name: value for name, value in labels.items() if value}

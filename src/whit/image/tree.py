@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from whit.base.errors import InputError
+from whit.base.errors import HostileArchive
 
 Kind = Literal["file", "directory", "symlink", "fifo"]
 
@@ -56,6 +56,8 @@ class Entry:
     content: Content = b""
     xattrs: tuple[tuple[str, bytes], ...] = ()
     inode: str = ""
+    origin: str = ""
+    """The package that brought it; provenance only, and no part of a layer."""
 
     @property
     def size(self) -> int:
@@ -122,7 +124,7 @@ class Tree:
         if not path:
             return ""
         if depth > _LINK_DEPTH:
-            raise InputError(f"too many symbolic links at {path}")
+            raise HostileArchive(f"too many symbolic links at {path}")
         parent, _, name = path.rpartition("/")
         base = self._directory(parent, depth)
         here = posixpath.join(base, name)
@@ -146,28 +148,33 @@ class Tree:
 
 
 def clean_path(name: str, where: str) -> str:
-    """The path of a tar member relative to the root, without `./`. Raises InputError if it leads outside."""
+    """The path of a tar member relative to the root. Raises HostileArchive if it leads outside."""
     path = name.rstrip("/")
     while path.startswith("./"):
         path = path[2:]
     if path in ("", "."):
         return ""
     if path.startswith("/") or "\0" in path or any(part in ("", ".", "..") for part in path.split("/")):
-        raise InputError(f"{where}: the path {name!r} leads outside of the archive", hint="do not use this archive")
+        raise HostileArchive(f"{where}: the path {name!r} leads outside of the archive", hint="do not use this archive")
     return path
 
 
-def read_tar(archive: Path) -> Iterator[Entry]:
-    """The members of an uncompressed tar, their contents left in it. Raises InputError for devices and bad paths."""
+def read_tar(archive: Path, *, devices: bool = False) -> Iterator[Entry]:
+    """The members of an uncompressed tar, their contents left in it. Raises HostileArchive.
+
+    Device nodes are refused, or with `devices` passed over below /dev, where every runtime mounts its own.
+    """
     files: dict[str, Entry] = {}
     try:
         with tarfile.open(archive, "r:") as tar:
             for member in tar:
+                if devices and (member.ischr() or member.isblk()) and clean_path(member.name, "").startswith("dev/"):
+                    continue
                 entry = _entry(archive, member, files)
                 if entry is not None:
                     yield entry
     except tarfile.TarError as error:
-        raise InputError(f"{archive.name} is not a readable tar: {error}") from error
+        raise HostileArchive(f"{archive.name} is not a readable tar: {error}") from error
 
 
 def _entry(archive: Path, member: tarfile.TarInfo, files: dict[str, Entry]) -> Entry | None:
@@ -184,7 +191,7 @@ def _entry(archive: Path, member: tarfile.TarInfo, files: dict[str, Entry]) -> E
     if member.isfifo():
         return dataclasses.replace(common, kind="fifo")
     if not member.isreg() or member.issparse():
-        raise InputError(f"{archive.name}: {path} is neither file, directory, link nor fifo")
+        raise HostileArchive(f"{archive.name}: {path} is neither file, directory, link nor fifo")
     extent = Extent(archive, member.offset_data, member.size)
     files[path] = dataclasses.replace(common, content=extent, inode=f"{archive}:{path}")
     return files[path]
@@ -193,7 +200,7 @@ def _entry(archive: Path, member: tarfile.TarInfo, files: dict[str, Entry]) -> E
 def _hard_link(archive: Path, path: str, target: str, files: dict[str, Entry]) -> Entry:
     first = files.get(target)
     if first is None:
-        raise InputError(f"{archive.name}: {path} is a hard link to {target}, which does not come before it")
+        raise HostileArchive(f"{archive.name}: {path} is a hard link to {target}, which does not come before it")
     files[path] = dataclasses.replace(first, path=path)
     return files[path]
 

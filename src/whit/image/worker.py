@@ -8,6 +8,7 @@ takes them verifies their digests.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import sys
 import tarfile
@@ -16,14 +17,15 @@ from pathlib import Path
 from typing import Any
 
 from whit.base.errors import SystemCallError, WhitError
-from whit.image import confine, debian, layer
-from whit.image.python import Installer
+from whit.image import confine, debian, depends, layer
+from whit.image.python import Installer, metadata
 from whit.image.tree import Tree
 from whit.tools import apt, skopeo
 
 CONTEXT = "context.tar"
 LAYER = "layer.tar"
 LAYOUT = "layout"
+ORIGINS = "origins.json"
 AUTH = "auth.json"
 
 Request = Mapping[str, Any]
@@ -46,13 +48,14 @@ async def _debian(request: Request, work: Path) -> Result:
     env = {"LANG": "C.UTF-8"}
     if debian.CERTIFICATES in linked.tree:
         env["SSL_CERT_FILE"] = f"/{debian.CERTIFICATES}"
-    facts = {"packages": linked.packages, "skipped_scripts": linked.skipped_scripts, "env": env}
+    packages = [dataclasses.asdict(package) for package in depends.of_debian(linked.packages)]
+    facts = {"packages": packages, "skipped_scripts": linked.skipped_scripts, "env": env}
     return _written(linked.tree, work) | facts
 
 
 async def _requirements(request: Request, work: Path) -> Result:
     say("install requirements")
-    return _written(await _installer(request, work).requirements(request["requirements"]), work)
+    return _python(await _installer(request, work).requirements(request["requirements"]), work)
 
 
 async def _project(request: Request, work: Path) -> Result:
@@ -63,7 +66,7 @@ async def _project(request: Request, work: Path) -> Result:
     if not request["installed"]:
         return _written(installer.files(source), work)
     say("build the project")
-    return _written(await installer.project(source, dependencies=request["dynamic"]), work)
+    return _python(await installer.project(source, dependencies=request["dynamic"]), work)
 
 
 async def _registry(request: Request, work: Path) -> Result:
@@ -103,9 +106,16 @@ def _environment(work: Path) -> dict[str, str]:
     return {"HOME": str(work / "home"), "TMPDIR": str(work / "tmp"), "SOURCE_DATE_EPOCH": epoch}
 
 
+def _python(tree: Tree, work: Path) -> Result:
+    packages = [dataclasses.asdict(package) for package in depends.of_python(metadata(tree), {})]
+    return _written(tree, work) | {"packages": packages}
+
+
 def _written(tree: Tree, work: Path) -> Result:
     say("write the layer")
     written = layer.write(tree, work / "out" / LAYER)
+    origins = {entry.path: entry.origin for entry in tree if entry.origin}
+    (work / "out" / ORIGINS).write_text(json.dumps(origins))
     return {"digest": written.digest, "size": written.size, "files": written.files}
 
 

@@ -31,6 +31,12 @@ _FAILURES = {
     kind.code: kind
     for kind in (
         errors.InputError,
+        errors.UnknownKey,
+        errors.Unsatisfied,
+        errors.DigestMismatch,
+        errors.HostileArchive,
+        errors.CheckFailed,
+        errors.NotLocked,
         errors.NotFound,
         errors.Unavailable,
         errors.Unreachable,
@@ -41,6 +47,8 @@ _FAILURES = {
 
 def failure(report: Mapping[str, Any]) -> WhitError:
     """The error that a process of this area wrote down."""
+    if report["code"] == errors.DiskFull.code:
+        return errors.DiskFull("build", str(report.get("path", "")))
     kind: Callable[..., WhitError] = _FAILURES.get(report["code"], Permanent)
     return kind(report["message"], hint=report["hint"])
 

@@ -1,0 +1,167 @@
+"""whit build: links the images of an app, in this process, and tells what is in them and why."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from whit.base.errors import InputError
+from whit.cli.invocation import Invocation, command
+
+if TYPE_CHECKING:
+    from whit.image.bill import Bill
+    from whit.model.app import AppSpec
+
+EVERYTHING = "*"
+"""What `--explain` without a path stands for."""
+
+
+def add(app: typer.Typer) -> None:
+    command(app)(build)
+
+
+def with_defaults(given: Sequence[str]) -> list[str]:
+    """The command line with the value that `--explain` has where none is given: the parser knows no such options."""
+    words = list(given)
+    if "build" in words and "--explain" in words:
+        index = words.index("--explain")
+        if index + 1 == len(words) or words[index + 1].startswith("-"):
+            words[index] = f"--explain={EVERYTHING}"
+    return words
+
+
+def build(
+    run: Invocation,
+    path: Annotated[
+        Path, typer.Argument(metavar="PATH", help="App file, a directory with one, or a project.")
+    ] = Path(),
+    service: Annotated[
+        list[str] | None, typer.Option("--service", "-s", metavar="SERVICE", help="Only this service; may be repeated.")
+    ] = None,
+    refresh: Annotated[bool, typer.Option("--refresh", help="Build anew, also where nothing changed.")] = False,
+    explain: Annotated[
+        str | None, typer.Option("--explain", metavar="[FILE]", help="Say why a file is in the image, or each part.")
+    ] = None,
+    graph: Annotated[
+        Path | None, typer.Option("--graph", metavar="FILE", help="Draw needs to parts, as .dot or .svg; - is DOT.")
+    ] = None,
+) -> None:
+    """Link the images of an app and start nothing.
+
+    Needs no agent, no root and no container engine.
+
+    \b
+    Example:
+      whit build examples/shop
+      whit build examples/shop --service web --explain /usr/sbin/nginx
+      whit build examples/shop --service web --graph web.svg
+    """
+    from whit.cli import local, progress
+
+    spec = chosen(path, service or [])
+    _refuse_several(spec, explain, graph)
+    store = local.store(run.settings)
+
+    async def work(report: Any) -> dict[str, Any]:
+        from whit.control.images import settle_images
+
+        images = await settle_images(spec, store, report, refresh=refresh)
+        kept = {"name", "digest", "size", "cached"}
+        return {"images": {name: image.model_dump(include=kept) for name, image in images.items()}}
+
+    items = local.stream(work)
+    if explain is None and graph is None:
+        _print_images(run, progress.follow(items, run.output))
+        return
+    result = progress.last(items)
+    bill = store.bill(next(iter(result["images"].values()))["name"])
+    if explain is not None:
+        _explain(run, bill, explain)
+    if graph is not None:
+        _draw(bill, graph)
+
+
+def chosen(path: Path, services: Sequence[str]) -> AppSpec:
+    """The app with these services only. A directory without an app file is an app of one service. Raises InputError."""
+    from whit.formats.appfile import find_app_file, load_app, project_app
+
+    spec = project_app(path) if path.is_dir() and not find_app_file(path) else load_app(path)
+    for name in services:
+        if name not in spec.services:
+            raise InputError(f"{spec.name} has no service {name}", hint=f"it has: {', '.join(sorted(spec.services))}")
+    wanted = {name: one for name, one in spec.services.items() if not services or name in services}
+    return spec.model_copy(update={"services": {name: one for name, one in wanted.items() if one.build or services}})
+
+
+def _refuse_several(spec: AppSpec, explain: str | None, graph: Path | None) -> None:
+    if (explain is not None or graph is not None) and len(spec.services) != 1:
+        raise InputError("that is about one image", hint=f"add --service with one of: {', '.join(spec.services)}")
+
+
+def _print_images(run: Invocation, result: dict[str, Any]) -> None:
+    from whit.cli.inspection import short_digest, size_text
+
+    if run.json:
+        return
+    rows = [
+        (name, image["name"], short_digest(image["digest"]), size_text(image["size"]), "" if image["cached"] else "new")
+        for name, image in sorted(result["images"].items())
+    ]
+    run.output.table(("SERVICE", "IMAGE", "DIGEST", "SIZE", ""), rows)
+
+
+def _explain(run: Invocation, bill: Bill, what: str) -> None:
+    if what != EVERYTHING:
+        lines = bill.explain(what)
+        if run.json:
+            run.output.document({"path": lines[0], "because": lines[1:]})
+            return
+        for depth, line in enumerate(lines):
+            run.output.line(f"{'  ' * depth}{line}")
+    elif run.json:
+        run.output.document(bill.document())
+    else:
+        print_bill(run, bill)
+
+
+def print_bill(run: Invocation, bill: Bill) -> None:
+    """Parts, packages by size with what brought them, and what was left out."""
+    from whit.cli.inspection import size_text
+
+    sizes: dict[str, int] = {}
+    for file in bill.files:
+        sizes[file.package or file.part] = sizes.get(file.package or file.part, 0) + file.size
+    run.output.table(("PART", "LINK", "BECAUSE"), [(part.id, part.link, part.reason) for part in bill.parts])
+    run.output.line()
+    packages = sorted(bill.packages, key=lambda one: (-sizes.get(one.package.id, 0), one.package.id))
+    rows = [
+        (one.package.id, one.package.version, size_text(sizes.get(one.package.id, 0)), f"{one.via or one.part}")
+        for one in packages
+        if one.package.id in sizes
+    ]
+    if rows:
+        run.output.table(("PACKAGE", "VERSION", "SIZE", "FOR"), rows)
+        run.output.line()
+    if bill.left_out:
+        left = [(one.package, str(one.files), size_text(one.bytes), one.reason) for one in bill.left_out]
+        run.output.table(("LEFT OUT OF", "FILES", "SIZE", "WHY"), left)
+        run.output.line()
+    run.output.line(f"{len(bill.files)} files, {size_text(bill.size)}")
+    for check in bill.checks:
+        run.output.line(f"checked: {check}")
+
+
+def _draw(bill: Bill, target: Path) -> None:
+    from whit.image import graph
+
+    if str(target) == "-":
+        print(graph.dot(bill), end="")
+    elif target.suffix == ".svg":
+        target.write_text(graph.svg(bill))
+    elif target.suffix in (".dot", ".gv"):
+        target.write_text(graph.dot(bill))
+    else:
+        raise InputError(f"{target} is neither .dot nor .svg", hint="give the file one of these endings, or write -")

@@ -256,3 +256,52 @@ def test_every_field_that_the_model_refuses_is_told(tmp_path: Path) -> None:
         "retries",
         "interval",
     ]
+
+
+def test_link_and_checks_with_how_the_service_runs(tmp_path: Path) -> None:
+    (tmp_path / "files").mkdir()
+    keys = """command: [serve, --now]
+user: www
+working_dir: /srv
+tmpfs: /scratch
+environment: {A: b}
+healthcheck: {test: [CMD, probe]}
+build:
+  link: closure
+  exclude: ["*.bc"]
+  parts: [debian:nginx, {part: debian:dash, link: trim, include: usr/x}, ./files]
+  check:
+    - nginx -t
+    - {start: [serve], http: "http://127.0.0.1/", status: 204, timeout: 5s}
+    - {start: serve, tcp: 80, send: ping, contains: pong, user: root}
+"""
+    build = load(tmp_path, keys).services["web"].build
+    assert build
+    assert [part.link for part in build.parts] == ["closure", "trim", "whole"]
+    assert [(part.include, part.exclude) for part in build.parts[:2]] == [((), ("*.bc",)), (("usr/x",), ("*.bc",))]
+    assert [check.run or check.http or check.tcp for check in build.check] == [("nginx", "-t"), "http://127.0.0.1/", 80]
+    assert (build.check[1].status, build.check[1].timeout) == (204, 5.0)
+    assert build.run.commands == (("serve", "--now"), ("probe",))
+    assert (build.run.user, build.run.working_dir, build.run.environment) == ("www", "/srv", {"A": "b"})
+    assert build.run.memory == ("/scratch",)
+
+
+@pytest.mark.parametrize(
+    ("check", "said"),
+    [
+        ("[]", "an empty list is no command"),
+        ("{start: x}", "exactly one of run, http and tcp"),
+        ("{run: x, tcp: 80}", "exactly one of run, http and tcp"),
+        ("{http: 'http://127.0.0.1'}", "asks a server that nobody starts"),
+        ("{run: x, surprise: 1}", "surprise"),
+        ("{start: x, tcp: 0}", "greater than 0"),
+    ],
+)
+def test_bad_checks_are_told(tmp_path: Path, check: str, said: str) -> None:
+    with pytest.raises(InvalidApp, match=said):
+        load(tmp_path, f"build: {{parts: [debian:dash], check: [{check}]}}")
+
+
+def test_bad_link_is_told(tmp_path: Path) -> None:
+    with pytest.raises(InvalidApp, match="known: whole, trim, closure"):
+        load(tmp_path, "build: {parts: [debian:dash], link: tiny}")

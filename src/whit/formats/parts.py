@@ -6,20 +6,23 @@ import logging
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import get_args
 
 from whit.base.errors import InputError, Place
 from whit.formats import shapes
 from whit.formats.nodes import Entry, Scalar, Table, Value
 from whit.formats.paths import absolute
 from whit.formats.problems import Problems, make
+from whit.formats.proofs import read_checks
 from whit.formats.unsupported import refuse
-from whit.model.build import BuildSpec, DebianPart, DirectoryPart, LayoutPart, Part, PythonPart
+from whit.model.build import BuildSpec, DebianPart, DirectoryPart, LayoutPart, Link, Part, PythonPart
 
 log = logging.getLogger(__name__)
 
-KEYS = ("parts", "context", "needs")
+KEYS = ("parts", "context", "needs", "link", "include", "exclude", "check")
 """The keys of `build`."""
-_PART_KEYS = ("part", "provides", "requires")
+_PART_KEYS = ("part", "link", "include", "exclude", "provides", "requires")
+LINKS = get_args(Link)
 _WORD = re.compile(r"[a-z][a-z0-9+.-]*")
 PYTHON_FILES = ("pyproject.toml", "requirements.txt")
 FORMS = "debian:NAME[=VERSION], python:DIR, ./DIR, dir:PATH, oci:PATH[:REF], oci-archive:PATH[:REF]"
@@ -35,8 +38,20 @@ def read_build(value: Value, directory: Path, problems: Problems) -> BuildSpec:
     given = [table.entries[key] for key in ("parts", "context") if key in table.entries]
     if len(given) != 1:
         raise InputError("has exactly one of parts and context", place=table.place, hint=f"parts: {FORMS}")
-    needs = _words_of(table, "needs")
-    return BuildSpec(parts=_parts(given[0], directory, problems), needs=needs)
+    parts = tuple(_settled(part, table) for part in _parts(given[0], directory, problems))
+    checks = tuple(read_checks(table.entries["check"].value, problems)) if "check" in table.entries else ()
+    return BuildSpec(parts=parts, needs=_words_of(table, "needs"), check=checks)
+
+
+def _settled(part: Part, table: Table) -> Part:
+    """The part with what the build says for all: `link` for those that do not, but for directories, and globs."""
+    update: dict[str, object] = {}
+    if "link" in table.entries and "link" not in part.model_fields_set and not isinstance(part, DirectoryPart):
+        update["link"] = shapes.one_of(table.entries["link"].value, LINKS)
+    for key, own in (("include", part.include), ("exclude", part.exclude)):
+        if key in table.entries:
+            update[key] = (*own, *_globs(table, key))
+    return part.model_copy(update=update)
 
 
 def _parts(entry: Entry, directory: Path, problems: Problems) -> tuple[Part, ...]:
@@ -61,8 +76,17 @@ def read_part(value: Value, directory: Path, problems: Problems) -> Part:
     if "part" not in value.entries:
         raise InputError("has no part", place=value.place, hint=f"part: {FORMS}")
     part = read_part(value.entries["part"].value, directory, problems)
-    update = {key: _words_of(value, key) for key in ("provides", "requires")}
+    update: dict[str, object] = {key: _words_of(value, key) for key in ("provides", "requires")}
+    update |= {key: _globs(value, key) for key in ("include", "exclude")}
+    if "link" in value.entries:
+        update["link"] = shapes.one_of(value.entries["link"].value, LINKS)
     return part.model_copy(update=update)
+
+
+def _globs(table: Table, key: str) -> tuple[str, ...]:
+    if key not in table.entries:
+        return ()
+    return tuple(shapes.text(item) for item in shapes.one_or_more(table.entries[key].value))
 
 
 def _words_of(table: Table, key: str) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from pydantic.fields import FieldInfo
 from whit.formats import appfile, parts, uses
 from whit.formats.service import KEYS, SCRATCH
 from whit.formats.unsupported import UNSUPPORTED
-from whit.model.build import CATALOGUE
+from whit.model.build import CATALOGUE, CheckSpec
 from whit.model.service import DependencySpec, HealthSpec, LimitsSpec, MountSpec, PortSpec, ServiceSpec, UseSpec
 
 TARGET = Path("docs/reference/app-file.md")
@@ -96,6 +96,11 @@ def _default(field: FieldInfo) -> str:
     return "" if field.default in (None, "") else f"`{str(field.default).lower()}`"
 
 
+def _rows(noun: type[BaseModel]) -> str:
+    rows = "\n".join(f"| {' | '.join(row)} |" for row in _fields(noun, {}))
+    return f"| Key | Meaning | Default |\n| --- | --- | --- |\n{rows}"
+
+
 def _parts() -> str:
     forms = "\n".join(f"- `{form}`" for form in parts.FORMS.split(", "))
     entities = " and ".join(f"`{name}`" for name in uses.ENTITIES)
@@ -105,6 +110,15 @@ def _parts() -> str:
 Parts are linked in their order; later ones win where two bring the same path.
 
 {forms}
+
+`link` says how much of a part comes into the image: `whole`; `trim`, without what only people and compilers read; or
+`closure`, only what the service's command, its health check and the checks reach. In `build` it is for all parts that
+say nothing themselves, but for directories. `include` and `exclude` are globs of paths, for a part or for all.
+
+`build.check` proves the image, in a root of its own, before it is accepted; a part that is linked by closure needs one.
+A check is a command that ends with 0, or a table:
+
+{_rows(CheckSpec)}
 
 A part may be a table: `part` is one of these, `provides` and `requires` are names of needs. `build.needs` are needs of
 the app itself. What no part provides comes from Debian: {", ".join(f"`{name}`" for name in CATALOGUE)}.

@@ -28,6 +28,7 @@ from whit.formats.problems import make
 from whit.formats.quantities import duration
 from whit.formats.unsupported import refuse
 from whit.formats.uses import read_use
+from whit.model.build import RunSpec
 from whit.model.service import (
     DependencySpec,
     Isolation,
@@ -95,7 +96,24 @@ def finish(draft: Draft) -> ServiceSpec:
         "healthcheck": draft.healthcheck,
         "limits": _limits(draft),
     }
-    return make(ServiceSpec, draft.place, draft.places, fields)
+    return _running(make(ServiceSpec, draft.place, draft.places, fields))
+
+
+def _running(service: ServiceSpec) -> ServiceSpec:
+    """With what linking has to know of how the image is run; where all of it comes in, that changes nothing."""
+    build = service.build
+    if build is None or not (build.closed or build.check):
+        return service
+    command = (*(service.entrypoint or ()), *(service.command or ()))
+    tests = service.healthcheck.test if service.healthcheck else ()
+    run = RunSpec(
+        commands=tuple(found for found in (command, tests) if found),
+        user=service.user or "",
+        environment=service.environment,
+        working_dir=service.working_dir or "",
+        memory=tuple(mount.target for mount in service.mounts if mount.kind == "tmpfs"),
+    )
+    return service.model_copy(update={"build": build.model_copy(update={"run": run})})
 
 
 def _limits(draft: Draft) -> LimitsSpec:
@@ -234,7 +252,7 @@ _MAP_OR_LIST = "a table, or a list of `KEY=value`"
 
 KEYS: dict[str, Key] = {
     "image": Key(_image, "image", "text"),
-    "build": Key(_build, "build", "a directory, `{parts: […]}`, or `{context: DIR}`"),
+    "build": Key(_build, "build", "a directory, or a table with `parts` or `context`"),
     "command": Key(_words, "command", _TEXT_OR_LIST),
     "entrypoint": Key(_words, "entrypoint", _TEXT_OR_LIST),
     "environment": Key(read_environment, "environment", _MAP_OR_LIST),

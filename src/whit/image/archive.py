@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Protocol
 
-from whit.base.errors import InputError, NotFound
+from whit.base.errors import DigestMismatch, InputError, NotFound
 from whit.image import manifest
 from whit.image.layout import Layout
 from whit.image.manifest import Descriptor, Layer, Manifest
@@ -159,7 +159,7 @@ def _blob_path(blob: Descriptor) -> str:
 def _document(origin: Source, blob: Descriptor) -> bytes:
     data = _read(origin, _blob_path(blob))
     if f"sha256:{hashlib.sha256(data).hexdigest()}" != blob.digest:
-        raise InputError(f"{origin.name}: the content of blob {blob.digest} does not match", hint="fetch it again")
+        raise DigestMismatch(f"{origin.name}: the content of blob {blob.digest} does not match", hint="fetch it again")
     return data
 
 

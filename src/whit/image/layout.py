@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
-from whit.base.errors import InputError, NotFound
+from whit.base.errors import DigestMismatch, InputError, NotFound
 from whit.image import manifest
 from whit.image.manifest import Descriptor
 
@@ -38,7 +38,7 @@ class Layout:
                 self._write_index([])
 
     def put(self, source: IO[bytes], expected: str = "") -> tuple[str, int]:
-        """Copy a stream into a blob; its digest and size. Raises InputError if the digest is not `expected`."""
+        """Copy a stream into a blob; its digest and size. Raises DigestMismatch if it is not `expected`."""
         digest = hashlib.sha256()
         size = 0
         with self._new_blob() as file:
@@ -48,7 +48,7 @@ class Layout:
                 size += len(chunk)
             name = f"sha256:{digest.hexdigest()}"
             if expected and name != expected:
-                raise InputError(f"the content of blob {expected} has the digest {name}", hint="fetch it again")
+                raise DigestMismatch(f"the content of blob {expected} has the digest {name}", hint="fetch it again")
             file.flush()
             Path(file.name).rename(self.path(name))
         return name, size
@@ -89,7 +89,9 @@ class Layout:
         except FileNotFoundError as error:
             raise NotFound(f"blob {digest} is not in {self.root}", hint="build or fetch the image again") from error
         if len(data) > _DOCUMENT_LIMIT or f"sha256:{hashlib.sha256(data).hexdigest()}" != digest:
-            raise InputError(f"{path} does not have the content that its name says", hint="remove it and build again")
+            raise DigestMismatch(
+                f"{path} does not have the content that its name says", hint="remove it and build again"
+            )
         return manifest.parse(data, str(path))
 
     def descriptors(self) -> list[Descriptor]:

@@ -6,9 +6,11 @@ packages do. Every part keeps who required it, so that a need nobody meets is to
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 from whit.base.errors import Unsatisfied
 from whit.model.build import CATALOGUE, BuildSpec, DebianPart, Link, Part
@@ -61,6 +63,16 @@ class Graph:
     nodes: tuple[Node, ...]
     requirements: tuple[Requirement, ...]
 
+    def document(self) -> dict[str, Any]:
+        """For the worker, which needs no more of a part than its name."""
+        nodes = [[node.id, node.kind, node.reason, node.link, node.packages] for node in self.nodes]
+        return {"nodes": nodes, "requirements": [[one.by, one.need, one.met_by] for one in self.requirements]}
+
+    @classmethod
+    def parse(cls, document: dict[str, Any]) -> Graph:
+        nodes = tuple(Node(row[0], row[1], row[2], row[3], tuple(row[4])) for row in document["nodes"])
+        return cls(nodes, tuple(Requirement(*row) for row in document["requirements"]))
+
     @property
     def packages(self) -> tuple[str, ...]:
         """What apt resolves in one go, sorted."""
@@ -73,7 +85,9 @@ def resolve(spec: BuildSpec) -> Graph:
     Raises:
         Unsatisfied: nobody provides a need.
     """
-    resolver = _Resolver([_named(index, part) for index, part in enumerate(spec.parts)])
+    resolver = _Resolver([])
+    for index, part in enumerate(spec.parts):
+        resolver.name(index, part)
     for need in sorted(set(spec.needs)):
         resolver.require(APP, need, (APP,))
     for node in list(resolver.nodes):
@@ -86,6 +100,12 @@ def resolve(spec: BuildSpec) -> Graph:
 class _Resolver:
     nodes: list[Node]
     requirements: list[Requirement] = field(default_factory=list)
+
+    def name(self, index: int, part: Part) -> None:
+        """A part that the person wrote; one that is written twice has a number behind its name."""
+        node = _named(index, part)
+        same = sum(1 for other in self.nodes if other.id.partition(" #")[0] == node.id)
+        self.nodes.append(dataclasses.replace(node, id=f"{node.id} #{same + 1}") if same else node)
 
     def require(self, by: str, need: str, chain: tuple[str, ...]) -> None:
         provider = next((node.id for node in self.nodes if need in _provides(node) and node.id != by), None)

@@ -14,6 +14,7 @@ from typing import Literal
 
 from whit.base.errors import InputError
 from whit.image import archive, directory, layer, manifest, needs, project, sources
+from whit.image.linking import Rule
 from whit.image.needs import Graph, Node
 from whit.model.build import BuildSpec, DebianPart, DirectoryPart, LayoutPart, PythonPart
 
@@ -51,10 +52,22 @@ class Plan:
     sources: str
     python: str
     graph: Graph
+    rules: dict[str, Rule]
+    spec: BuildSpec
 
     @property
     def key(self) -> str:
-        return hashlib.sha256(json.dumps([VERSION, *(step.key for step in self.steps)]).encode()).hexdigest()
+        """How it is linked and what proves it counts where something is left out, or proven."""
+        facts: list[object] = [VERSION, *(step.key for step in self.steps)]
+        if self.linked or self.spec.check:
+            rules = [[name, rule.link, rule.include, rule.exclude] for name, rule in self.rules.items()]
+            facts += [rules, self.spec.run.model_dump(), [check.model_dump() for check in self.spec.check]]
+        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+    @property
+    def linked(self) -> bool:
+        """Something may be left out, so the layers of the steps are written anew."""
+        return any(rule.link != "whole" or rule.exclude for rule in self.rules.values())
 
     @property
     def projects(self) -> list[project.Project]:
@@ -68,6 +81,9 @@ def make(spec: BuildSpec) -> Plan:
         InputError: a part does not exist or is not what it says.
         Unavailable: the host cannot provide Debian packages.
     """
+    if spec.closed and not spec.check:
+        hint = "add build.check: what is left out is only guessed, until the image passes it"
+        raise InputError("a part is linked by closure, and nothing proves that the image works", hint=hint)
     graph = needs.resolve(spec)
     names = graph.packages
     codename = sources.release() if names else ""
@@ -82,7 +98,12 @@ def make(spec: BuildSpec) -> Plan:
         if _is_packaged(node.part) and system not in steps:
             steps.append(system)
         steps += _steps(node, python, bool(names))
-    return Plan(tuple(steps), codename, text, python, graph)
+    return Plan(tuple(steps), codename, text, python, graph, {node.id: _rule(node) for node in graph.nodes}, spec)
+
+
+def _rule(node: Node) -> Rule:
+    part = node.part
+    return Rule(node.link, part.include, part.exclude) if part else Rule(node.link)
 
 
 def _is_packaged(part: object) -> bool:

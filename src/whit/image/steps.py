@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from whit.image import archive, directory, layer, manifest, project, sources, worker
-from whit.image.bill import Package
+from whit.image.bill import Bill, Package
 from whit.image.layout import Layout
+from whit.image.linking import Order
 from whit.image.manifest import Descriptor, Layer
 from whit.image.plan import Plan, Step
 from whit.image.records import Records, StepResult
@@ -39,6 +40,27 @@ class Steps:
             request = await asyncio.to_thread(_request, step, plan, bench, refresh)
             answer = await self.workshop.run(bench, request, say)
             return await asyncio.to_thread(self._take, step, bench, answer)
+
+    async def link(self, plan: Plan, results: Sequence[StepResult], order: Order, say: Say) -> Linked:
+        """Leave out of the layers of all steps what `order` says."""
+        async with self.workshop.bench() as bench:
+            layers: list[dict[str, Any]] = []
+            for step, result in zip(plan.steps, results, strict=True):
+                for item in result.layers:
+                    bench.give(f"origins-{len(layers)}.json", json.dumps(self.records.origins(step.key)).encode())
+                    layers.append(_described(item, step, result))
+            request = {"job": "link", "layers": layers, "graph": plan.graph.document(), "order": order.document()}
+            blobs = self.layout.path("sha256:" + "0" * 64).parent
+            answer = await self.workshop.run(bench, request, say, shared=blobs)
+            return await asyncio.to_thread(self._take_linked, bench, answer)
+
+    def _take_linked(self, bench: Bench, answer: Mapping[str, Any]) -> Linked:
+        layers = {}
+        for number, expected in answer["layers"].items():
+            with bench.output(f"layer-{int(number)}.tar") as file:
+                layers[int(number)] = _plain(*self.layout.put(file, expected))
+        with bench.output(worker.BILL) as file:
+            return Linked(layers, Bill.parse(json.load(file)))
 
     def _directory(self, step: Step) -> StepResult:
         """Made by this process, since the files may be readable to it alone; nothing in them is interpreted."""
@@ -67,6 +89,23 @@ class Steps:
             packages=tuple(map(Package.parse, answer.get("packages", ()))),
             skipped_scripts=tuple(answer.get("skipped_scripts", ())),
         )
+
+
+@dataclass(frozen=True)
+class Linked:
+    """Layers by the number of the layer of the steps that they are of."""
+
+    layers: dict[int, Layer]
+    bill: Bill
+
+
+def _described(item: Layer, step: Step, result: StepResult) -> dict[str, Any]:
+    return {
+        "digest": item.descriptor.digest,
+        "compression": manifest.LAYERS[item.descriptor.media_type],
+        "parts": step.parts,
+        "packages": [asdict(package) for package in result.packages],
+    }
 
 
 def _plain(digest: str, size: int) -> Layer:

@@ -13,15 +13,16 @@ import os
 import shutil
 import sys
 from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from whit.base.errors import Conflict, NotFound, Permanent, WhitError
 from whit.base.settings import Settings
-from whit.image import archive, manifest, merged, plan, reference, unpack, worker
+from whit.image import archive, manifest, merged, plan, prove, reference, unpack, worker
 from whit.image.bill import Bill
 from whit.image.layout import Layout
+from whit.image.linking import Order
 from whit.image.manifest import Descriptor, Layer
 from whit.image.plan import Plan, Step
 from whit.image.records import Records, StepResult
@@ -67,6 +68,15 @@ class _Turn:
     users: int = 0
 
 
+@dataclass(frozen=True)
+class _Made:
+    """The layers of an image before it has a manifest."""
+
+    layers: list[Layer]
+    titles: list[str]
+    bill: Bill
+
+
 class ImageStore:
     """Implements model.image.Images."""
 
@@ -84,7 +94,7 @@ class ImageStore:
         """Link the parts, or find the result of the same parts, and unpack it.
 
         Raises:
-            InputError: a part does not exist or cannot be linked.
+            InputError: a part does not exist or cannot be linked, or the image fails its own checks.
             Unavailable, Permanent, Unreachable: the package sources cannot be used.
         """
         self.prepare()
@@ -95,9 +105,13 @@ class ImageStore:
                 return known
             say = _sayer(name, report)
             results = await _together(self._settle(step, planned, say, refresh) for step in planned.steps)
-            descriptor = await asyncio.to_thread(self._assemble, planned, results)
+            config = _config(planned, results)
+            made = await self._link(planned, results, config, say)
+            descriptor = await asyncio.to_thread(self._assemble, made, config, _labels(results))
             _say_skipped(results, say)
             image = await self._unpacked(name, descriptor, say)
+            checks = await self._prove(image, spec, say)
+            self._records.keep_bill(descriptor.digest, replace(made.bill, checks=checks))
             self.layout.tag(name, descriptor)
             self._records.keep_image(planned.key, descriptor)
             return image
@@ -207,16 +221,29 @@ class ImageStore:
             self._records.keep_step(step.key, result)
             return result
 
-    def _assemble(self, planned: Plan, results: Sequence[StepResult]) -> Descriptor:
+    async def _link(self, planned: Plan, results: Sequence[StepResult], config: ImageConfig, say: Say) -> _Made:
+        """The layers with their titles: those of the steps as they are, or what linking leaves of them."""
+        pairs = [(step, item) for step, result in zip(planned.steps, results, strict=True) for item in result.layers]
+        if not planned.linked:
+            bill = await asyncio.to_thread(self._bill, planned, results)
+            return _Made([item for _, item in pairs], [step.title for step, _ in pairs], bill)
+        linked = await self._steps.link(planned, results, _order(planned, [step for step, _ in pairs], config), say)
+        numbers = sorted(linked.layers)
+        return _Made([linked.layers[one] for one in numbers], [pairs[one][0].title for one in numbers], linked.bill)
+
+    async def _prove(self, image: Image, spec: BuildSpec, say: Say) -> tuple[str, ...]:
+        async with self._workshop.bench() as bench:
+            scratch = bench.path / "scratch"
+            scratch.mkdir()
+            return await prove.prove(image, spec, scratch, say)
+
+    def _assemble(self, made: _Made, config: ImageConfig, labels: dict[str, str]) -> Descriptor:
         """Write configuration and manifest."""
-        layers = [item for result in results for item in result.layers]
-        titles = [step.title for step, result in zip(planned.steps, results, strict=True) for _ in result.layers]
-        document = manifest.config_document(_config(planned, results), layers, titles, _labels(results))
-        config = self.layout.put_document(manifest.CONFIG, document)
-        written = manifest.manifest_document(config, [item.descriptor for item in layers], {})
-        descriptor = self.layout.put_document(manifest.MANIFEST, written)
-        self._records.keep_bill(descriptor.digest, self._bill(planned, results))
-        return descriptor
+        document = manifest.config_document(config, made.layers, made.titles, labels)
+        written = manifest.manifest_document(
+            self.layout.put_document(manifest.CONFIG, document), [item.descriptor for item in made.layers], {}
+        )
+        return self.layout.put_document(manifest.MANIFEST, written)
 
     def _bill(self, planned: Plan, results: Sequence[StepResult]) -> Bill:
         """Layers that others packed are left out of it: they are opened by nobody but the unpacker."""
@@ -334,6 +361,21 @@ class ImageStore:
         for pattern in (".new-*", ".gone-*"):
             for path in self.layers_dir.glob(pattern):
                 shutil.rmtree(path, ignore_errors=True)
+
+
+def _order(planned: Plan, steps: Sequence[Step], config: ImageConfig) -> Order:
+    """What linking starts from: how the service runs the image, and how the checks do. `steps` are by layer."""
+    spec = planned.spec
+    commands = [*spec.run.commands, *(command for check in spec.check for command in (check.run, check.start))]
+    own = (*config.entrypoint, *config.command)
+    search = (config.env | spec.run.environment).get("PATH", _PATH).split(":")
+    return Order(
+        planned.rules,
+        tuple(dict.fromkeys(command for command in (*commands, *([] if spec.run.commands else [own])) if command)),
+        tuple(search),
+        spec.run.working_dir or config.working_dir,
+        frozenset(number for number, step in enumerate(steps) if step.kind == "project"),
+    )
 
 
 def _remove_directory(path: Path) -> None:

@@ -66,6 +66,12 @@ class Entry:
     def data(self) -> bytes:
         return self.content if isinstance(self.content, bytes) else self.content.read()
 
+    def head(self, size: int) -> bytes:
+        """The first bytes of a file."""
+        if isinstance(self.content, bytes):
+            return self.content[:size]
+        return dataclasses.replace(self.content, size=min(size, self.content.size)).read()
+
 
 class Tree:
     """Entries by path; where two bring the same path, the later one wins.

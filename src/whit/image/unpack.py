@@ -22,11 +22,12 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO, Protocol
 
-from whit.base.errors import InputError, SystemCallError, Unavailable, WhitError
+from whit.base.errors import DigestMismatch, HostileArchive, Unavailable, WhitError, system_failure
 from whit.image.tree import clean_path
 from whit.tools import process
 
@@ -47,7 +48,8 @@ def unpack(blob: Path, compression: str, diff_id: str, destination: Path) -> boo
     """Unpack `blob` into `destination`, which appears complete or not at all. False if it is there already.
 
     Raises:
-        InputError: the archive is hostile or damaged, or its digest is not `diff_id`.
+        HostileArchive: it leads outside, or is damaged.
+        DigestMismatch: it is not what its image says.
     """
     if destination.exists():
         return False
@@ -57,12 +59,26 @@ def unpack(blob: Path, compression: str, diff_id: str, destination: Path) -> boo
         with _opened(blob, compression) as stream:
             digest = _extract(stream, temporary)
         if digest != diff_id:
-            raise InputError(
+            raise DigestMismatch(
                 f"layer {blob.name[:12]} unpacks to {digest}, its image says {diff_id}", hint="fetch again"
             )
         return _move(temporary, destination)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def decompress(blob: Path, compression: str, destination: Path) -> None:
+    """The plain tar of a layer, as a file. Raises HostileArchive if it is damaged or does not fit."""
+    room = shutil.disk_usage(destination.parent).free
+    try:
+        with _opened(blob, compression) as stream, destination.open("wb") as output:
+            while data := stream.read(_CHUNK):
+                room -= len(data)
+                if room < 0:
+                    raise HostileArchive("the layer is larger than the free space", hint="free some space")
+                output.write(data)
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise HostileArchive(f"the layer is not readable: {error}") from error
 
 
 def _move(temporary: Path, destination: Path) -> bool:
@@ -114,7 +130,7 @@ def _extract(stream: _Readable, root: Path) -> str:
         while hashing.read(_CHUNK):
             pass
     except (tarfile.TarError, EOFError, gzip.BadGzipFile, ValueError, MemoryError) as error:
-        raise InputError(f"the layer is not a readable tar: {error or type(error).__name__}") from error
+        raise HostileArchive(f"the layer is not a readable tar: {error or type(error).__name__}") from error
     finally:
         unpacker.finish()
     return f"sha256:{hashing.hash.hexdigest()}"
@@ -132,7 +148,9 @@ class _Hashing:
         data = self.stream.read(size)
         self.limit -= len(data)
         if self.limit < 0:
-            raise InputError("the layer is larger than the free space", hint="free some space, or do not use the image")
+            raise HostileArchive(
+                "the layer is larger than the free space", hint="free some space, or do not use the image"
+            )
         self.hash.update(data)
         return data
 
@@ -157,7 +175,7 @@ class _Unpacker:
         elif member.isdir():
             self._directory(path, member)
         elif not path:
-            raise InputError("layer: its root is not a directory")
+            raise HostileArchive("layer: its root is not a directory")
         elif member.ischr() or member.isblk():
             self._device(path)
         else:
@@ -176,7 +194,7 @@ class _Unpacker:
             os.mkfifo(path, dir_fd=self.fd)
             self._made(path, "fifo", member)
         else:
-            raise InputError(f"layer: {path} is of the unsupported type {member.type!r}")
+            raise HostileArchive(f"layer: {path} is of the unsupported type {member.type!r}")
 
     def _file(self, tar: tarfile.TarFile, path: str, member: tarfile.TarInfo) -> None:
         source = tar.extractfile(member)
@@ -187,7 +205,7 @@ class _Unpacker:
             while left:
                 data = source.read(min(left, _CHUNK))
                 if not data:
-                    raise InputError(f"layer: it ends within {path}")
+                    raise HostileArchive(f"layer: it ends within {path}")
                 output.write(data)
                 left -= len(data)
             self._dress_file(fd, path, member)
@@ -203,7 +221,7 @@ class _Unpacker:
     def _hard_link(self, path: str, member: tarfile.TarInfo) -> None:
         target = clean_path(member.linkname, "layer")
         if self.made.get(target, "directory") == "directory":
-            raise InputError(f"layer: {path} is a hard link to {target!r}, which is no file that came before it")
+            raise HostileArchive(f"layer: {path} is a hard link to {target!r}, which is no file that came before it")
         os.link(target, path, src_dir_fd=self.fd, dst_dir_fd=self.fd, follow_symlinks=False)
         self.made[path] = self.made[target]
 
@@ -251,7 +269,7 @@ class _Unpacker:
         if self.made.get(parent) == "directory":
             return
         if parent in self.made:
-            raise InputError(
+            raise HostileArchive(
                 f"layer: {path} goes through {parent}, a {self.made[parent]}", hint="do not use this image"
             )
         self._parents(parent)
@@ -260,7 +278,7 @@ class _Unpacker:
 
     def _device(self, path: str) -> None:
         if not path.startswith("dev/"):
-            raise InputError(f"layer: {path} is a device node outside of /dev", hint="build the image without it")
+            raise HostileArchive(f"layer: {path} is a device node outside of /dev", hint="build the image without it")
 
     def _whiteout(self, path: str, name: str) -> None:
         parent = path.rpartition("/")[0]
@@ -269,7 +287,7 @@ class _Unpacker:
             self._parents(path)
             self._set_xattr(parent, "trusted.overlay.opaque", b"y")
         elif hidden in ("", ".", ".."):
-            raise InputError(f"layer: the whiteout {path} names no file")
+            raise HostileArchive(f"layer: the whiteout {path} names no file")
         elif not hidden.startswith(_WHITEOUT):  # other .wh..wh. names are notes of aufs to itself
             self._parents(path)
             self.whiteouts.append(f"{parent}/{hidden}".lstrip("/"))
@@ -300,8 +318,10 @@ def main() -> int:
         print(json.dumps({"code": error.code, "message": error.message, "hint": error.hint}))
         return 1
     except OSError as error:
-        failure = SystemCallError("unpack", error.errno or 0, str(error.filename or ""))
-        print(json.dumps({"code": failure.code, "message": failure.message, "hint": ""}))
+        failure = system_failure("unpack", error)
+        print(
+            json.dumps({"code": failure.code, "message": failure.message, "hint": failure.hint, "path": failure.path})
+        )
         return 1
     return 0
 

@@ -16,8 +16,10 @@ from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import Any
 
-from whit.base.errors import SystemCallError, WhitError
-from whit.image import confine, debian, depends, layer
+from whit.base.errors import WhitError, system_failure
+from whit.image import confine, debian, depends, layer, linking, merged, unpack
+from whit.image.bill import Package
+from whit.image.needs import Graph
 from whit.image.python import Installer, metadata
 from whit.image.tree import Tree
 from whit.tools import apt, skopeo
@@ -26,6 +28,7 @@ CONTEXT = "context.tar"
 LAYER = "layer.tar"
 LAYOUT = "layout"
 ORIGINS = "origins.json"
+BILL = "bill.json"
 AUTH = "auth.json"
 
 Request = Mapping[str, Any]
@@ -83,11 +86,31 @@ async def _registry(request: Request, work: Path) -> Result:
     return {}
 
 
+async def _link(request: Request, work: Path) -> Result:
+    """The layers of all steps become one tree, and what stays of it layers again."""
+    say("link the files")
+    graph = Graph.parse(request["graph"])
+    sources = [await _source(number, item, work) for number, item in enumerate(request["layers"])]
+    linked = linking.link(merged.merge(sources, graph), linking.Order.parse(request["order"]), work / "out")
+    (work / "out" / BILL).write_text(json.dumps(linked.bill.document()))
+    return {"layers": {str(number): written.digest for number, written in linked.layers.items()}}
+
+
+async def _source(number: int, item: Mapping[str, Any], work: Path) -> merged.Source:
+    tar = work / "shared" / item["digest"].removeprefix("sha256:")
+    if item["compression"]:
+        packed, tar = tar, work / f"plain-{number}.tar"
+        await asyncio.to_thread(unpack.decompress, packed, item["compression"], tar)
+    origins = json.loads((work / "in" / f"origins-{number}.json").read_bytes())
+    return merged.Source(tar, tuple(item["parts"]), origins, tuple(map(Package.parse, item["packages"])))
+
+
 JOBS: dict[str, Callable[[Request, Path], Coroutine[Any, Any, Result]]] = {
     "debian": _debian,
     "requirements": _requirements,
     "project": _project,
     "registry": _registry,
+    "link": _link,
 }
 
 
@@ -130,7 +153,7 @@ def main() -> int:
     except WhitError as error:
         failure = error
     except OSError as error:
-        failure = SystemCallError("build", error.errno or 0, str(error.filename or ""))
+        failure = system_failure("build", error)
     else:
         print(json.dumps({"result": result}), flush=True)
         return 0

@@ -65,6 +65,7 @@ class Bench:
 
     path: Path
     uid: int
+    debian: bool = False
 
     @contextlib.contextmanager
     def output(self, name: str) -> Iterator[IO[bytes]]:
@@ -137,7 +138,7 @@ class Workshop:
         """A fresh directory for one worker, removed afterwards."""
         with self._slot() as slot:
             path = Path(tempfile.mkdtemp(dir=self.root / "work"))
-            bench = Bench(path, confine.DEBIAN_UID if debian else confine.FIRST_UID + slot)
+            bench = Bench(path, confine.DEBIAN_UID if debian else confine.FIRST_UID + slot, debian)
             try:
                 for directory in (path / "in", path / "shared", path):
                     directory.mkdir(exist_ok=True)
@@ -159,16 +160,21 @@ class Workshop:
                 return
         raise Temporary(f"{confine.SLOTS} builds are running", hint="try again when one has ended")
 
-    async def run(self, bench: Bench, request: Mapping[str, Any], say: Callable[[str], None]) -> dict[str, Any]:
-        """Let a worker answer `request` on `bench`. Raises what it failed with."""
+    async def run(
+        self, bench: Bench, request: Mapping[str, Any], say: Callable[[str], None], *, shared: Path | None = None
+    ) -> dict[str, Any]:
+        """Let a worker answer `request` on `bench`. It sees `shared`, or the packages if it is Debian's.
+
+        Raises what it failed with.
+        """
         answer: dict[str, Any] = {}
 
         def hear(line: bytes) -> None:
             message = json.loads(line)
             say(str(message["step"])) if "step" in message else answer.update(message)
 
-        shared = str(self.shared) if bench.uid == confine.DEBIAN_UID else ""
-        whole = {**request, "uid": bench.uid, "work": str(bench.path), "shared": shared}
+        seen = shared or (self.shared if bench.debian else None)
+        whole = {**request, "uid": bench.uid, "work": str(bench.path), "shared": str(seen or "")}
         ended = await process.stream_lines(
             confine.command(worker.__name__, bench.path),
             hear,

@@ -92,6 +92,7 @@ class RunSpec(Noun):
     user: str = ""
     environment: dict[str, str] = Field(default_factory=dict)
     working_dir: str = ""
+    memory: tuple[str, ...] = Field(default=(), description="Directories that are memory (tmpfs) in an instance.")
 
 
 class BuildSpec(Noun):

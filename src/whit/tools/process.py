@@ -170,6 +170,8 @@ def start(
     env: Mapping[str, str] | None = None,
     cwd: str | None = None,
     pass_fds: Sequence[int] = (),
+    user: int | None = None,
+    group: int | None = None,
 ) -> subprocess.Popen[bytes]:
     """Start a process that outlives this one, in a session of its own, with its outputs on the given descriptors."""
     log.debug("start %s", shlex.join(argv))
@@ -183,6 +185,9 @@ def start(
         pass_fds=pass_fds,
         start_new_session=True,
         close_fds=True,
+        user=user,
+        group=group,
+        extra_groups=[] if user is not None else None,
     )
 
 

@@ -158,7 +158,7 @@ def test_notes_about_dlopen_are_read(built: Path, tmp_path: Path) -> None:
     source = tmp_path / "note.c"
     source.write_text(
         '__attribute__((section(".note.dlopen"),used,aligned(4))) static const struct { unsigned n, d, t; char o[4]; '
-        f'char x[{len(text)}]; }} note = {{ 4, {len(text)}, 0x407c0c0a, "FDO", {{{body}}} }}'
+        f'char x[{len(text)}]; }} note = {{ 4, {len(text)}, 0x407c0c0a, "FDO", {{{body}}} }};'
     )
     argv = [need("clang"), "-shared", "-fPIC", "-nostdlib", source, "-o", tmp_path / "note.so"]
     subprocess.run(argv, check=True, capture_output=True)

@@ -265,6 +265,40 @@ def test_arguments_that_name_modules_are_followed(command: str) -> None:
     assert {f"{DIST}/serve.py", "app/web.py", f"{PY}/json/__init__.py"} <= modules(index, command)
 
 
+def test_names_that_are_made_up_and_lazy_modules() -> None:
+    index = python(
+        file("app/main.py", 'import importlib\nimport pkg\nimportlib.import_module(f"pkg.backends.{name}")\n'),
+        file(f"{DIST}/pkg/backends/fast.py"),
+        file(f"{DIST}/pkg/other.py"),
+        file(f"{DIST}/pkg/late.py"),
+        file(f"{DIST}/pkg/later.py"),
+        file(
+            f"{DIST}/pkg/__init__.py",
+            "if TYPE_CHECKING or not lazy():\n    from .late import x\nMAP = {'y': '.later'}\n",
+        ),
+    )
+    found = modules(index, "python3 main.py")
+    assert {f"{DIST}/pkg/{name}.py" for name in ("backends/fast", "late", "later")} <= found
+    assert f"{DIST}/pkg/other.py" not in found
+    lazy = "def __getattr__(name): ...\nif TYPE_CHECKING:\n    from .other import x\n"
+    index = python(
+        file("app/main.py", "import pkg"), file(f"{DIST}/pkg/__init__.py", lazy), file(f"{DIST}/pkg/other.py")
+    )
+    assert f"{DIST}/pkg/other.py" in modules(index, "python3 main.py")
+
+
+def test_variables_of_shell_scripts_are_put_in() -> None:
+    script = "#!/usr/bin/sh\nbin=/opt/tool/bin\nexec $bin/one ${bin}/two $binary/three\n"
+    index = tree(
+        program("usr/bin/run", script),
+        program("usr/bin/sh", ""),
+        *(program(f"opt/tool/bin/{name}", elf.MAGIC) for name in ("one", "two", "three")),
+    )
+    found = reached(index, "run")
+    assert {"opt/tool/bin/one", "opt/tool/bin/two"} <= found.keys()
+    assert "opt/tool/bin/three" not in found
+
+
 def test_type_checking_tests_and_prompts_do_not_count() -> None:
     index = python(
         file("app/main.py", "import typing\nif typing.TYPE_CHECKING:\n    import logging\nimport lib\n"),

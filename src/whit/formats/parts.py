@@ -40,7 +40,10 @@ def read_build(value: Value, directory: Path, problems: Problems) -> BuildSpec:
         raise InputError("has exactly one of parts and context", place=table.place, hint=f"parts: {FORMS}")
     parts = tuple(_settled(part, table) for part in _parts(given[0], directory, problems))
     checks = tuple(read_checks(table.entries["check"].value, problems)) if "check" in table.entries else ()
-    return BuildSpec(parts=parts, needs=_words_of(table, "needs"), check=checks)
+    fields: dict[str, object] = {"parts": parts, "needs": _words_of(table, "needs"), "check": checks}
+    if "link" in table.entries:
+        fields["link"] = shapes.one_of(table.entries["link"].value, LINKS)
+    return make(BuildSpec, table.place, {}, fields)
 
 
 def _settled(part: Part, table: Table) -> Part:

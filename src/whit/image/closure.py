@@ -179,7 +179,7 @@ class Closure:
             for word in texts.words(data):
                 if program := self.program(word):
                     self.reach(program, "command in the script", entry.path)
-            for path in texts.paths(data):
+            for path in texts.shell_paths(data):
                 self._named_path(path, entry.path, "named in")
 
     def _explore_elf(self, entry: Entry) -> None:
@@ -272,6 +272,8 @@ class Closure:
                     self.reach(path, "trusted certificates and settings of", entry.path, follow=False)
         if name.startswith("libc.so"):
             self._name_services(entry)
+            for path in [*self.index.glob("usr/lib/locale/C.utf8/*"), *self.index.glob("usr/lib/locale/C.utf8/*/*")]:
+                self.reach(path, "locale C.UTF-8, for", entry.path, follow=False)
         if _PYTHON.fullmatch(name):
             self.python.interpreter(entry)
         elif entry.path.endswith(".so"):

@@ -51,6 +51,7 @@ _BUILT_IN = ("_datetime", "_pickle", "time")
 _TABLES = ("encodings.aliases", "locale", "email.charset")
 """Modules whose texts name codecs that nobody asks for."""
 _DOTTED = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+(?::[A-Za-z_][\w.]*)?|[A-Za-z_]\w*:[A-Za-z_][\w.]*")
+_RELATIVE = re.compile(r"\.{1,2}[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*")
 _TESTS = re.compile(r"_?tests?(_.*)?|_test\d*")
 _SUFFIX = re.compile(r"\.(?:cpython-3\d+[\w-]*|abi3)\.so$|\.so$")
 ASIDE = frozenset(
@@ -76,6 +77,8 @@ class Seen:
 
     imports: set[str] = field(default_factory=set)
     texts: set[str] = field(default_factory=set)
+    starts: set[str] = field(default_factory=set)
+    """How names begin that are made up, as `anyio._backends._`."""
 
 
 class Library:
@@ -119,6 +122,14 @@ class Library:
                 return name
         return ""
 
+    def beginning(self, start: str) -> list[str]:
+        """Modules in one package whose names begin so."""
+        package, _, rest = start.rpartition(".")
+        roots = [posixpath.join(root, package.replace(".", "/")) for root in self.path] if package else []
+        paths = [path for root in roots for path in self.index.children(root)]
+        names = {posixpath.basename(path).partition(".")[0] for path in paths if not path.endswith("__pycache__")}
+        return [f"{package}.{name}" for name in sorted(names) if name.startswith(rest)]
+
     def name_of(self, path: str) -> str:
         """The name under which a file is imported; empty if it is none."""
         for root in sorted(self.path, key=len, reverse=True):
@@ -149,9 +160,11 @@ def scan(source: bytes, name: str, *, package: bool, standard: bool, main: bool)
             return Seen()
     seen = Seen()
     stack: list[ast.AST] = [tree]
+    lazy = _is_lazy(tree)
     while stack:
         node = stack.pop()
-        if _left_alone(node, standard=standard, main=main):
+        typing_only = isinstance(node, ast.If) and _is_type_checking(node.test)
+        if not (lazy and typing_only) and _left_alone(node, standard=standard, main=main):
             stack += getattr(node, "orelse", [])
             continue
         _note(node, name, package, seen)
@@ -164,9 +177,19 @@ def scan(source: bytes, name: str, *, package: bool, standard: bool, main: bool)
 def _left_alone(node: ast.AST, *, standard: bool, main: bool) -> bool:
     if isinstance(node, ast.If):
         names = {found.id for found in ast.walk(node.test) if isinstance(found, ast.Name)}
-        attributes = {found.attr for found in ast.walk(node.test) if isinstance(found, ast.Attribute)}
-        return "TYPE_CHECKING" in names | attributes or ("__name__" in names and not main)
+        return _is_type_checking(node.test) or ("__name__" in names and not main)
     return standard and isinstance(node, ast.FunctionDef) and bool(_TESTS.fullmatch(node.name))
+
+
+def _is_type_checking(test: ast.expr) -> bool:
+    """And nothing else: `TYPE_CHECKING or not install_lazy_importer()` is how modules list what they import late."""
+    name = test.id if isinstance(test, ast.Name) else test.attr if isinstance(test, ast.Attribute) else ""
+    return name == "TYPE_CHECKING"
+
+
+def _is_lazy(tree: ast.Module) -> bool:
+    """The module imports on demand (PEP 562); its type checking block says what."""
+    return any(isinstance(node, ast.FunctionDef) and node.name == "__getattr__" for node in tree.body)
 
 
 def _note(node: ast.AST, name: str, package: bool, seen: Seen) -> None:
@@ -179,28 +202,42 @@ def _note(node: ast.AST, name: str, package: bool, seen: Seen) -> None:
             seen.imports.update(f"{base}.{alias.name}" for alias in node.names if alias.name != "*")
     elif isinstance(node, ast.Constant) and isinstance(node.value, str) and len(node.value) < 200:
         seen.texts.add(node.value)
-    elif isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
+    elif isinstance(node, ast.Call) and node.args:
         called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
-        if called in ("import_module", "__import__") and isinstance(node.args[0].value, str):
-            text = node.args[0].value
-            seen.imports.add(f"{_parent(name, package)}{text}" if text.startswith(".") else text)
+        if called in ("import_module", "__import__"):
+            _note_call(node.args[0], name, package, seen)
+
+
+def _note_call(argument: ast.expr, name: str, package: bool, seen: Seen) -> None:
+    """import_module("x.y"), or import_module(f"x.{which}")."""
+    first = argument.values[0] if isinstance(argument, ast.JoinedStr) and argument.values else argument
+    if isinstance(first, ast.Constant) and isinstance(first.value, str):
+        text = resolved(first.value, name, package=package)
+        (seen.imports if first is argument else seen.starts).add(text)
 
 
 def _absolute(node: ast.ImportFrom, name: str, package: bool) -> str:
-    if not node.level:
-        return node.module or ""
+    text = f"{'.' * node.level}{node.module or ''}"
+    return resolved(text, name, package=package).rstrip(".")
+
+
+def resolved(text: str, name: str, *, package: bool) -> str:
+    """The absolute name of `text`, which may begin with dots, as seen from the module `name`."""
+    bare = text.lstrip(".")
+    level = len(text) - len(bare)
+    if not level:
+        return text
     parts = name.split(".") if package else name.split(".")[:-1]
-    parts = parts[: len(parts) - (node.level - 1)]
-    return ".".join([*parts, *([node.module] if node.module else [])])
+    return ".".join([*parts[: len(parts) - (level - 1)], bare])
 
 
-def _parent(name: str, package: bool) -> str:
-    return name if package else name.rpartition(".")[0]
-
-
-def dotted(texts: set[str]) -> Iterator[str]:
-    """Texts that look like the name of a module, or of something in one."""
-    return (text for text in sorted(texts) if _DOTTED.fullmatch(text))
+def dotted(texts: set[str], name: str, *, package: bool) -> Iterator[str]:
+    """Texts that look like the name of a module, or of something in one; relative ones made absolute."""
+    for text in sorted(texts):
+        if _DOTTED.fullmatch(text):
+            yield text
+        elif _RELATIVE.fullmatch(text):
+            yield resolved(text, name, package=package)
 
 
 def codecs(texts: set[str]) -> Iterator[str]:

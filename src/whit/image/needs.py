@@ -85,7 +85,7 @@ def resolve(spec: BuildSpec) -> Graph:
     Raises:
         Unsatisfied: nobody provides a need.
     """
-    resolver = _Resolver([])
+    resolver = _Resolver(spec.link)
     for index, part in enumerate(spec.parts):
         resolver.name(index, part)
     for need in sorted(set(spec.needs)):
@@ -98,7 +98,8 @@ def resolve(spec: BuildSpec) -> Graph:
 
 @dataclass
 class _Resolver:
-    nodes: list[Node]
+    link: Link
+    nodes: list[Node] = field(default_factory=list)
     requirements: list[Requirement] = field(default_factory=list)
 
     def name(self, index: int, part: Part) -> None:
@@ -118,7 +119,7 @@ class _Resolver:
         if packages is None:
             raise unsatisfied(need, chain)
         # What a closure requires is linked by what is reached too, as are the packages that a closed one depends on.
-        link = next((node.link for node in self.nodes if node.id == by), _weakest(node.link for node in self.nodes))
+        link = next((node.link for node in self.nodes if node.id == by), self.link)
         versioned = tuple(name for name in packages if not any(name == _bare(one) for one in self._asked()))
         self.nodes.append(Node(f"need:{need}", "debian", f"{by} needs {need}", link, versioned))
         return f"need:{need}"
@@ -171,9 +172,3 @@ def _provides(node: Node) -> tuple[str, ...]:
 
 def _bare(name: str) -> str:
     return name.partition("=")[0]
-
-
-def _weakest(links: Iterable[Link]) -> Link:
-    """The one that leaves the most in."""
-    order: tuple[Link, ...] = ("whole", "trim", "closure")
-    return min(links, key=order.index)

@@ -102,6 +102,9 @@ class PythonClosure:
         package = entry.path.endswith("/__init__.py")
         main = name in self._mains or not name
         self._scanned(entry.data(), name, entry.path, package=package, standard=standard, main=main)
+        if name == "sysconfig":  # it makes the name of this module up
+            for path in self.index.glob(f"{self.library.standard[0]}/_sysconfigdata_*.py"):
+                self.reach(path, "import by a name that is made up", entry.path)
         if not standard:
             self._belongings(entry)
 
@@ -120,8 +123,11 @@ class PythonClosure:
             if standard and self.library.aside(name, imported):
                 continue
             self.module(imported, f"import {imported}", via)
+        for start in sorted(seen.starts):
+            for found in self.library.beginning(start):
+                self.module(found, f"import of {start}…", via)
         if not standard:
-            for text in imports.dotted(seen.texts):
+            for text in imports.dotted(seen.texts, name, package=package):
                 if found := self.library.named(text):
                     self.module(found, f"names {text}", via)
         for codec in imports.codecs(seen.texts):

@@ -9,6 +9,7 @@ LIMIT = 256 << 10
 """Bytes of a text that is looked through."""
 _COMMENT = re.compile(r"^\s*[#;].*$", re.MULTILINE)
 _PATH = re.compile(r"(?<![\w.$})~-])/(?:[\w.+@*?-]+/)*[\w.+@*?-]+")
+_ASSIGNED = re.compile(r"^\s*(\w+)=[\"']?(/[\w./+-]+)", re.MULTILINE)
 _WORD = re.compile(r"[\w./+-]+")
 
 
@@ -20,6 +21,14 @@ def paths(data: bytes) -> Iterator[str]:
     """Absolute paths, also with * and ?, in the order in which they stand there."""
     for match in _PATH.finditer(_COMMENT.sub("", data.decode("utf-8", "replace"))):
         yield match[0].rstrip(".")
+
+
+def shell_paths(data: bytes) -> Iterator[str]:
+    """As `paths`, of a shell script: variables that it sets to a path are put in."""
+    text = _COMMENT.sub("", data.decode("utf-8", "replace"))
+    for name, value in _ASSIGNED.findall(text):
+        text = re.sub(rf"\$(?:{name}\b|\{{{name}\}})", lambda match, value=value: value, text)  # type: ignore[misc]
+    yield from paths(text.encode())
 
 
 def words(data: bytes) -> Iterator[str]:

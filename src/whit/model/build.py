@@ -99,6 +99,7 @@ class BuildSpec(Noun):
     """Parts, linked in this order; later ones win where two bring the same path."""
 
     parts: tuple[Part, ...] = Field(min_length=1, description="The parts.")
+    link: Link = Field(default="whole", description="How much of what the needs bring comes into the image.")
     needs: tuple[str, ...] = Field(default=(), description="What a part has to provide, whichever it is.")
     check: tuple[CheckSpec, ...] = Field(default=(), description="What proves that the image works.")
     run: RunSpec = Field(default_factory=RunSpec, description="How the service runs it.")
@@ -106,4 +107,4 @@ class BuildSpec(Noun):
     @property
     def closed(self) -> bool:
         """Some part is linked by what is reached, so the way the image is run decides what is in it."""
-        return any(part.link == "closure" for part in self.parts)
+        return self.link == "closure" or any(part.link == "closure" for part in self.parts)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -13,8 +14,10 @@ from whit.cli.invocation import Invocation, command
 
 if TYPE_CHECKING:
     from whit.image.bill import Bill
+    from whit.image.export import Target
     from whit.model.app import AppSpec
 
+TARGETS = ("oci", "oci-archive", "rootfs")
 EVERYTHING = "*"
 """What `--explain` without a path stands for."""
 
@@ -48,6 +51,12 @@ def build(
     graph: Annotated[
         Path | None, typer.Option("--graph", metavar="FILE", help="Draw needs to parts, as .dot or .svg; - is DOT.")
     ] = None,
+    target: Annotated[
+        str, typer.Option("--target", metavar="FORM", help="With --output: oci, oci-archive or rootfs.")
+    ] = "oci-archive",
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="PATH", help="Write the image of the one service there.")
+    ] = None,
 ) -> None:
     """Link the images of an app and start nothing.
 
@@ -58,11 +67,13 @@ def build(
       whit build examples/shop
       whit build examples/shop --service web --explain /usr/sbin/nginx
       whit build examples/shop --service web --graph web.svg
+      whit build examples/shop --service web --target rootfs -o web.tar
     """
     from whit.cli import local, progress
 
     spec = chosen(path, service or [])
-    _refuse_several(spec, explain, graph)
+    _refuse_several(spec, explain is not None or graph is not None or output is not None)
+    form = chosen_target(target)
     store = local.store(run.settings)
 
     async def work(report: Any) -> dict[str, Any]:
@@ -70,7 +81,12 @@ def build(
 
         images = await settle_images(spec, store, report, refresh=refresh)
         kept = {"name", "digest", "size", "cached"}
-        return {"images": {name: image.model_dump(include=kept) for name, image in images.items()}}
+        result: dict[str, Any] = {"images": {name: one.model_dump(include=kept) for name, one in images.items()}}
+        if output is not None:
+            name = next(iter(images.values())).name
+            exported = await asyncio.to_thread(store.export, name, form, output)
+            result["exported"] = {"path": str(exported.path), "digest": exported.digest, "size": exported.size}
+        return result
 
     items = local.stream(work)
     if explain is None and graph is None:
@@ -96,8 +112,15 @@ def chosen(path: Path, services: Sequence[str]) -> AppSpec:
     return spec.model_copy(update={"services": {name: one for name, one in wanted.items() if one.build or services}})
 
 
-def _refuse_several(spec: AppSpec, explain: str | None, graph: Path | None) -> None:
-    if (explain is not None or graph is not None) and len(spec.services) != 1:
+def chosen_target(text: str) -> Target:
+    """Raises InputError."""
+    if text not in TARGETS:
+        raise InputError(f"{text!r} is no target", hint=f"known: {', '.join(TARGETS)}")
+    return cast("Target", text)
+
+
+def _refuse_several(spec: AppSpec, about_one: bool) -> None:
+    if about_one and len(spec.services) != 1:
         raise InputError("that is about one image", hint=f"add --service with one of: {', '.join(spec.services)}")
 
 
@@ -105,6 +128,9 @@ def _print_images(run: Invocation, result: dict[str, Any]) -> None:
     from whit.cli.inspection import short_digest, size_text
 
     if run.json:
+        return
+    if "exported" in result:
+        run.output.line("{path} {digest}".format(**result["exported"]))
         return
     rows = [
         (name, image["name"], short_digest(image["digest"]), size_text(image["size"]), "" if image["cached"] else "new")

@@ -54,7 +54,12 @@ With `--json` a result is one document. An error is one too, on standard error: 
 | `up`, `restart` | `{"app": …, "changed": …}`: the app with its services and instances; `changed` with `up` only |
 | `up --dry-run` | `{"operations": [text, …]}` |
 | `down` | `{}` |
-| `build` | `{"images": {service: {"name", "digest", "size", "cached"}}}` |
+| `build` | `{"images": {service: {"name", "digest", "size", "cached"}}}`; with `--output` also `exported` |
+| `build --explain FILE` | `{"path", "because": [text, …]}` |
+| `build --explain`, `image inspect` | `{"parts", "packages", "files", "left_out", "checks"}`, also `config` |
+| `image tree` | list of `{"path", "kind", "size", "part", "package", "reason", "via"}` |
+| `image diff` | `{"packages", "files", "bytes"}`, each with `old` and `new` |
+| `image gc` | `{"blobs", "layers", "bytes"}` |
 | `ps` | list: `{"app", "service", "instance", "state", "health", "isolation", "addresses", "ports", "pid", "image"}` |
 | `logs` | a line each: `{"instance", "time", "stream", "text"}` |
 | `exec` | a line each: `{"stream", "text"}` |
@@ -73,7 +78,10 @@ def reference() -> str:
     root = _context(group, "whit", None)
     sections = [HEAD, _section("whit", root.get_help())]
     for name, command in group.commands.items():
-        sections.append(_section(f"whit {name}", _context(command, name, root).get_help()))
+        context = _context(command, name, root)
+        sections.append(_section(f"whit {name}", context.get_help()))
+        for inner, part in getattr(command, "commands", {}).items():
+            sections.append(_section(f"whit {name} {inner}", _context(part, inner, context).get_help()))
     return "\n".join([*sections, NAMES, _exit_codes(), JSON, ENVIRONMENT])
 
 

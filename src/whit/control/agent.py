@@ -63,7 +63,7 @@ class Agent:
         self.network = network
         self.driver = driver
         self.images = images_
-        self.instances = Instances(driver, network, self._changed, self._write_maps)
+        self.instances = Instances(driver, network, images_, self._changed, self._write_maps)
         self.flow_log = FlowLog()
         self.releases: dict[str, Release] = {}
         self.wanted: dict[str, Wanted] = {}

@@ -1,14 +1,51 @@
-"""Settles which image each service of an app runs: all at once, because most of the time goes into waiting."""
+"""Settles which image each service of an app runs, all at once, because most of the time goes into waiting; and holds
+the images of instances for as long as they are there."""
 
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
 
 from whit.base.errors import WhitError
 from whit.model.app import AppSpec
-from whit.model.image import Image, Images
+from whit.model.image import Image, Images, Leases
 from whit.model.progress import Progress, Report
 from whit.model.service import ServiceSpec
+
+
+@dataclass(frozen=True)
+class HoldImage:
+    """The layers under a running instance are nobody's garbage."""
+
+    leases: Leases
+    holder: str
+    image: Image
+
+    def describe(self) -> str:
+        return f"hold image {self.image.name} for {self.holder}"
+
+    async def do(self) -> None:
+        await asyncio.to_thread(self.leases.hold, self.holder, self.image)
+
+    async def undo(self) -> None:
+        await asyncio.to_thread(self.leases.release, self.holder)
+
+
+@dataclass(frozen=True)
+class ReleaseImage:
+    """Comes last: nothing is mounted from the layers any more. It cannot be undone, only done again."""
+
+    leases: Leases
+    holder: str
+
+    def describe(self) -> str:
+        return f"release the image of {self.holder}"
+
+    async def do(self) -> None:
+        await asyncio.to_thread(self.leases.release, self.holder)
+
+    async def undo(self) -> None:
+        return
 
 
 async def settle_images(spec: AppSpec, images: Images, report: Report, *, refresh: bool = False) -> dict[str, Image]:

@@ -18,8 +18,10 @@ from typing import Any, Protocol
 
 from whit.base.errors import InputError, Unavailable, WhitError
 from whit.control.desired import Wanted
+from whit.control.images import HoldImage, ReleaseImage
 from whit.control.plan import Action, Remove, Restart, Seen, Start
 from whit.kernel.files import MakeDirectory
+from whit.model.image import Leases
 from whit.model.instance import ExitRecord, InstanceSpec, InstanceStatus
 from whit.model.operation import Operation, carry_out
 from whit.model.service import DependencySpec
@@ -71,11 +73,13 @@ class Instances:
         self,
         driver: Driver,
         networks: Networks,
+        leases: Leases,
         changed: Callable[[], None],
         publish: Callable[[], Awaitable[None]],
     ) -> None:
         self.driver = driver
         self.networks = networks
+        self.leases = leases
         self.changed = changed
         self.publish = publish
         self.records: dict[str, Record] = {}
@@ -97,6 +101,7 @@ class Instances:
             record = Record(found.spec, depends_on(found.spec), found.status, found.status.restarts)
             self.records[found.spec.name] = record
             record.started = time.monotonic()
+            await HoldImage(self.leases, found.spec.name, found.spec.image).do()
             if record.status.state == "running":
                 self._recall_health(record)
                 self._watch(record, adopted=True)
@@ -106,7 +111,7 @@ class Instances:
                 # It was being made, or was being removed, when the agent died: away with it, then anew.
                 self._work(record, self._remove(record))
         for name in self.driver.leftovers():
-            await carry_out(self.driver.plan_remove(name, keep_log=True))
+            await carry_out([*self.driver.plan_remove(name, keep_log=True), ReleaseImage(self.leases, name)])
 
     # ---- what is done ----
 
@@ -140,12 +145,17 @@ class Instances:
             case Remove(name):
                 spec = self.records[name].spec
                 stop = self.driver.plan_stop(name, spec.stop_signal, spec.stop_grace_period)
-                operations = [*stop, *self.driver.plan_remove(name), *self.networks.plan_disconnect(spec)]
+                operations = [*stop, *self._removing(spec)]
         return [operation.describe() for operation in operations]
 
     def _starting(self, spec: InstanceSpec) -> list[Operation]:
         connect = self.networks.plan_connect(spec)
-        return [*_sources(spec), *connect, *self.driver.plan_start(spec, self.networks.files(spec))]
+        hold = HoldImage(self.leases, spec.name, spec.image)
+        return [hold, *_sources(spec), *connect, *self.driver.plan_start(spec, self.networks.files(spec))]
+
+    def _removing(self, spec: InstanceSpec) -> list[Operation]:
+        disconnect = self.networks.plan_disconnect(spec)
+        return [*self.driver.plan_remove(spec.name), *disconnect, ReleaseImage(self.leases, spec.name)]
 
     def release(self) -> None:
         """Stop watching; the instances go on."""
@@ -219,7 +229,7 @@ class Instances:
             # New connections have gone elsewhere before the process hears that it is to end.
             await self.publish()
             await carry_out(self.driver.plan_stop(spec.name, spec.stop_signal, spec.stop_grace_period))
-        await carry_out([*self.driver.plan_remove(spec.name), *self.networks.plan_disconnect(spec)])
+        await carry_out(self._removing(spec))
         self.records.pop(spec.name, None)
 
     # ---- what happens ----

@@ -19,8 +19,9 @@ from typing import Any, TypeVar
 
 from whit.base.errors import Conflict, NotFound, Permanent, WhitError
 from whit.base.settings import Settings
-from whit.image import archive, manifest, merged, plan, prove, reference, unpack, worker
+from whit.image import archive, export, manifest, merged, plan, prove, reference, unpack, worker
 from whit.image.bill import Bill
+from whit.image.export import Exported, Target
 from whit.image.layout import Layout
 from whit.image.linking import Order
 from whit.image.manifest import Descriptor, Layer
@@ -119,11 +120,9 @@ class ImageStore:
     def bill(self, name: str) -> Bill:
         """What the image with this name is made of, and why. Raises NotFound."""
         self.prepare()
-        descriptor = self.layout.find(name)
-        bill = self._records.bill(descriptor.digest) if descriptor else None
+        bill = self._records.bill(self._found(name).digest)
         if bill is None:
-            there = "it was not built here" if descriptor else "there is no image of that name"
-            raise NotFound(f"nothing is known of what {name} is made of: {there}", hint="build it with `whit build`")
+            raise NotFound(f"nobody knows what {name} is made of: it was not built here", hint="whit build builds it")
         return bill
 
     async def obtain(self, text: str, report: Report) -> Image:
@@ -145,6 +144,16 @@ class ImageStore:
                 return await self._import(text, archive.source(wanted.path), wanted.name, say)
             stored = self.layout.find(str(wanted))
             return await (self._unpacked(str(wanted), stored, say) if stored else self._pull(wanted, say))
+
+    def image(self, name: str) -> Image:
+        """A stored image, by its name. Raises NotFound."""
+        self.prepare()
+        return self._image(name, self._found(name), cached=True)
+
+    def export(self, name: str, target: Target, output: Path) -> Exported:
+        """Write a stored image in the form that others take. See export.export."""
+        self.prepare()
+        return export.export(self.layout, name, self._found(name), target, output)
 
     def images(self) -> list[Stored]:
         """What is stored under a name, sorted by name."""
@@ -174,6 +183,12 @@ class ImageStore:
         """
         self.prepare()
         return await asyncio.to_thread(self._collect)
+
+    def _found(self, name: str) -> Descriptor:
+        descriptor = self.layout.find(name)
+        if descriptor is None:
+            raise NotFound(f"there is no image {name}", hint="`whit image ls` lists what is stored")
+        return descriptor
 
     def prepare(self) -> None:
         """Make the directories, and remove what a killed process left half done."""

@@ -50,6 +50,18 @@ class Images(Protocol):
         ...
 
 
+class Leases(Protocol):
+    """Keeps images from being collected as garbage. Leases survive restarts."""
+
+    def hold(self, holder: str, image: Image) -> None:
+        """Keep the image's layers until `release(holder)`, whatever happens to its name."""
+        ...
+
+    def release(self, holder: str) -> None:
+        """Safe to repeat."""
+        ...
+
+
 class StoredImage(Noun):
     """An image as the store lists it."""
 

@@ -145,9 +145,10 @@ def test_another_user_order_time_place_and_parallelism_give_the_same_bits(
             path.chmod(0o755 if path.is_dir() else 0o644)
             os.utime(path, (number * 10**9, number * 10**9))
         packages = ["debian:ca-certificates", "debian:libcap2"][:: -1 if number else 1]
+        build = f"parts: [{', '.join(packages)}, ./site], check: [[python3, -c, 'import http.server, ssl']]"
         (place / "whit.yaml").write_text(
             "name: same\nservices: {web: {command: [python3, -m, http.server], build: {link: closure, "
-            f"needs: [python], parts: [{', '.join(packages)}, ./site], check: [[python3, -c, 'import http.server, ssl']]}}}}}}\n"
+            f"needs: [python], {build}}}}}}}\n"
         )
         state = tmp_path / f"state{number}"
         state.mkdir()

@@ -79,8 +79,10 @@ def reference() -> str:
     sections = [HEAD, _section("whit", root.get_help())]
     for name, command in group.commands.items():
         context = _context(command, name, root)
-        sections.append(_section(f"whit {name}", context.get_help()))
-        for inner, part in getattr(command, "commands", {}).items():
+        inside = getattr(command, "commands", {})
+        if not inside:
+            sections.append(_section(f"whit {name}", context.get_help()))
+        for inner, part in inside.items():
             sections.append(_section(f"whit {name} {inner}", _context(part, inner, context).get_help()))
     return "\n".join([*sections, NAMES, _exit_codes(), JSON, ENVIRONMENT])
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
@@ -69,6 +68,8 @@ def build(
       whit build examples/shop --service web --graph web.svg
       whit build examples/shop --service web --target rootfs -o web.tar
     """
+    import asyncio
+
     from whit.cli import local, progress
 
     spec = chosen(path, service or [])

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from whit.base.errors import InputError
+from whit.base.errors import InputError, NotLocked
 from whit.cli.invocation import Invocation, command
 
 if TYPE_CHECKING:
     from whit.image.bill import Bill
     from whit.image.export import Target
+    from whit.image.store import ImageStore
     from whit.model.app import AppSpec
 
 TARGETS = ("oci", "oci-archive", "rootfs")
@@ -44,6 +45,12 @@ def build(
         list[str] | None, typer.Option("--service", "-s", metavar="SERVICE", help="Only this service; may be repeated.")
     ] = None,
     refresh: Annotated[bool, typer.Option("--refresh", help="Build anew, also where nothing changed.")] = False,
+    lock: Annotated[
+        bool, typer.Option("--lock", help="Look everything up anew, and write what it was to whit.lock.")
+    ] = False,
+    locked: Annotated[
+        bool, typer.Option("--locked", help="Fetch nothing: take what whit.lock says, from what is here.")
+    ] = False,
     explain: Annotated[
         str | None, typer.Option("--explain", metavar="[FILE]", help="Say why a file is in the image, or each part.")
     ] = None,
@@ -66,21 +73,31 @@ def build(
       whit build examples/shop
       whit build examples/shop --service web --explain /usr/sbin/nginx
       whit build examples/shop --service web --graph web.svg
+      whit build examples/shop --lock && whit build examples/shop --locked
       whit build examples/shop --service web --target rootfs -o web.tar
     """
     import asyncio
 
     from whit.cli import local, progress
+    from whit.model.lock import FILE, read
 
+    if lock and locked:
+        raise InputError("--lock fetches, and --locked fetches nothing", hint="give one of them")
     spec = chosen(path, service or [])
     _refuse_several(spec, explain is not None or graph is not None or output is not None)
     form = chosen_target(target)
     store = local.store(run.settings)
 
     async def work(report: Any) -> dict[str, Any]:
-        from whit.control.images import settle_images
+        from whit.control.images import How, settle_images
 
-        images = await settle_images(spec, store, report, refresh=refresh)
+        known = None if lock else await asyncio.to_thread(read, spec.directory)
+        if locked and known is None:
+            raise NotLocked(f"there is no {FILE} in {spec.directory}", hint="make it with: whit build --lock")
+        how = How(refresh=refresh or lock, lock=known, fetch=not locked)
+        images = await settle_images(spec, store, report, how)
+        if lock:
+            await asyncio.to_thread(_write_lock, spec, store, bool(service))
         kept = {"name", "digest", "size", "cached"}
         result: dict[str, Any] = {"images": {name: one.model_dump(include=kept) for name, one in images.items()}}
         if output is not None:
@@ -111,6 +128,20 @@ def chosen(path: Path, services: Sequence[str]) -> AppSpec:
             raise InputError(f"{spec.name} has no service {name}", hint=f"it has: {', '.join(sorted(spec.services))}")
     wanted = {name: one for name, one in spec.services.items() if not services or name in services}
     return spec.model_copy(update={"services": {name: one for name, one in wanted.items() if one.build or services}})
+
+
+def _write_lock(spec: AppSpec, store: ImageStore, some: bool) -> None:
+    """Of some services: into what the file has of the others."""
+    from whit.model.lock import FILE, Lock, read
+
+    before = read(spec.directory) if some else None
+    entries = dict(before.entries) if before else {}
+    for one in spec.services.values():
+        if one.build:
+            entries |= store.locked(one.build).entries
+    path = spec.directory / FILE
+    path.with_suffix(".new").write_text(Lock(entries).encode())
+    path.with_suffix(".new").rename(path)
 
 
 def chosen_target(text: str) -> Target:

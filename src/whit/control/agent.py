@@ -36,6 +36,7 @@ from whit.model.feature import Feature
 from whit.model.flow import Explanation, Flow
 from whit.model.image import Image, StoredImage
 from whit.model.instance import InstanceSpec, InstanceStatus
+from whit.model.lock import read
 from whit.model.progress import Progress, Report
 from whit.model.release import Release
 from whit.model.service import DependencySpec
@@ -206,7 +207,8 @@ class Agent:
         return lines
 
     async def settle_images(self, spec: AppSpec, report: Report, *, refresh: bool = False) -> dict[str, Image]:
-        return await images.settle_images(spec, self.images, report, refresh=refresh)
+        lock = await asyncio.to_thread(read, spec.directory)
+        return await images.settle_images(spec, self.images, report, images.How(refresh=refresh, lock=lock))
 
     async def down(self, name: str, report: Report, *, volumes: bool, timeout: float) -> None:
         """Stop the app and forget it. With `volumes` its data go too."""

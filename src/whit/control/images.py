@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
+from typing import Any
 
 from whit.base.errors import WhitError
 from whit.model.app import AppSpec
 from whit.model.image import Image, Images, Leases
+from whit.model.lock import Lock, read
 from whit.model.progress import Progress, Report
 from whit.model.service import ServiceSpec
 
@@ -48,28 +50,41 @@ class ReleaseImage:
         return
 
 
-async def settle_images(spec: AppSpec, images: Images, report: Report, *, refresh: bool = False) -> dict[str, Image]:
+@dataclass(frozen=True)
+class How:
+    """How images are settled: looked up anew, by what lock file, and whether anything may be fetched."""
+
+    refresh: bool = False
+    lock: Lock | None = None
+    fetch: bool = True
+
+
+async def settle_images(spec: AppSpec, images: Images, report: Report, how: How | None = None) -> dict[str, Image]:
     """The image of each service by the service's name, built or fetched if it has to be.
+
+    Unless `how` says otherwise, by the lock file beside the app file, if there is one.
 
     Raises:
         WhitError: of the first service that failed; the others were stopped.
     """
+    how = how or How(lock=await asyncio.to_thread(read, spec.directory))
     tasks: dict[str, asyncio.Task[Image]] = {}
     try:
         async with asyncio.TaskGroup() as group:
             for name, service in spec.services.items():
-                tasks[name] = group.create_task(_settle(spec.name, name, service, images, report, refresh=refresh))
+                tasks[name] = group.create_task(_settle(spec.name, name, service, images, report, how))
     except ExceptionGroup as failures:
         raise failures.exceptions[0] from None
     return {name: task.result() for name, task in tasks.items()}
 
 
-async def _settle(app: str, name: str, service: ServiceSpec, images: Images, report: Report, *, refresh: bool) -> Image:
+async def _settle(app: str, name: str, service: ServiceSpec, images: Images, report: Report, how: How) -> Image:
     try:
         if service.build is not None:
-            image = await images.build(f"{app}-{name}", service.build, report, refresh=refresh)
+            options: dict[str, Any] = {"refresh": how.refresh, "lock": how.lock, "fetch": how.fetch}
+            image = await images.build(f"{app}-{name}", service.build, report, **options)
         else:
-            image = await images.obtain(service.image or "", report)
+            image = await images.obtain(service.image or "", report, fetch=how.fetch)
     except WhitError:
         report(Progress(subject=name, step="no image", failed=True))
         raise

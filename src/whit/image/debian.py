@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from whit.base.errors import CommandError, HostileArchive
-from whit.image import accounts, bytecode
+from whit.image import accounts, bytecode, depends
 from whit.image.tree import MERGED_USR, Entry, Tree, read_tar
 from whit.tools import apt, process
-from whit.tools.apt import Package
+from whit.tools.apt import Package, Resolved
 
 BASE = ("base-files", "base-passwd")
 """Their files are the skeleton of every Debian system; they come without what they depend on."""
@@ -88,13 +88,32 @@ class Linked:
     skipped_scripts: tuple[str, ...]
 
 
-async def link(root: apt.Root, names: Sequence[str], spool: Path, say: Say) -> Linked:
-    """Resolve, download and merge. `root` is prepared and has lists. Raises InputError, CommandError, Permanent."""
-    say("resolve packages")
-    resolved = await root.resolve(names, BASE)
-    packages = resolved.packages
-    say(f"fetch {len(packages)} packages, {sum(package.size for package in packages) / 1e6:.0f} MB")
+async def fetch(root: apt.Root, packages: Sequence[Package], say: Say) -> None:
+    """Raises Permanent if one cannot be had, or is not what its digest says."""
+    size = sum(package.size for package in packages)
+    say(f"fetch {len(packages)} packages" + (f", {size / 1e6:.0f} MB" if size else ""))
     await root.download(packages)
+
+
+async def read_resolved(root: apt.Root, packages: Sequence[Package], names: Sequence[str]) -> Resolved:
+    """What resolving would say of packages that are here, from their own control files."""
+    found = []
+    for package in packages:
+        shown = await process.run(["dpkg-deb", "--field", str(root.path(package))])
+        found.append(dataclasses.replace(package, control=shown.text.rstrip("\n")))
+    needs = {one.name: one.needs for one in depends.of_debian(found)}
+    queue, chosen = [name.partition("=")[0] for name in names], set[str]()
+    while queue:
+        name = queue.pop()
+        if name in needs and name not in chosen:
+            chosen.add(name)
+            queue += needs[name]
+    return Resolved(tuple(sorted(found, key=lambda package: package.name)), frozenset(chosen))
+
+
+async def link(root: apt.Root, resolved: Resolved, spool: Path, say: Say) -> Linked:
+    """Merge packages that were downloaded. Raises HostileArchive, CommandError."""
+    packages = resolved.packages
     say(f"link {len(packages)} packages")
     unpacked = await _unpack_all(root, packages, spool)
     tree = merge(unpacked, resolved.chosen)

@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from whit.base.errors import InputError
+from whit.base.errors import InputError, NotLocked
 from whit.image import archive, directory, layer, manifest, needs, project, sources
 from whit.image.linking import Rule
 from whit.image.needs import Graph, Node
 from whit.model.build import BuildSpec, DebianPart, DirectoryPart, LayoutPart, PythonPart
+from whit.model.lock import FILE, Lock, Locked, asked_debian, asked_python
 
-VERSION = 2
+VERSION = 3
 
 
 @dataclass(frozen=True)
@@ -36,12 +37,17 @@ class Step:
     path: Path = Path()
     reference: str | None = None
     merged_usr: bool = False
+    asked: str = ""
+    """What the lock file calls it; empty if nothing is fetched for it."""
+    locked: Locked | None = None
     parts: tuple[str, ...] = ()
     """Ids of the nodes that it links; for reasons, and no part of the key."""
 
     @property
     def key(self) -> str:
         facts = [VERSION, self.kind, manifest.architecture(), layer.timestamp(), self.merged_usr, *self.inputs]
+        if self.locked:
+            facts += ["locked", *self.locked.digests]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
@@ -74,7 +80,7 @@ class Plan:
         return [step.project for step in self.steps if step.project]
 
 
-def make(spec: BuildSpec) -> Plan:
+def make(spec: BuildSpec, lock: Lock | None = None) -> Plan:
     """Read what the parts are made from and lay out the steps. Reads files; changes and starts nothing.
 
     Raises:
@@ -91,14 +97,23 @@ def make(spec: BuildSpec) -> Plan:
     python = project.python_version(codename) if any(isinstance(part, PythonPart) for part in spec.parts) else ""
     packaged = tuple(node.id for node in graph.nodes if node.packages)
     title = f"Debian {codename}: {', '.join(names)}"
-    system = Step("debian", title, (codename, text, *names), names=names, parts=packaged)
+    asked = asked_debian(codename, manifest.architecture(), names)
+    system = Step("debian", title, (codename, text, *names), names=names, parts=packaged, asked=asked)
     # Where only a need brings packages, they are what everything else lies on.
     steps: list[Step] = [system] if names and not any(_is_packaged(part) for part in spec.parts) else []
     for node in graph.nodes:
         if _is_packaged(node.part) and system not in steps:
             steps.append(system)
         steps += _steps(node, python, bool(names))
+    steps = [replace(step, locked=lock.find(step.asked)) for step in steps] if lock else steps
     return Plan(tuple(steps), codename, text, python, graph, {node.id: _rule(node) for node in graph.nodes}, spec)
+
+
+def require_locked(planned: Plan) -> None:
+    """Raises NotLocked if the lock file does not have what a step asks for."""
+    missing = [step.asked for step in planned.steps if step.asked and step.locked is None]
+    if missing:
+        raise NotLocked(f"{FILE} does not have {'; '.join(missing)}", hint="make it anew with: whit build --lock")
 
 
 def _rule(node: Node) -> Rule:
@@ -134,7 +149,10 @@ def _python_steps(part: PythonPart, python: str, named: tuple[str, ...]) -> list
     steps = []
     if any(text.strip() for text in found.requirements.values()):
         texts = [text for item in found.requirements.items() for text in item]
-        steps.append(Step("requirements", "Python requirements", (python, *texts), project=found, parts=named))
+        asked = asked_python(python, manifest.architecture(), texts[1::2])
+        inputs = (python, *texts)
+        steps.append(Step("requirements", "Python requirements", inputs, project=found, parts=named, asked=asked))
     digest = directory.scan(part.path, project.IGNORED).digest()
     inputs = (python, digest, str(found.installed), str(found.dynamic))
-    return [*steps, Step("project", "Python project", inputs, project=found, path=part.path, parts=named)]
+    asked = asked_python(python, manifest.architecture(), found.builders) if found.installed else ""
+    return [*steps, Step("project", "Python project", inputs, project=found, path=part.path, parts=named, asked=asked)]

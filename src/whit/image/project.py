@@ -35,6 +35,8 @@ class Project:
     dynamic: bool = False
     requirements: dict[str, str] = field(default_factory=dict)
     command: tuple[str, ...] = ()
+    builders: tuple[str, ...] = ()
+    """Requirements of what builds it (PEP 518)."""
 
 
 def python_version(codename: str) -> str:
@@ -61,7 +63,16 @@ def read(directory: Path) -> Project:
         requirements["pyproject-dependencies.txt"] = "".join(f"{line}\n" for line in dependencies)
     scripts = tuple(table.get("scripts") or {})
     dynamic = installed and (not table or "dependencies" in (table.get("dynamic") or []))
-    return Project(directory, installed, dynamic, requirements, scripts if len(scripts) == 1 else ())
+    command = scripts if len(scripts) == 1 else ()
+    return Project(directory, installed, dynamic, requirements, command, _builders(metadata) if installed else ())
+
+
+def _builders(metadata: dict[str, Any]) -> tuple[str, ...]:
+    """What the project says; setuptools also asks for wheel, and is the default (PEP 517)."""
+    system = metadata.get("build-system") or {}
+    backend = str(system.get("build-backend", "setuptools"))
+    implied = ("setuptools", "wheel") if backend.startswith("setuptools") else ()
+    return tuple(dict.fromkeys((*map(str, system.get("requires", ())), *implied)))
 
 
 def _metadata(path: Path) -> dict[str, Any]:

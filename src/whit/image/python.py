@@ -13,13 +13,15 @@ import io
 import platform
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from whit.base.errors import Unavailable
 from whit.image import bytecode, depends, directory
 from whit.image.tree import MERGED_USR, Entry, Tree
+from whit.model.lock import Locked, LockedWheel
 from whit.tools import pip
 
 APP = "app"
@@ -35,11 +37,16 @@ _INTERPRETER = b"#!/usr/bin/python3\n"
 
 @dataclass(frozen=True)
 class Installer:
-    """Installs for one Python. `env` is the host's pip configuration, `scratch` a directory that may be filled."""
+    """Installs for one Python. `env` is the host's pip configuration, `scratch` a directory that may be filled.
+
+    Wheels that are in `wheels` and `builders` already are not fetched; those that were are left there.
+    """
 
     python: str
     env: Mapping[str, str]
     scratch: Path
+    wheels: Path
+    builders: Path
 
     def check(self) -> None:
         """Raises Unavailable if this process runs another Python: markers and byte code would be of the wrong one."""
@@ -48,25 +55,51 @@ class Installer:
             hint = f"run Whit with Python {self.python}"
             raise Unavailable(f"Whit runs on Python {running}, the image has {self.python}", hint=hint)
 
-    async def requirements(self, files: Mapping[str, str]) -> Tree:
-        """What the requirement files ask for."""
+    async def requirements(self, files: Mapping[str, str], locked: Sequence[LockedWheel]) -> Tree:
+        """What the requirement files ask for, or exactly the wheels that they are locked to."""
         names = [name for name in ("requirements.txt", "pyproject-dependencies.txt") if name in files]
         for name, text in files.items():
             path = self.scratch / "requirements" / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text)
-        target = self._target()
         options = [option for name in names for option in ("-r", name)]
-        await self._install(target, options, self.scratch / "requirements", dependencies=True)
-        return self._collect(target)
+        if locked:
+            await self._locked(locked, self.wheels)
+        else:
+            await self._download(self.wheels, options, self.scratch / "requirements")
+        return await self._installed()
 
-    async def project(self, source: Path, *, dependencies: bool) -> Tree:
+    async def project(
+        self, source: Path, builders: Sequence[str], locked: Locked | None, *, dependencies: bool
+    ) -> Tree:
         """The project's own wheel, with what it depends on if that is not known before it is built."""
-        wheels = self.scratch / "wheels"
-        wheels.mkdir()
-        built = await pip.wheel(source, wheels, env=self.env)
-        target = self._target()
-        await self._install(target, [str(built)], wheels, dependencies=dependencies)
+        if locked:
+            await self._locked(locked.builders, self.builders)
+        elif builders:
+            await self._download(self.builders, builders, self.scratch)
+        built = await pip.wheel(source, self.scratch / "built", builders=self.builders, env=self.env)
+        if locked:
+            await self._locked(locked.wheels, self.wheels)
+        elif dependencies:
+            await self._download(self.wheels, [str(built)], self.scratch)
+            (self.wheels / built.name).unlink(missing_ok=True)
+        return await self._installed(built)
+
+    async def _locked(self, wanted: Sequence[LockedWheel], directory: Path) -> None:
+        """What is not there already is fetched by its digest."""
+        missing = [one for one in wanted if not (directory / one.file).exists()]
+        if missing:
+            lines = self.scratch / "locked.txt"
+            lines.write_text("".join(f"{one.requirement}\n" for one in missing))
+            await self._download(directory, ["--require-hashes", "-r", str(lines)], self.scratch, dependencies=False)
+
+    async def _installed(self, *built: Path) -> Tree:
+        target = self.scratch / "target"
+        target.mkdir()
+        tags = pip.platforms(platform.machine(), _GLIBC[self.python])
+        wheels = [*sorted(self.wheels.glob("*.whl")), *built]
+        if wheels:
+            await pip.install(target, wheels, python=self.python, tags=tags, env=self.env, cwd=self.scratch)
         return self._collect(target)
 
     def files(self, source: Path) -> Tree:
@@ -78,14 +111,10 @@ class Installer:
         bytecode.add_caches(tree, [entry for entry in tree.under(APP) if _is_source(entry)])
         return tree
 
-    def _target(self) -> Path:
-        target = self.scratch / "target"
-        target.mkdir()
-        return target
-
-    async def _install(self, target: Path, what: list[str], cwd: Path, *, dependencies: bool) -> None:
+    async def _download(self, target: Path, what: Sequence[str], cwd: Path, *, dependencies: bool = True) -> None:
         tags = pip.platforms(platform.machine(), _GLIBC[self.python])
-        await pip.install(target, what, python=self.python, tags=tags, env=self.env, cwd=cwd, dependencies=dependencies)
+        options: dict[str, Any] = {"python": self.python, "tags": tags, "env": self.env, "cwd": cwd}
+        await pip.download(target, what, **options, dependencies=dependencies)
 
     def _collect(self, target: Path) -> Tree:
         tree = Tree(MERGED_USR)

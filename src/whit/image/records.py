@@ -16,6 +16,7 @@ from typing import Any
 
 from whit.image.bill import Bill, Package
 from whit.image.manifest import Descriptor, Layer
+from whit.model.lock import Locked
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,8 @@ class StepResult:
     env: dict[str, str] = field(default_factory=dict)
     packages: tuple[Package, ...] = ()
     skipped_scripts: tuple[str, ...] = ()
+    locked: Locked = field(default_factory=Locked)
+    """What a lock file says of it."""
     base: dict[str, Any] = field(default_factory=dict)
     """The configuration of an image that was taken over."""
 
@@ -36,6 +39,7 @@ class StepResult:
             "env": self.env,
             "packages": [asdict(package) for package in self.packages],
             "skipped_scripts": self.skipped_scripts,
+            "locked": self.locked.document(),
             "base": self.base,
         }
 
@@ -43,7 +47,8 @@ class StepResult:
     def parse(cls, document: dict[str, Any]) -> StepResult:
         layers = [Layer(Descriptor.parse(item["blob"]), item["diff_id"]) for item in document["layers"]]
         packages, skipped = tuple(map(Package.parse, document["packages"])), tuple(document["skipped_scripts"])
-        return cls(tuple(layers), document["env"], packages, skipped, document["base"])
+        locked = Locked.parse(document.get("locked", {}))
+        return cls(tuple(layers), document["env"], packages, skipped, locked, document["base"])
 
 
 @dataclass(frozen=True)
@@ -123,6 +128,13 @@ class Records:
         with tempfile.NamedTemporaryFile("w", dir=self.root / kind, prefix=".new-", delete=False) as file:
             json.dump(document, file)
         Path(file.name).rename(self.root / kind / f"{name}.json")
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """The file appears complete or not at all."""
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".new-", delete=False) as file:
+        file.write(data)
+    Path(file.name).rename(path)
 
 
 def _file_name(holder: str) -> str:

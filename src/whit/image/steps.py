@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -10,15 +11,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from whit.base.errors import DigestMismatch
 from whit.image import archive, directory, layer, manifest, project, sources, worker
 from whit.image.bill import Bill, Package
 from whit.image.layout import Layout
 from whit.image.linking import Order
 from whit.image.manifest import Descriptor, Layer
 from whit.image.plan import Plan, Step
-from whit.image.records import Records, StepResult
+from whit.image.records import Records, StepResult, write_whole
 from whit.image.tree import MERGED_USR, Tree
 from whit.image.workshop import Bench, Workshop
+from whit.model.lock import Locked, LockedPackage, LockedWheel, not_locked
 from whit.tools import pip
 
 Say = Callable[[str], None]
@@ -30,16 +33,65 @@ class Steps:
     workshop: Workshop
     records: Records
 
-    async def carry_out(self, step: Step, plan: Plan, say: Say, *, refresh: bool) -> StepResult:
-        """Make the layers of one step. Raises what the worker failed with."""
+    async def carry_out(self, step: Step, plan: Plan, say: Say, *, refresh: bool, fetch: bool = True) -> StepResult:
+        """Make the layers of one step; without `fetch` from what is here.
+
+        Raises:
+            NotLocked: something would have to be fetched.
+            WhitError: what the worker failed with.
+        """
         if step.kind == "directory":
             return await asyncio.to_thread(self._directory, step)
         if step.kind == "layout":
             return await asyncio.to_thread(self._layout, step)
         async with self.workshop.bench(debian=step.kind == "debian") as bench:
             request = await asyncio.to_thread(_request, step, plan, bench, refresh)
+            request |= {"locked": step.locked.document() if step.locked else None, "fetch": fetch}
+            await asyncio.to_thread(self._give_wheels, step, bench, fetch)
             answer = await self.workshop.run(bench, request, say)
             return await asyncio.to_thread(self._take, step, bench, answer)
+
+    def _give_wheels(self, step: Step, bench: Bench, fetch: bool) -> None:
+        """Those of the lock file that are here. Raises NotLocked for others that may not be fetched."""
+        if step.kind == "debian" or step.locked is None:
+            return
+        missing = []
+        for kind, group in ((worker.WHEELS, step.locked.wheels), (worker.BUILDERS, step.locked.builders)):
+            for wheel in group:
+                data = self._kept_wheel(wheel)
+                if data:
+                    bench.give(f"{kind}-{wheel.file}", data)
+                else:
+                    missing.append(f"{wheel.file} (sha256:{wheel.sha256[:12]})")
+        if missing and not fetch:
+            raise not_locked(missing)
+
+    def _kept_wheel(self, wheel: LockedWheel) -> bytes:
+        """Empty if it is not here, or not what it was."""
+        kept = self.workshop.wheel(wheel.sha256)
+        data = kept.read_bytes() if kept.exists() else b""
+        return data if hashlib.sha256(data).hexdigest() == wheel.sha256 else b""
+
+    def _locked(self, bench: Bench, answer: Mapping[str, Any]) -> Locked:
+        """What the step was made of, for a lock file; its wheels are kept."""
+        packages = [one for one in answer.get("packages", ()) if one["kind"] == "deb"]
+        rows = (LockedPackage(one["name"], one["version"], one["architecture"], one["sha256"]) for one in packages)
+        wheels, builders = (
+            self._keep_wheels(bench, name, answer.get(name, {})) for name in (worker.WHEELS, worker.BUILDERS)
+        )
+        return Locked(tuple(rows), wheels, builders)
+
+    def _keep_wheels(self, bench: Bench, directory: str, named: Mapping[str, str]) -> tuple[LockedWheel, ...]:
+        found = []
+        for file, expected in sorted(named.items()):
+            with bench.output(file, directory) as source:
+                data = source.read()
+            if hashlib.sha256(data).hexdigest() != expected:
+                raise DigestMismatch(f"the build left another {file} than it says", hint="build again")
+            kept = self.workshop.wheel(expected)
+            write_whole(kept, data)
+            found.append(LockedWheel(file, expected))
+        return tuple(found)
 
     async def link(self, plan: Plan, results: Sequence[StepResult], order: Order, say: Say) -> Linked:
         """Leave out of the layers of all steps what `order` says."""
@@ -88,6 +140,7 @@ class Steps:
             env=answer.get("env", {}),
             packages=tuple(map(Package.parse, answer.get("packages", ()))),
             skipped_scripts=tuple(answer.get("skipped_scripts", ())),
+            locked=self._locked(bench, answer),
         )
 
 
@@ -133,7 +186,8 @@ def _request(step: Step, plan: Plan, bench: Bench, refresh: bool) -> dict[str, A
     context = bench.path / "in" / worker.CONTEXT
     layer.write(directory.scan(step.path, project.IGNORED).entries(), context)
     bench.own(context)
-    return common | {"installed": step.project.installed, "dynamic": step.project.dynamic}
+    facts = {"installed": step.project.installed, "dynamic": step.project.dynamic, "builders": step.project.builders}
+    return common | facts
 
 
 def _pip_configuration(settings: dict[str, str]) -> bytes:

@@ -32,6 +32,7 @@ from whit.image.steps import Say, Steps
 from whit.image.workshop import Workshop, failure, module_environment
 from whit.model.build import BuildSpec
 from whit.model.image import Image, ImageConfig
+from whit.model.lock import Lock, not_locked
 from whit.model.progress import Progress, Report
 from whit.tools import process
 
@@ -91,21 +92,35 @@ class ImageStore:
         self._gate = asyncio.Semaphore(_AT_ONCE)
         self._prepared = False
 
-    async def build(self, name: str, spec: BuildSpec, report: Report, *, refresh: bool = False) -> Image:
+    async def build(
+        self,
+        name: str,
+        spec: BuildSpec,
+        report: Report,
+        *,
+        refresh: bool = False,
+        lock: Lock | None = None,
+        fetch: bool = True,
+    ) -> Image:
         """Link the parts, or find the result of the same parts, and unpack it.
+
+        What `lock` has is taken as it says. Without `fetch` everything must be in it, and here.
 
         Raises:
             InputError: a part does not exist or cannot be linked, or the image fails its own checks.
+            NotLocked: something would have to be fetched and may not.
             Unavailable, Permanent, Unreachable: the package sources cannot be used.
         """
         self.prepare()
-        planned = await asyncio.to_thread(plan.make, spec)
+        planned = await asyncio.to_thread(plan.make, spec, lock)
+        if not fetch:
+            plan.require_locked(planned)
         async with self._alone(planned.key), self._workshop.busy():
             known = None if refresh else await asyncio.to_thread(self._known, name, planned.key)
             if known:
                 return known
             say = _sayer(name, report)
-            results = await _together(self._settle(step, planned, say, refresh) for step in planned.steps)
+            results = await _together(self._settle(step, planned, say, refresh, fetch) for step in planned.steps)
             config = _config(planned, results)
             made = await self._link(planned, results, config, say)
             descriptor = await asyncio.to_thread(self._assemble, made, config, _labels(results))
@@ -117,6 +132,12 @@ class ImageStore:
             self._records.keep_image(planned.key, descriptor)
             return image
 
+    def locked(self, spec: BuildSpec, lock: Lock | None = None) -> Lock:
+        """What a build of these parts, which was done, was made of."""
+        steps = [step for step in plan.make(spec, lock).steps if step.asked]
+        results = ((step.asked, self._records.step(step.key)) for step in steps)
+        return Lock({asked: result.locked for asked, result in results if result})
+
     def bill(self, name: str) -> Bill:
         """What the image with this name is made of, and why. Raises NotFound."""
         self.prepare()
@@ -125,11 +146,12 @@ class ImageStore:
             raise NotFound(f"nobody knows what {name} is made of: it was not built here", hint="whit build builds it")
         return bill
 
-    async def obtain(self, text: str, report: Report) -> Image:
+    async def obtain(self, text: str, report: Report, *, fetch: bool = True) -> Image:
         """Find an image in the store, import it from oci:PATH[:NAME] or oci-archive:PATH[:NAME], or pull it.
 
         Raises:
             NotFound: nobody has it.
+            NotLocked: it would have to be pulled, and `fetch` is not set.
             InputError: it is damaged, or in a form that is not supported.
             Unreachable: the registry does not answer.
         """
@@ -143,6 +165,8 @@ class ImageStore:
             if isinstance(wanted, PathReference):
                 return await self._import(text, archive.source(wanted.path), wanted.name, say)
             stored = self.layout.find(str(wanted))
+            if stored is None and not fetch:
+                raise not_locked([str(wanted)])
             return await (self._unpacked(str(wanted), stored, say) if stored else self._pull(wanted, say))
 
     def image(self, name: str) -> Image:
@@ -225,14 +249,14 @@ class ImageStore:
         self.layout.tag(name, descriptor)
         return image
 
-    async def _settle(self, step: Step, planned: Plan, say: Say, refresh: bool) -> StepResult:
+    async def _settle(self, step: Step, planned: Plan, say: Say, refresh: bool, fetch: bool) -> StepResult:
         """The step's result, remembered if its layers are still there."""
         async with self._alone(step.key):
             known = None if refresh else self._records.step(step.key)
             if known and all(self.layout.has(item.descriptor.digest) for item in known.layers):
                 return known
             async with self._gate:
-                result = await self._steps.carry_out(step, planned, say, refresh=refresh)
+                result = await self._steps.carry_out(step, planned, say, refresh=refresh, fetch=fetch)
             self._records.keep_step(step.key, result)
             return result
 

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import hashlib
 import json
+import shutil
 import sys
 import tarfile
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from whit.image.bill import Package
 from whit.image.needs import Graph
 from whit.image.python import Installer, metadata
 from whit.image.tree import Tree
+from whit.model.lock import Locked, LockedPackage, not_locked
 from whit.tools import apt, skopeo
 
 CONTEXT = "context.tar"
@@ -29,6 +32,8 @@ LAYER = "layer.tar"
 LAYOUT = "layout"
 ORIGINS = "origins.json"
 BILL = "bill.json"
+WHEELS = "wheels"
+BUILDERS = "builders"
 AUTH = "auth.json"
 
 Request = Mapping[str, Any]
@@ -43,11 +48,17 @@ async def _debian(request: Request, work: Path) -> Result:
     root = apt.Root(work / "shared", work / "apt", request["architecture"])
     names = request["names"]
     await root.prepare(request["sources"], request["auth"], debian.left_out(names))
-    say("look at the package lists")
-    await root.update(0 if request["refresh"] else debian.LISTS_MAX_AGE)
+    if request["locked"] is None:
+        say("look at the package lists")
+        await root.update(0 if request["refresh"] else debian.LISTS_MAX_AGE)
+        say("resolve packages")
+        resolved = await root.resolve(names, debian.BASE)
+        await debian.fetch(root, resolved.packages, say)
+    else:
+        resolved = await _locked(root, names, Locked.parse(request["locked"]).packages, fetch=request["fetch"])
     spool = work / "spool"
     spool.mkdir()
-    linked = await debian.link(root, names, spool, say)
+    linked = await debian.link(root, resolved, spool, say)
     env = {"LANG": "C.UTF-8"}
     if debian.CERTIFICATES in linked.tree:
         env["SSL_CERT_FILE"] = f"/{debian.CERTIFICATES}"
@@ -56,9 +67,25 @@ async def _debian(request: Request, work: Path) -> Result:
     return _written(linked.tree, work) | facts
 
 
+async def _locked(
+    root: apt.Root, names: Sequence[str], wanted: Sequence[LockedPackage], *, fetch: bool
+) -> apt.Resolved:
+    """The packages of the lock file. Their control files are in them, so no list is needed."""
+    packages = [apt.Package(one.name, one.version, one.architecture, one.sha256, 0, "") for one in wanted]
+    missing = [package for package in packages if not root.has(package)]
+    if missing and not fetch:
+        raise not_locked([f"{package.wanted} (sha256:{package.sha256[:12]})" for package in missing])
+    if missing:
+        await root.update(debian.LISTS_MAX_AGE)
+        await debian.fetch(root, packages, say)
+    return await debian.read_resolved(root, packages, names)
+
+
 async def _requirements(request: Request, work: Path) -> Result:
     say("install requirements")
-    return _python(await _installer(request, work).requirements(request["requirements"]), work)
+    installer = _installer(request, work)
+    locked = Locked.parse(request["locked"] or {})
+    return _python(await installer.requirements(request["requirements"], locked.wheels), work)
 
 
 async def _project(request: Request, work: Path) -> Result:
@@ -69,7 +96,9 @@ async def _project(request: Request, work: Path) -> Result:
     if not request["installed"]:
         return _written(installer.files(source), work)
     say("build the project")
-    return _python(await installer.project(source, dependencies=request["dynamic"]), work)
+    locked = Locked.parse(request["locked"]) if request["locked"] is not None else None
+    tree = await installer.project(source, request["builders"], locked, dependencies=request["dynamic"])
+    return _python(tree, work)
 
 
 async def _registry(request: Request, work: Path) -> Result:
@@ -118,9 +147,14 @@ def _installer(request: Request, work: Path) -> Installer:
     env = _environment(work) | request["pip"]
     if "PIP_CONFIG_FILE" not in env and (work / "in" / "pip.conf").exists():
         env["PIP_CONFIG_FILE"] = str(work / "in" / "pip.conf")
-    installer = Installer(request["python"], env, work / "pip")
+    installer = Installer(request["python"], env, work / "pip", work / "out" / WHEELS, work / "out" / BUILDERS)
     installer.check()
     installer.scratch.mkdir()
+    (installer.scratch / "built").mkdir()
+    for directory in (installer.wheels, installer.builders):
+        directory.mkdir()
+        for given in (work / "in").glob(f"{directory.name}-*"):
+            shutil.copyfile(given, directory / given.name.removeprefix(f"{directory.name}-"))
     return installer
 
 
@@ -130,8 +164,14 @@ def _environment(work: Path) -> dict[str, str]:
 
 
 def _python(tree: Tree, work: Path) -> Result:
-    packages = [dataclasses.asdict(package) for package in depends.of_python(metadata(tree), {})]
-    return _written(tree, work) | {"packages": packages}
+    wheels, builders = (_digests(work / "out" / name) for name in (WHEELS, BUILDERS))
+    by_name = {depends.canonical(file.partition("-")[0]): digest for file, digest in wheels.items()}
+    packages = [dataclasses.asdict(package) for package in depends.of_python(metadata(tree), by_name)]
+    return _written(tree, work) | {"packages": packages, "wheels": wheels, "builders": builders}
+
+
+def _digests(directory: Path) -> dict[str, str]:
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(directory.glob("*.whl"))}
 
 
 def _written(tree: Tree, work: Path) -> Result:

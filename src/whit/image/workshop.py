@@ -68,10 +68,15 @@ class Bench:
     debian: bool = False
 
     @contextlib.contextmanager
-    def output(self, name: str) -> Iterator[IO[bytes]]:
-        """Open a file that the worker left. Raises Permanent if it is something else."""
+    def output(self, name: str, directory: str = "") -> Iterator[IO[bytes]]:
+        """Open a file that the worker left, perhaps in a directory. Raises Permanent if it is something else."""
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
         try:
-            fd = os.open(self.path / "out" / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+            within = os.open(self.path / "out" / directory, flags | os.O_DIRECTORY)
+            try:
+                fd = os.open(Path(name).name, flags | os.O_NONBLOCK, dir_fd=within)
+            finally:
+                os.close(within)
         except OSError as error:
             raise Permanent(f"the build left no {name}: {error.strerror}") from error
         with os.fdopen(fd, "rb") as file:
@@ -100,9 +105,13 @@ class Workshop:
         """Package lists and packages, owned by the user that runs apt."""
         return self.root / "apt"
 
+    def wheel(self, sha256: str) -> Path:
+        """Where a wheel with this digest is kept."""
+        return self.root / "wheels" / sha256
+
     def prepare(self) -> None:
         """Make the directories and remove what killed builds left, unless builds are running."""
-        for name in ("apt", "work", "slots"):
+        for name in ("apt", "wheels", "work", "slots"):
             (self.root / name).mkdir(parents=True, exist_ok=True)
         if os.geteuid() == 0:
             os.chown(self.shared, confine.DEBIAN_UID, confine.DEBIAN_UID)

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from whit.model.base import Noun
 from whit.model.build import BuildSpec
+from whit.model.lock import Lock
 from whit.model.progress import Report
 
 
@@ -38,15 +39,25 @@ class Image(Noun):
 class Images(Protocol):
     """What the image area offers."""
 
-    async def build(self, name: str, spec: BuildSpec, report: Report, *, refresh: bool = False) -> Image:
+    async def build(
+        self,
+        name: str,
+        spec: BuildSpec,
+        report: Report,
+        *,
+        refresh: bool = False,
+        lock: Lock | None = None,
+        fetch: bool = True,
+    ) -> Image:
         """Link the parts, or find the result of the same parts, and unpack it. Raises InputError, CommandError.
 
-        With `refresh` the parts are looked up anew, as if nothing had been built.
+        With `refresh` the parts are looked up anew, as if nothing had been built. What `lock` has is taken as it says;
+        without `fetch` everything must be in it, and here.
         """
         ...
 
-    async def obtain(self, reference: str, report: Report) -> Image:
-        """Find `reference` in the store, import it, or pull it, and unpack it. Raises NotFound."""
+    async def obtain(self, reference: str, report: Report, *, fetch: bool = True) -> Image:
+        """Find `reference` in the store, import it, or pull it, and unpack it. Raises NotFound, NotLocked."""
         ...
 
 

@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from whit.base.errors import CommandError, InputError, Permanent
+from whit.base.errors import CommandError, DigestMismatch, InputError, Permanent
 from whit.tools import process
 
 _UPDATE_TIMEOUT = 600.0
@@ -176,7 +176,7 @@ class Root:
         return Resolved(tuple(packages[name] for name in sorted(packages)), frozenset(chosen))
 
     async def download(self, packages: Sequence[Package]) -> None:
-        """Bring the packages into `archives`, with their digests checked. Raises Permanent."""
+        """Bring the packages into `archives`, with their digests checked. Raises Permanent, DigestMismatch."""
         missing = [package for package in packages if not self.has(package)]
         if not missing:
             return
@@ -207,8 +207,8 @@ class Root:
         escaped = package.version.replace(":", "%3a")
         fetched = directory / f"{package.name}_{escaped}_{package.architecture}.deb"
         if not fetched.exists() or _sha256(fetched) != package.sha256:
-            raise Permanent(
-                f"{fetched.name} does not have the digest that the signed list names ({package.sha256})",
+            raise DigestMismatch(
+                f"{fetched.name} does not have the digest that is asked for ({package.sha256})",
                 hint="the mirror is inconsistent or was tampered with; try again later or use another mirror",
             )
         fetched.rename(self.path(package))

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from whit.base.errors import CommandError, InputError, Unavailable
+from whit.base.errors import CommandError, DigestMismatch, InputError, Unavailable
 from whit.tools import process
 
 _TIMEOUT = 1800.0
@@ -38,7 +38,7 @@ def settings(environment: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in environment.items() if name.startswith("PIP_") and name not in _NOT_OURS}
 
 
-async def install(
+async def download(
     target: Path,
     what: Sequence[str],
     *,
@@ -48,22 +48,39 @@ async def install(
     cwd: Path,
     dependencies: bool = True,
 ) -> None:
-    """Install `what` (requirements, or `-r FILE`) into `target`, without byte code.
+    """Bring wheels of `what` (requirements, or `-r FILE`) into `target`.
 
     Raises:
-        InputError: a requirement cannot be had as a wheel, or its hash is wrong.
+        InputError: a requirement cannot be had as a wheel.
+        DigestMismatch: its hash is wrong.
     """
-    argv = [sys.executable, "-m", "pip", "install", *_QUIET, "--no-compile", "--target", str(target)]
-    argv += ["--only-binary", ":all:", "--implementation", "cp", "--python-version", python]
-    argv += [option for tag in tags for option in ("--platform", tag)]
-    argv += [*([] if dependencies else ["--no-deps"]), *what]
+    argv = [sys.executable, "-m", "pip", "download", *_QUIET, "--dest", str(target)]
+    argv += ["--only-binary", ":all:", *_for(python, tags), *([] if dependencies else ["--no-deps"]), *what]
     await _run(argv, env, cwd, "the Python requirements cannot be installed")
 
 
-async def wheel(project: Path, directory: Path, *, env: Mapping[str, str]) -> Path:
-    """Build the project's wheel into `directory`; its build backend is fetched and run. Raises InputError."""
+async def install(
+    target: Path, wheels: Sequence[Path], *, python: str, tags: Sequence[str], env: Mapping[str, str], cwd: Path
+) -> None:
+    """Install these wheels into `target`, without byte code, and fetch nothing. Raises InputError."""
+    argv = [sys.executable, "-m", "pip", "install", *_QUIET, "--no-compile", "--target", str(target)]
+    argv += ["--only-binary", ":all:", *_for(python, tags), "--no-deps", "--no-index", *map(str, wheels)]
+    await _run(argv, env, cwd, "the Python requirements cannot be installed")
+
+
+def _for(python: str, tags: Sequence[str]) -> list[str]:
+    platforms = [option for tag in tags for option in ("--platform", tag)]
+    return ["--implementation", "cp", "--python-version", python, *platforms]
+
+
+async def wheel(project: Path, directory: Path, *, builders: Path, env: Mapping[str, str]) -> Path:
+    """Build the project's wheel into `directory`; its build backend is taken from `builders`, and run.
+
+    Raises InputError.
+    """
     argv = [sys.executable, "-m", "pip", "wheel", *_QUIET, "--no-deps", "--wheel-dir", str(directory), str(project)]
-    await _run(argv, env, directory, "the Python project cannot be built")
+    offline = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(builders)}
+    await _run(argv, {**env, **offline}, directory, "the Python project cannot be built")
     built = sorted(directory.glob("*.whl"))
     if len(built) != 1:
         raise InputError(f"the project built {len(built)} wheels instead of one")
@@ -77,6 +94,9 @@ async def _run(argv: Sequence[str], env: Mapping[str, str], cwd: Path, failure: 
         if "No module named pip" in error.stderr:
             hint = "install python3-pip, or put pip into the environment that Whit runs in"
             raise Unavailable("pip is not installed", hint=hint) from error
+        if "DO NOT MATCH THE HASHES" in error.stderr:
+            hint = "the index has other files than before, or the line is wrong: look where they come from"
+            raise DigestMismatch(f"{failure}:\n{_complaints(error.stderr)}", hint=hint) from error
         hint = "see pip's message; packages without a wheel for this Python and platform cannot be used"
         raise InputError(f"{failure}:\n{_complaints(error.stderr)}", hint=hint) from error
 

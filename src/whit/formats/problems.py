@@ -20,12 +20,17 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 class InvalidApp(InputError):
-    """Everything that is wrong with an app file. `problems` has one InputError a mistake, in the order of the file."""
+    """Everything that is wrong with an app file. `problems` has one InputError a mistake, in the order of the file.
+
+    Its code is theirs, if all of them have the same.
+    """
 
     def __init__(self, problems: Sequence[InputError]) -> None:
         self.problems = tuple(problems)
         super().__init__("\n".join(describe(problem) for problem in self.problems))
         self.place = self.problems[0].place
+        if len({problem.code for problem in self.problems}) == 1:
+            self.code = self.problems[0].code
 
 
 def describe(problem: InputError) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 
-from whit.base.errors import InputError
+from whit.base.errors import InputError, UnknownKey
 from whit.formats.nodes import Entry, Table
 from whit.formats.problems import Problems, near
 
@@ -183,8 +183,8 @@ def refusal(entry: Entry, parent: str, honoured: Iterable[str]) -> InputError:
     """Why a key is not read: it is not honoured, or nobody knows it."""
     path = f"{parent}.{entry.key}" if parent else entry.key
     if remedy := UNSUPPORTED.get(path):
-        return InputError("is not honoured", place=entry.place, hint=remedy)
-    return InputError("is not a known key", place=entry.place, hint=near(entry.key, known_keys(parent, honoured)))
+        return UnknownKey("is not honoured", place=entry.place, hint=remedy)
+    return UnknownKey("is not a known key", place=entry.place, hint=near(entry.key, known_keys(parent, honoured)))
 
 
 def known_keys(parent: str, honoured: Iterable[str]) -> set[str]:

@@ -12,12 +12,12 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
+from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from whit.base.errors import Conflict, NotFound, Permanent, WhitError
+from whit.base.errors import Conflict, NotFound, Permanent, WhitError, system_failure
 from whit.base.settings import Settings
 from whit.image import archive, export, manifest, merged, plan, prove, reference, unpack, worker
 from whit.image.bill import Bill
@@ -109,8 +109,15 @@ class ImageStore:
         Raises:
             InputError: a part does not exist or cannot be linked, or the image fails its own checks.
             NotLocked: something would have to be fetched and may not.
+            DiskFull: there is no space for it; what was begun is not visible.
             Unavailable, Permanent, Unreachable: the package sources cannot be used.
         """
+        with _told():
+            return await self._build(name, spec, report, refresh=refresh, lock=lock, fetch=fetch)
+
+    async def _build(
+        self, name: str, spec: BuildSpec, report: Report, *, refresh: bool, lock: Lock | None, fetch: bool
+    ) -> Image:
         self.prepare()
         planned = await asyncio.to_thread(plan.make, spec, lock)
         if not fetch:
@@ -154,7 +161,12 @@ class ImageStore:
             NotLocked: it would have to be pulled, and `fetch` is not set.
             InputError: it is damaged, or in a form that is not supported.
             Unreachable: the registry does not answer.
+            DiskFull: there is no space for it.
         """
+        with _told():
+            return await self._obtain(text, report, fetch=fetch)
+
+    async def _obtain(self, text: str, report: Report, *, fetch: bool) -> Image:
         self.prepare()
         say = _sayer(text, report)
         async with self._alone(text), self._workshop.busy():
@@ -417,6 +429,15 @@ def _order(planned: Plan, steps: Sequence[Step], config: ImageConfig) -> Order:
     )
 
 
+@contextlib.contextmanager
+def _told() -> Iterator[None]:
+    """A system call that failed is told as such; a full disk is an error of its own."""
+    try:
+        yield
+    except OSError as error:
+        raise system_failure("write", error) from error
+
+
 def _remove_directory(path: Path) -> None:
     """Renamed first: a layer is there whole or not at all, also after a crash."""
     gone = path.with_name(f".gone-{path.name}")
@@ -479,6 +500,6 @@ async def _together(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
         async with asyncio.TaskGroup() as tasks:
             started = [tasks.create_task(item) for item in work]
     except ExceptionGroup as group:  # Python 3.11.2 wraps what `except*` raises in a group
-        first = next((error for error in group.exceptions if isinstance(error, WhitError)), group)
+        first = next((error for error in group.exceptions if isinstance(error, WhitError | OSError)), group)
         raise first from None
     return [task.result() for task in started]

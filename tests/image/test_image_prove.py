@@ -16,6 +16,7 @@ from whit.image.accounts_file import Identity, identity
 from whit.image.store import ImageStore
 from whit.image.workshop import module_environment
 from whit.model.build import BuildSpec, CheckSpec, DirectoryPart, Link, RunSpec
+from whit.model.lock import Lock
 from whit.model.progress import Report
 
 pytestmark = pytest.mark.root
@@ -30,6 +31,10 @@ SOURCE = r"""
 
 int main(int argc, char **argv) {
   if (argc > 2 && !strcmp(argv[1], "read")) return open(argv[2], O_RDONLY) < 0;
+  if (argc > 1 && !strcmp(argv[1], "late")) {
+    char path[64]; snprintf(path, sizeof path, "%s%s/%s%s", "/usr/sh", "are/tool", "unu", "sed");
+    return open(path, O_RDONLY) < 0;
+  }
   if (argc > 1 && !strcmp(argv[1], "who")) return printf("%d %d in %s\n", getuid(), getgid(), getcwd(0, 0)) < 0;
   if (argc > 1 && !strcmp(argv[1], "status")) return system("true") , execl("/proc/self/exe", "x", "cat", 0);
   if (argc > 1 && !strcmp(argv[1], "cat")) {
@@ -170,6 +175,19 @@ async def test_trimmed_and_excluded(store: ImageStore, tmp_path: Path, report: R
     assert paths == {"usr", "usr/bin", "usr/bin/x", "usr/lib", "usr/lib/libx.a", "usr/share", "srv", "srv/kept"}
     reasons = {(one.reason, one.files) for one in store.bill("x").left_out}
     assert reasons == {("manual page", 1), ("excluded", 1)}
+
+
+async def test_observed_run_finds_what_no_text_names(store: ImageStore, system: Path, report: Report) -> None:
+    late = spec(system, CheckSpec(run=("tool", "late")))
+    with pytest.raises(CheckFailed):
+        await store.build("tool", late, report)
+    image = await store.build("tool", late, report, observe=True)
+    assert (image.layers[0] / "usr/share/tool/unused").exists()
+    assert store.bill("tool").explain("/usr/share/tool/unused")[1] == "opened in the observed run"
+    lock = store.observed("tool")
+    assert [one.files for one in lock.entries.values()] == [("usr/share/tool/unused",)]
+    again = await store.build("tool", late, report, lock=Lock.parse(lock.encode()))
+    assert again.digest == image.digest
 
 
 def test_identities(system: Path) -> None:

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from whit.image.export import Target
     from whit.image.store import ImageStore
     from whit.model.app import AppSpec
+    from whit.model.image import Image
+    from whit.model.lock import Lock
 
 TARGETS = ("oci", "oci-archive", "rootfs")
 EVERYTHING = "*"
@@ -50,6 +52,9 @@ def build(
     ] = False,
     locked: Annotated[
         bool, typer.Option("--locked", help="Fetch nothing: take what whit.lock says, from what is here.")
+    ] = False,
+    observe: Annotated[
+        bool, typer.Option("--observe", help="Keep in closures what the checks open too, and in whit.lock. Needs root.")
     ] = False,
     explain: Annotated[
         str | None, typer.Option("--explain", metavar="[FILE]", help="Say why a file is in the image, or each part.")
@@ -94,10 +99,10 @@ def build(
         known = None if lock else await asyncio.to_thread(read, spec.directory)
         if locked and known is None:
             raise NotLocked(f"there is no {FILE} in {spec.directory}", hint="make it with: whit build --lock")
-        how = How(refresh=refresh or lock, lock=known, fetch=not locked)
+        how = How(refresh=refresh or lock, lock=known, fetch=not locked, observe=observe)
         images = await settle_images(spec, store, report, how)
-        if lock:
-            await asyncio.to_thread(_write_lock, spec, store, bool(service))
+        if lock or observe:
+            await asyncio.to_thread(_write_lock, spec, store, images, known, lock and not service)
         kept = {"name", "digest", "size", "cached"}
         result: dict[str, Any] = {"images": {name: one.model_dump(include=kept) for name, one in images.items()}}
         if output is not None:
@@ -130,17 +135,18 @@ def chosen(path: Path, services: Sequence[str]) -> AppSpec:
     return spec.model_copy(update={"services": {name: one for name, one in wanted.items() if one.build or services}})
 
 
-def _write_lock(spec: AppSpec, store: ImageStore, some: bool) -> None:
-    """Of some services: into what the file has of the others."""
-    from whit.model.lock import FILE, Lock, read
+def _write_lock(spec: AppSpec, store: ImageStore, images: dict[str, Image], used: Lock | None, anew: bool) -> None:
+    """What was linked, by the lock that was `used`; unless `anew`, into what the file has of other services."""
+    from whit.model import lock
 
-    before = read(spec.directory) if some else None
+    before = None if anew else lock.read(spec.directory)
     entries = dict(before.entries) if before else {}
-    for one in spec.services.values():
+    for name, one in spec.services.items():
         if one.build:
-            entries |= store.locked(one.build).entries
-    path = spec.directory / FILE
-    path.with_suffix(".new").write_text(Lock(entries).encode())
+            entries |= store.locked(one.build, used).entries
+            entries |= store.observed(images[name].name).entries
+    path = spec.directory / lock.FILE
+    path.with_suffix(".new").write_text(lock.Lock(entries).encode())
     path.with_suffix(".new").rename(path)
 
 

@@ -57,6 +57,7 @@ class How:
     refresh: bool = False
     lock: Lock | None = None
     fetch: bool = True
+    observe: bool = False
 
 
 async def settle_images(spec: AppSpec, images: Images, report: Report, how: How | None = None) -> dict[str, Image]:
@@ -82,6 +83,7 @@ async def _settle(app: str, name: str, service: ServiceSpec, images: Images, rep
     try:
         if service.build is not None:
             options: dict[str, Any] = {"refresh": how.refresh, "lock": how.lock, "fetch": how.fetch}
+            options["observe"] = how.observe and service.build.closed
             image = await images.build(f"{app}-{name}", service.build, report, **options)
         else:
             image = await images.obtain(service.image or "", report, fetch=how.fetch)

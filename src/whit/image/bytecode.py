@@ -58,6 +58,13 @@ def cache_path(path: str) -> str:
     return f"{directory}/__pycache__/{name.removesuffix('.py')}.{sys.implementation.cache_tag}.pyc".lstrip("/")
 
 
+def source_path(cache: str) -> str:
+    """The source of a cache; empty if it is none."""
+    directory, _, name = cache.rpartition("/")
+    start = directory.removesuffix("__pycache__")
+    return f"{start}{name.split('.')[0]}.py" if start != directory and name.endswith(".pyc") else ""
+
+
 def _compile_all(entries: Sequence[Entry]) -> list[bytes | None]:
     if len(entries) <= _FEW or (os.cpu_count() or 1) < 2:
         return [_compile_entry(entry) for entry in entries]

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from whit.base.errors import InputError
-from whit.image import elf, texts, trim
+from whit.image import bytecode, elf, texts, trim
 from whit.image.imports import Library
 from whit.image.index import Index
 from whit.image.python_closure import PythonClosure
@@ -25,6 +25,7 @@ SYSTEM = (
     *("etc/services", "etc/mime.types", "bin", "sbin", "lib", "lib64", "var/run", "var/lock"),
 )
 """What any program may ask the C library for, and links that paths go through."""
+OBSERVED = "opened in the observed run"
 CERTIFICATES = ("etc/ssl/certs/ca-certificates.crt", "etc/ssl/openssl.cnf", "usr/lib/ssl/*")
 _TLS = re.compile(r"lib(ssl|crypto|gnutls|nss3)\.so")
 _SHELLS = ("sh", "dash", "bash", "ash")
@@ -58,6 +59,8 @@ class Wanted:
     working_dir: str = ""
     stay: Mapping[str, str] = field(default_factory=dict)
     """Paths with the reason why they stay whatever is reached."""
+    observed: tuple[str, ...] = ()
+    """Paths that were opened in a run: what else is reached with them."""
     excluded: Callable[[str], bool] = lambda path: False
 
 
@@ -80,9 +83,30 @@ class Closure:
             self.reach(path, reason, "")
         for command in self.wanted.commands:
             self._command(command)
+        self._follow()
+        for path in self.wanted.observed:
+            self._observed(path)
+        return self.reached
+
+    def _follow(self) -> None:
         while self._queue:
             self._explore(self.index.entries[self._queue.pop(0)])
-        return self.reached
+
+    def _observed(self, path: str) -> None:
+        """A file that was opened, links beside it that lead there, and the source of byte code, which must exist."""
+        if path not in self.index.entries or path in self.reached:
+            return
+        self.reach(path, OBSERVED, "")
+        for other in self.index.children(posixpath.dirname(path)):
+            if self.index.entries[other].kind == "symlink" and self._leads(other, path):
+                self.reach(other, OBSERVED, "")
+        if source := bytecode.source_path(path):
+            self.reach(source, OBSERVED, "")
+        self._follow()
+
+    def _leads(self, link: str, path: str) -> bool:
+        found = self.index.find(link)
+        return found is not None and found.entry.path == path
 
     def reach(self, path: str, reason: str, via: str, *, follow: bool = True) -> bool:
         """Take a path, with the links that lead to it. False if there is nothing, or it is excluded."""
@@ -153,10 +177,10 @@ class Closure:
         head = entry.head(4)
         if head == elf.MAGIC:
             self._explore_elf(entry)
+        elif self.python.is_module(entry):  # modules of the library may begin with #! too
+            self.python.source(entry)
         elif head[:2] == b"#!":
             self._explore_script(entry)
-        elif entry.path.endswith(".py"):
-            self.python.source(entry)
         elif self._is_configuration(entry):
             data = entry.data()
             if texts.is_text(data):

@@ -8,6 +8,7 @@ instance has, and answers one request of standard input with a JSON line for eac
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ctypes
 import encodings.idna  # noqa: F401 - what is not imported before the root is entered cannot be imported any more
 import fcntl
@@ -28,7 +29,7 @@ from typing import Any
 
 from whit.base.errors import CommandError, WhitError
 from whit.image.accounts_file import Identity, identity
-from whit.kernel import libc, mount
+from whit.kernel import fanotify, libc, mount
 from whit.tools import process
 
 _CAPABILITIES = frozenset({0, 1, 3, 5, 6, 7, 8, 10, 18})
@@ -185,8 +186,8 @@ def _tcp(check: Mapping[str, Any]) -> str:
     return ""
 
 
-def enter(layers: Sequence[Path], scratch: Path, memory: Sequence[str]) -> None:
-    """Make the root and enter it for good. `memory` are directories that an instance has a tmpfs at."""
+def make(layers: Sequence[Path], scratch: Path, memory: Sequence[str]) -> Path:
+    """Make the root. `memory` are directories that an instance has a tmpfs at."""
     mount.tmpfs(scratch)
     root, upper, work = (scratch / name for name in ("root", "upper", "work"))
     for directory in (root, upper, work):
@@ -211,8 +212,7 @@ def enter(layers: Sequence[Path], scratch: Path, memory: Sequence[str]) -> None:
     for path in memory:
         mount.tmpfs(root / path.strip("/"), mode=0o1777)
     _write_names(root)
-    os.chroot(root)
-    os.chdir("/")
+    return root
 
 
 def _write_names(root: Path) -> None:
@@ -239,18 +239,29 @@ def _give_up() -> None:
 def main() -> int:
     request = json.load(sys.stdin)
     _raise_loopback()
-    enter([Path(path) for path in request["layers"]], Path(request["scratch"]), request["memory"])
-    _give_up()
+    with contextlib.ExitStack() as stack:
+        root = make([Path(path) for path in request["layers"]], Path(request["scratch"]), request["memory"])
+        opened = stack.enter_context(fanotify.opened_below(root)) if request["observe"] else None
+        os.chroot(root)
+        os.chdir("/")
+        _give_up()
+        passed = _carry_out(request)
+    if opened is not None:
+        print(json.dumps({"opened": sorted(opened.paths)}), flush=True)
+    return 0 if passed else 1
+
+
+def _carry_out(request: Mapping[str, Any]) -> bool:
     checks = Checks(request)
     try:
         for check in request["checks"]:
             said = checks.carry_out(check)
             print(json.dumps({"failure": said}), flush=True)
             if said:
-                return 1
+                return False
     finally:
         checks.stop()
-    return 0
+    return True
 
 
 if __name__ == "__main__":

@@ -149,10 +149,9 @@ def _trim(chosen: _Selection, entry: Entry) -> None:
 def _close(merged: Merged, index: Index, order: Order, chosen: _Selection, closed: Sequence[Entry]) -> None:
     excluded = {path for path, reason in chosen.out.items() if reason == "excluded"}
     stay = {path: reason for path, (reason, _) in chosen.reasons.items()}
-    stay |= dict.fromkeys(
-        (path for path in sorted(order.observed) if path in index.entries), "opened in the observed run"
+    wanted = Wanted(
+        order.commands, order.search, order.working_dir, stay, tuple(sorted(order.observed)), excluded.__contains__
     )
-    wanted = Wanted(order.commands, order.search, order.working_dir, stay, excluded.__contains__)
     reached = Closure(index, wanted).walk()
     candidates = {entry.path for entry in closed}
     for path in candidates & reached.keys():

@@ -19,7 +19,7 @@ from whit.image.needs import Graph, Node
 from whit.model.build import BuildSpec, DebianPart, DirectoryPart, LayoutPart, PythonPart
 from whit.model.lock import FILE, Lock, Locked, asked_debian, asked_python
 
-VERSION = 3
+VERSION = 4
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,8 @@ class Plan:
     graph: Graph
     rules: dict[str, Rule]
     spec: BuildSpec
+    observed: tuple[str, ...] = ()
+    """Paths that were opened in a run, and stay."""
 
     @property
     def key(self) -> str:
@@ -67,7 +69,12 @@ class Plan:
         facts: list[object] = [VERSION, *(step.key for step in self.steps)]
         if self.linked or self.spec.check:
             rules = [[name, rule.link, rule.include, rule.exclude] for name, rule in self.rules.items()]
-            facts += [rules, self.spec.run.model_dump(), [check.model_dump() for check in self.spec.check]]
+            facts += [
+                self.observed,
+                rules,
+                self.spec.run.model_dump(),
+                [check.model_dump() for check in self.spec.check],
+            ]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
     @property

@@ -7,6 +7,7 @@ import os
 import shlex
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from whit.base.errors import CheckFailed, Unavailable
@@ -19,21 +20,39 @@ _SPARE = 60.0
 """Seconds that mounting and ending may take beside the checks themselves."""
 
 
-async def prove(image: Image, spec: BuildSpec, scratch: Path, say: Callable[[str], None]) -> tuple[str, ...]:
-    """Run the checks in order; what was proven, a line each. `scratch` is an empty directory.
+@dataclass(frozen=True)
+class Proof:
+    """What was proven, a line each, and which paths were opened meanwhile, if that was observed."""
+
+    checks: tuple[str, ...] = ()
+    opened: tuple[str, ...] = ()
+
+
+async def prove(
+    image: Image, spec: BuildSpec, scratch: Path, say: Callable[[str], None], *, observe: bool = False
+) -> Proof:
+    """Run the checks in order. `scratch` is an empty directory.
 
     Raises:
         CheckFailed: one did not pass.
         Unavailable: this user may not make namespaces.
     """
     if not spec.check:
-        return ()
-    say(f"check the image ({len(spec.check)})")
+        return Proof()
+    say(f"{'observe' if observe else 'check'} the image ({len(spec.check)})")
     failures: list[str] = []
+    opened: list[str] = []
+
+    def hear(line: bytes) -> None:
+        message = json.loads(line)
+        if "failure" in message:
+            failures.append(message["failure"])
+        opened.extend(message.get("opened", ()))
+
     ended = await process.stream_lines(
         _command(scratch),
-        lambda line: failures.append(json.loads(line)["failure"]),
-        stdin=json.dumps(_request(image, spec, scratch)).encode(),
+        hear,
+        stdin=json.dumps(_request(image, spec, scratch) | {"observe": observe}).encode(),
         env=module_environment(),
         timeout=sum(check.timeout for check in spec.check) + _SPARE,
     )
@@ -43,10 +62,10 @@ async def prove(image: Image, spec: BuildSpec, scratch: Path, say: Callable[[str
         raise CheckFailed(f"the image fails its check {describe(failed)}: {failures[-1]}", hint=hint)
     if len(failures) != len(spec.check):
         reason = ended.stderr.strip()[-1500:]
-        if "unshare" in reason or "Operation not permitted" in reason:
+        if "unshare" in reason or "fanotify_init" in reason or "Operation not permitted" in reason:
             raise Unavailable(f"checks cannot run here: {reason}", hint="run as root, or allow user namespaces")
         raise CheckFailed(f"the checks ended early: {reason}")
-    return tuple(describe(check) for check in spec.check)
+    return Proof(tuple(describe(check) for check in spec.check), tuple(path.lstrip("/") for path in opened))
 
 
 def describe(check: CheckSpec) -> str:

@@ -88,16 +88,19 @@ class PythonClosure:
             found = self.library.find(".".join(parts[:length]))
             if found is not None:
                 self.reach(found.path, reason, via)
+                self._cache(found.path, found.path)  # also of a link, beside which its cache stands
 
     def script(self, entry: Entry) -> None:
         self._scanned(entry.data(), "__main__", entry.path, package=False, standard=False, main=True)
 
+    def is_module(self, entry: Entry) -> bool:
+        """In a place where the interpreter looks for modules; also those beside a script that is run."""
+        return entry.path.endswith(".py") and (bool(self.library.name_of(entry.path)) or entry.head(2) != b"#!")
+
     def source(self, entry: Entry) -> None:
         """A module that was reached: what it imports, its byte code, and what belongs to its distribution."""
         name = self.library.name_of(entry.path)
-        cache = bytecode.cache_path(entry.path)
-        if cache in self.index.entries:
-            self.reach(cache, "byte code", entry.path, follow=False)
+        self._cache(entry.path, entry.path)
         standard = entry.path.startswith(self.library.standard)
         package = entry.path.endswith("/__init__.py")
         main = name in self._mains or not name
@@ -107,6 +110,11 @@ class PythonClosure:
                 self.reach(path, "import by a name that is made up", entry.path)
         if not standard:
             self._belongings(entry)
+
+    def _cache(self, source: str, via: str) -> None:
+        cache = bytecode.cache_path(source)
+        if cache in self.index.entries:
+            self.reach(cache, "byte code", via, follow=False)
 
     def extension(self, entry: Entry, texts: set[str]) -> None:
         """A module in C."""

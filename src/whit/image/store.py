@@ -20,10 +20,11 @@ from typing import Any, TypeVar
 from whit.base.errors import Conflict, NotFound, Permanent, WhitError, system_failure
 from whit.base.settings import Settings
 from whit.image import archive, export, manifest, merged, plan, prove, reference, unpack, worker
+from whit.image.assembly import Made, config_of, labels, order
 from whit.image.bill import Bill
+from whit.image.closure import OBSERVED
 from whit.image.export import Exported, Target
 from whit.image.layout import Layout
-from whit.image.linking import Order
 from whit.image.manifest import Descriptor, Layer
 from whit.image.plan import Plan, Step
 from whit.image.records import Records, StepResult
@@ -32,11 +33,10 @@ from whit.image.steps import Say, Steps
 from whit.image.workshop import Workshop, failure, module_environment
 from whit.model.build import BuildSpec
 from whit.model.image import Image, ImageConfig
-from whit.model.lock import Lock, not_locked
+from whit.model.lock import Lock, Locked, asked_run, not_locked
 from whit.model.progress import Progress, Report
 from whit.tools import process
 
-_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _UNPACK_TIMEOUT = 1800.0
 _AT_ONCE = 2
 """Layers unpacked and steps carried out at the same time: both keep a CPU busy."""
@@ -70,15 +70,6 @@ class _Turn:
     users: int = 0
 
 
-@dataclass(frozen=True)
-class _Made:
-    """The layers of an image before it has a manifest."""
-
-    layers: list[Layer]
-    titles: list[str]
-    bill: Bill
-
-
 class ImageStore:
     """Implements model.image.Images."""
 
@@ -101,10 +92,12 @@ class ImageStore:
         refresh: bool = False,
         lock: Lock | None = None,
         fetch: bool = True,
+        observe: bool = False,
     ) -> Image:
         """Link the parts, or find the result of the same parts, and unpack it.
 
-        What `lock` has is taken as it says. Without `fetch` everything must be in it, and here.
+        What `lock` has is taken as it says. Without `fetch` everything must be in it, and here. With `observe` the
+        checks are run in the whole image first, and what is opened meanwhile stays in closures.
 
         Raises:
             InputError: a part does not exist or cannot be linked, or the image fails its own checks.
@@ -113,28 +106,35 @@ class ImageStore:
             Unavailable, Permanent, Unreachable: the package sources cannot be used.
         """
         with _told():
-            return await self._build(name, spec, report, refresh=refresh, lock=lock, fetch=fetch)
+            planned = await self._plan(name, spec, lock, fetch=fetch)
+            return await self._build(name, planned, report, refresh=refresh, fetch=fetch, observe=observe)
 
-    async def _build(
-        self, name: str, spec: BuildSpec, report: Report, *, refresh: bool, lock: Lock | None, fetch: bool
-    ) -> Image:
+    async def _plan(self, name: str, spec: BuildSpec, lock: Lock | None, *, fetch: bool) -> Plan:
         self.prepare()
         planned = await asyncio.to_thread(plan.make, spec, lock)
         if not fetch:
             plan.require_locked(planned)
+        seen = lock.find(asked_run(name)) if lock else None
+        return replace(planned, observed=seen.files) if seen else planned
+
+    async def _build(
+        self, name: str, planned: Plan, report: Report, *, refresh: bool, fetch: bool, observe: bool
+    ) -> Image:
         async with self._alone(planned.key), self._workshop.busy():
-            known = None if refresh else await asyncio.to_thread(self._known, name, planned.key)
+            known = None if refresh or observe else await asyncio.to_thread(self._known, name, planned.key)
             if known:
                 return known
             say = _sayer(name, report)
             results = await _together(self._settle(step, planned, say, refresh, fetch) for step in planned.steps)
-            config = _config(planned, results)
+            config = config_of(planned, results)
+            if observe:
+                planned = replace(planned, observed=await self._observe(name, planned, results, say))
             made = await self._link(planned, results, config, say)
-            descriptor = await asyncio.to_thread(self._assemble, made, config, _labels(results))
+            descriptor = await asyncio.to_thread(self._assemble, made, config, labels(results))
             _say_skipped(results, say)
             image = await self._unpacked(name, descriptor, say)
-            checks = await self._prove(image, spec, say)
-            self._records.keep_bill(descriptor.digest, replace(made.bill, checks=checks))
+            proof = await self._prove(image, planned.spec, say)
+            self._records.keep_bill(descriptor.digest, replace(made.bill, checks=proof.checks))
             self.layout.tag(name, descriptor)
             self._records.keep_image(planned.key, descriptor)
             return image
@@ -144,6 +144,11 @@ class ImageStore:
         steps = [step for step in plan.make(spec, lock).steps if step.asked]
         results = ((step.asked, self._records.step(step.key)) for step in steps)
         return Lock({asked: result.locked for asked, result in results if result})
+
+    def observed(self, name: str) -> Lock:
+        """Files of an image that only an observed run has found, if any."""
+        files = tuple(file.path for file in self.bill(name).files if file.reason == OBSERVED)
+        return Lock({asked_run(name): Locked(files=files)} if files else {})
 
     def bill(self, name: str) -> Bill:
         """What the image with this name is made of, and why. Raises NotFound."""
@@ -272,23 +277,31 @@ class ImageStore:
             self._records.keep_step(step.key, result)
             return result
 
-    async def _link(self, planned: Plan, results: Sequence[StepResult], config: ImageConfig, say: Say) -> _Made:
+    async def _link(self, planned: Plan, results: Sequence[StepResult], config: ImageConfig, say: Say) -> Made:
         """The layers with their titles: those of the steps as they are, or what linking leaves of them."""
         pairs = [(step, item) for step, result in zip(planned.steps, results, strict=True) for item in result.layers]
         if not planned.linked:
             bill = await asyncio.to_thread(self._bill, planned, results)
-            return _Made([item for _, item in pairs], [step.title for step, _ in pairs], bill)
-        linked = await self._steps.link(planned, results, _order(planned, [step for step, _ in pairs], config), say)
+            return Made([item for _, item in pairs], [step.title for step, _ in pairs], bill)
+        linked = await self._steps.link(planned, results, order(planned, [step for step, _ in pairs], config), say)
         numbers = sorted(linked.layers)
-        return _Made([linked.layers[one] for one in numbers], [pairs[one][0].title for one in numbers], linked.bill)
+        return Made([linked.layers[one] for one in numbers], [pairs[one][0].title for one in numbers], linked.bill)
 
-    async def _prove(self, image: Image, spec: BuildSpec, say: Say) -> tuple[str, ...]:
+    async def _observe(self, name: str, planned: Plan, results: Sequence[StepResult], say: Say) -> tuple[str, ...]:
+        """Which files of the whole image the checks open. That image has no name, and is garbage afterwards."""
+        config = config_of(planned, results)
+        whole = await self._link(replace(planned, rules={}), results, config, say)
+        descriptor = await asyncio.to_thread(self._assemble, whole, config, {})
+        image = await self._unpacked(name, descriptor, say)
+        return (await self._prove(image, planned.spec, say, observe=True)).opened
+
+    async def _prove(self, image: Image, spec: BuildSpec, say: Say, *, observe: bool = False) -> prove.Proof:
         async with self._workshop.bench() as bench:
             scratch = bench.path / "scratch"
             scratch.mkdir()
-            return await prove.prove(image, spec, scratch, say)
+            return await prove.prove(image, spec, scratch, say, observe=observe)
 
-    def _assemble(self, made: _Made, config: ImageConfig, labels: dict[str, str]) -> Descriptor:
+    def _assemble(self, made: Made, config: ImageConfig, labels: dict[str, str]) -> Descriptor:
         """Write configuration and manifest."""
         document = manifest.config_document(config, made.layers, made.titles, labels)
         written = manifest.manifest_document(
@@ -414,21 +427,6 @@ class ImageStore:
                 shutil.rmtree(path, ignore_errors=True)
 
 
-def _order(planned: Plan, steps: Sequence[Step], config: ImageConfig) -> Order:
-    """What linking starts from: how the service runs the image, and how the checks do. `steps` are by layer."""
-    spec = planned.spec
-    commands = [*spec.run.commands, *(command for check in spec.check for command in (check.run, check.start))]
-    own = (*config.entrypoint, *config.command)
-    search = (config.env | spec.run.environment).get("PATH", _PATH).split(":")
-    return Order(
-        planned.rules,
-        tuple(dict.fromkeys(command for command in (*commands, *([] if spec.run.commands else [own])) if command)),
-        tuple(search),
-        spec.run.working_dir or config.working_dir,
-        frozenset(number for number, step in enumerate(steps) if step.kind == "project"),
-    )
-
-
 @contextlib.contextmanager
 def _told() -> Iterator[None]:
     """A system call that failed is told as such; a full disk is an error of its own."""
@@ -453,32 +451,6 @@ def _say_skipped(results: Sequence[StepResult], say: Say) -> None:
     skipped = [script for result in results for script in result.skipped_scripts]
     if skipped:
         say(f"{len(skipped)} maintainer scripts were not run (image label whit.skipped-scripts)")
-
-
-def _config(planned: Plan, results: Sequence[StepResult]) -> ImageConfig:
-    """Defaults of the parts: a plain Python project works in /app, one with a single command runs it."""
-    config = ImageConfig()
-    for result in results:
-        if result.base:
-            config = manifest.parse_config({"config": result.base})
-    env = {"PATH": _PATH} | config.env
-    for result in results:
-        env |= result.env
-    update: dict[str, Any] = {}
-    for project in planned.projects:
-        env |= {"PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "1"}
-        if project.command:
-            update["command"] = project.command
-        if not project.installed:
-            update["working_dir"] = "/app"
-    return config.model_copy(update={**update, "env": env})
-
-
-def _labels(results: Sequence[StepResult]) -> dict[str, str]:
-    packages = [one.pinned for result in results for one in result.packages if one.kind == "deb"]
-    skipped = [name for result in results for name in result.skipped_scripts]
-    labels = {"whit.packages": " ".join(packages), "whit.skipped-scripts": " ".join(skipped)}
-    return {name: value for name, value in labels.items() if value}
 
 
 def _registry_credentials() -> bytes:

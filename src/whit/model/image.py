@@ -48,11 +48,13 @@ class Images(Protocol):
         refresh: bool = False,
         lock: Lock | None = None,
         fetch: bool = True,
+        observe: bool = False,
     ) -> Image:
         """Link the parts, or find the result of the same parts, and unpack it. Raises InputError, CommandError.
 
         With `refresh` the parts are looked up anew, as if nothing had been built. What `lock` has is taken as it says;
-        without `fetch` everything must be in it, and here.
+        without `fetch` everything must be in it, and here. With `observe` the checks run in the whole image first, and
+        what they open stays in closures.
         """
         ...
 

@@ -47,6 +47,8 @@ class Locked:
     packages: tuple[LockedPackage, ...] = ()
     wheels: tuple[LockedWheel, ...] = ()
     builders: tuple[LockedWheel, ...] = ()
+    files: tuple[str, ...] = ()
+    """Paths that only an observed run has found."""
 
     @property
     def digests(self) -> tuple[str, ...]:
@@ -55,7 +57,8 @@ class Locked:
     def document(self) -> dict[str, Any]:
         packages = [[one.name, one.version, one.architecture, one.sha256] for one in self.packages]
         wheels, builders = ([[one.file, one.sha256] for one in group] for group in (self.wheels, self.builders))
-        rows = {"packages": packages, "wheels": wheels, "builders": builders}
+        rows: dict[str, list[Any]] = {"packages": packages, "wheels": wheels, "builders": builders}
+        rows["files"] = list(self.files)
         return {name: sorted(group) for name, group in rows.items() if group}
 
     @classmethod
@@ -64,6 +67,7 @@ class Locked:
             tuple(LockedPackage(*row) for row in document.get("packages", ())),
             tuple(LockedWheel(*row) for row in document.get("wheels", ())),
             tuple(LockedWheel(*row) for row in document.get("builders", ())),
+            tuple(map(str, document.get("files", ()))),
         )
 
 
@@ -76,10 +80,22 @@ class Lock:
     def find(self, asked: str) -> Locked | None:
         return self.entries.get(asked)
 
+    @classmethod
+    def parse(cls, text: str) -> Lock:
+        """Raises ValueError, KeyError, TypeError, AttributeError for what is no lock of this version."""
+        document = json.loads(text)
+        if document["version"] != VERSION:
+            raise ValueError(f"its version is {document['version']}, not {VERSION}")
+        return cls({asked: Locked.parse(row) for asked, row in document["entries"].items()})
+
     def encode(self) -> str:
         entries = {asked: locked.document() for asked, locked in sorted(self.entries.items())}
         rows = json.dumps({"version": VERSION, "entries": entries}, indent=1, sort_keys=True)
         return rows + "\n"
+
+
+def asked_run(image: str) -> str:
+    return f"observed run of {image}"
 
 
 def asked_debian(codename: str, architecture: str, names: Iterable[str]) -> str:
@@ -102,11 +118,7 @@ def read(directory: Path) -> Lock | None:
     """The lock beside an app file, if there is one. Raises InputError if it is damaged."""
     path = directory / FILE
     try:
-        document = json.loads(path.read_text())
-        if document["version"] != VERSION:
-            hint = "make it anew with: whit build --lock"
-            raise InputError(f"has version {document['version']}", place=Place(str(path)), hint=hint)
-        return Lock({asked: Locked.parse(row) for asked, row in document["entries"].items()})
+        return Lock.parse(path.read_text())
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError, AttributeError) as error:

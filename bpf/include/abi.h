@@ -100,7 +100,10 @@ struct policy_value {
 
 /* ---- services ---- */
 
-/* port 0 with protocol 0 is every port of the address; address ::ffff:0.0.0.0 is every address of the node. */
+/*
+ * port 0 with protocol 0 is every port of the address; ::ffff:0.0.0.0 is every IPv4 address of the node, :: every IPv6
+ * one.
+ */
 struct frontend_key {
 	struct address address;
 	__be16 port;
@@ -207,6 +210,25 @@ struct flow_value {
 	__u32 pad2;
 	__u64 sampled_ns;
 	__u64 began_ns;
+};
+
+/* ---- fragments: what the first one of a packet told, for the others ---- */
+
+struct fragment_key {
+	struct address source;
+	struct address destination;
+	__u32 id; /* as it is on the wire */
+	__u8 protocol; /* IPv4; in IPv6 the fragments of one packet need not agree about it, so 44 */
+	__u8 pad[3];
+};
+
+struct fragment_value {
+	__be16 source_port;
+	__be16 destination_port;
+	__u8 protocol;
+	__u8 icmp_type;
+	__u8 icmp_code;
+	__u8 pad;
 };
 
 /* ---- sockets of host processes whose connect() was balanced: cookie -> what the process asked for and got ---- */

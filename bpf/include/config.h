@@ -8,6 +8,8 @@
 
 #include <linux/types.h>
 
+#include "abi.h"
+
 #define SECOND 1000000000ULL
 
 /* SO_NETNS_COOKIE of the node's namespace: the socket programs act only there. */
@@ -21,8 +23,8 @@ const volatile __u32 mark = 0;
 const volatile __u32 mark_mask = 0;
 
 /*
- * 1: hand packets straight to the instance's own side of its veth. 0: send them out of the node's side, which a tap
- * needs; they then meet to_instance, which lets them through (TC_INDEX_JUDGED).
+ * 1: hand packets straight to the instance's own side of its link, if that is a veth. 0: send all out of the node's
+ * side, as those to a tap (ENDPOINT_TAP); they then meet to_instance, which lets them through (TC_INDEX_JUDGED).
  */
 const volatile __u8 redirect_peer = 1;
 
@@ -32,6 +34,8 @@ const volatile __u8 redirect_peer = 1;
  */
 const volatile __be32 pool = 0;
 const volatile __be32 pool_mask = 0;
+const volatile struct address pool6 = {};
+const volatile struct address pool6_mask = {};
 
 /*
  * After how much silence a flow is over: its tuple then starts a new one. Entries are not deleted by it; the sweeper

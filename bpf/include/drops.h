@@ -12,8 +12,8 @@
 	X(3, SPOOFED_ADDRESS, "source address or MAC is not the instance's own")         \
 	X(4, NO_BACKEND, "the service has no backend that takes new flows")              \
 	X(5, MALFORMED, "headers are truncated or contradict each other")                \
-	X(6, UNSUPPORTED_PROTOCOL, "neither ARP nor IP")                                 \
-	X(7, FRAGMENT, "fragments are not followed")                                     \
+	X(6, UNSUPPORTED_PROTOCOL, "not a protocol that links of instances carry")       \
+	X(7, FRAGMENT, "a fragment whose first part was not seen")                       \
 	X(8, CONNTRACK_FULL, "the flow could not be remembered")                         \
 	X(9, REWRITE_FAILED, "the packet could not be rewritten")                        \
 	X(10, UNKNOWN_ENDPOINT, "a mesh address that no instance has")                   \

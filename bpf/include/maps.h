@@ -66,6 +66,21 @@ struct {
 	__uint(max_entries, 65536);
 } sockets SEC(".maps");
 
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__type(key, struct fragment_key);
+	__type(value, struct fragment_value);
+	__uint(max_entries, 16384);
+} fragments SEC(".maps");
+
+/* The longest packet that a link carries, from the IP header on. Links go without notice: the oldest make room. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__type(key, __u32); /* ifindex */
+	__type(value, __u32);
+	__uint(max_entries, 8192);
+} mtus SEC(".maps");
+
 /* Flow events. Never wakes a reader: a forced wake-up costs sixty times the event. */
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);

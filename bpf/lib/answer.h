@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Tells a client at once that nobody serves it, in the name of whom it asked: a reset for TCP (RFC 9293, 3.10.7.1),
- * port unreachable for UDP (RFC 792). The packet in hand is made into the answer and goes back by the link it came by.
+ * Tells a sender at once what has become of its packet, in the name of whom it asked: a reset for TCP that nobody takes
+ * (RFC 9293, 3.10.7.1), port unreachable for UDP, and too big for what the next link does not carry (RFC 792, 1191,
+ * 4443). The packet in hand is made into the answer and goes back by the link it came by.
  *
- * A packet with IP options gets no answer. Where none can be made the packet ends as `end` says: it is dropped already.
+ * A packet with IP options or extension headers, and one that is a fragment, gets no answer. Where none can be made the
+ * packet ends as `end` says: it is dropped already.
  */
 #ifndef WHIT_ANSWER_H
 #define WHIT_ANSWER_H
@@ -13,29 +15,32 @@
 
 #define ANSWER_TTL 64
 #define ICMP_PORT_UNREACHABLE 3
-#define UDP_HEAD 8 /* as much of layer 4 as an ICMP error has to carry */
-
-/* From layer 3 on. */
-struct tcp_answer {
-	struct iphdr ip;
-	struct tcphdr tcp;
-};
+#define ICMP_FRAGMENTATION_NEEDED 4
+#define ICMPV6_PORT_UNREACHABLE 4
+#define L4_HEAD 8 /* as much of layer 4 as an ICMP error has to carry */
 
 struct icmp_answer {
-	struct iphdr ip;
 	struct icmp icmp;
-	struct iphdr asked;
-	__u8 udp[UDP_HEAD];
+	__u8 asked[sizeof(struct ipv6hdr) + L4_HEAD];
 };
 
-/* What TCP's checksum covers besides the segment. */
+/* What checksums cover besides layer 4. That of IPv4 gives the same sum as one with v4-mapped addresses. */
 struct pseudo_header {
-	__be32 source;
-	__be32 destination;
-	__u8 zero;
-	__u8 protocol;
-	__be16 length;
+	struct address source;
+	struct address destination;
+	__be32 length;
+	__be32 protocol;
 };
+
+static __always_inline __u32 ip_length(const struct packet *packet)
+{
+	return packet->ipv6 ? sizeof(struct ipv6hdr) : sizeof(struct iphdr);
+}
+
+static __always_inline bool is_answerable(const struct packet *packet)
+{
+	return !packet->fragment && !packet->multicast && packet->l4_offset == IP_OFFSET + ip_length(packet);
+}
 
 static __always_inline __u16 folded(__u64 sum)
 {
@@ -45,32 +50,71 @@ static __always_inline __u16 folded(__u64 sum)
 	return ~sum;
 }
 
-/* Back to the sender. */
-static __always_inline void answer_ip(const struct iphdr *asked, __u8 protocol, __u16 length, struct iphdr *ip)
+/* Of an answer with this protocol and length, to start the sum over the rest with. */
+static __always_inline __s64 pseudo_sum(const struct packet *packet, __u8 protocol, __u32 length)
 {
-	ip->version = 4;
-	ip->ihl = sizeof(*ip) / 4;
-	ip->tot_len = bpf_htons(length);
-	ip->ttl = ANSWER_TTL;
-	ip->protocol = protocol;
-	ip->saddr = asked->daddr;
-	ip->daddr = asked->saddr;
-	ip->check = folded(bpf_csum_diff(NULL, 0, (__be32 *)ip, sizeof(*ip), 0));
+	struct pseudo_header pseudo = {
+		.source = packet->tuple.destination,
+		.destination = packet->tuple.source,
+		.length = bpf_htonl(length),
+		.protocol = bpf_htonl(protocol),
+	};
+
+	return bpf_csum_diff(NULL, 0, (__be32 *)&pseudo, sizeof(pseudo), 0);
 }
 
-/* Put `answer` in the place of all that follows the Ethernet header, and send it back. */
-static __always_inline int send_back(const struct packet *packet, const void *answer, __u32 length, int end)
+static __always_inline long store_ipv4(const struct packet *packet, __u8 protocol, __u32 length)
+{
+	struct iphdr ip = {
+		.version = 4,
+		.ihl = sizeof(ip) / 4,
+		.tot_len = bpf_htons(sizeof(ip) + length),
+		.ttl = ANSWER_TTL,
+		.protocol = protocol,
+		.saddr = packet->tuple.destination.words[3],
+		.daddr = packet->tuple.source.words[3],
+	};
+
+	ip.check = folded(bpf_csum_diff(NULL, 0, (__be32 *)&ip, sizeof(ip), 0));
+	return bpf_skb_store_bytes(packet->skb, IP_OFFSET, &ip, sizeof(ip), 0);
+}
+
+static __always_inline long store_ipv6(const struct packet *packet, __u8 protocol, __u32 length)
+{
+	struct ipv6hdr ip = {
+		.version = 6,
+		.payload_len = bpf_htons(length),
+		.nexthdr = protocol,
+		.hop_limit = ANSWER_TTL,
+	};
+
+	__builtin_memcpy(&ip.saddr, &packet->tuple.destination, sizeof(ip.saddr));
+	__builtin_memcpy(&ip.daddr, &packet->tuple.source, sizeof(ip.daddr));
+	return bpf_skb_store_bytes(packet->skb, IP_OFFSET, &ip, sizeof(ip), 0);
+}
+
+/* Both MAC addresses change places. */
+static __always_inline long store_macs(const struct packet *packet)
 {
 	struct macs macs;
 
 	if (bpf_skb_load_bytes(packet->skb, 0, &macs, sizeof(macs)))
-		return end;
+		return -1;
 	__builtin_memcpy(macs.source, macs.destination, ETH_ALEN);
 	__builtin_memcpy(macs.destination, packet->mac, ETH_ALEN);
-	if (bpf_skb_change_tail(packet->skb, IP_OFFSET + length, 0) ||
-	    bpf_skb_store_bytes(packet->skb, 0, &macs, sizeof(macs), 0) ||
-	    bpf_skb_store_bytes(packet->skb, IP_OFFSET, answer, length, 0))
-		return end;
+	return bpf_skb_store_bytes(packet->skb, 0, &macs, sizeof(macs), 0);
+}
+
+/* The length, addresses and all else of the frame but layer 4. */
+static __noinline long begin_answer(const struct packet *packet, __u8 protocol, __u32 length)
+{
+	if (bpf_skb_change_tail(packet->skb, IP_OFFSET + ip_length(packet) + length, 0) || store_macs(packet))
+		return -1;
+	return packet->ipv6 ? store_ipv6(packet, protocol, length) : store_ipv4(packet, protocol, length);
+}
+
+static __always_inline int send_back(const struct packet *packet)
+{
 	packet->skb->tc_index = TC_INDEX_JUDGED;
 	return bpf_redirect(packet->skb->ifindex, 0);
 }
@@ -89,54 +133,69 @@ static __always_inline void reset_of(const struct tcphdr *asked, __u32 payload, 
 	tcp->ack_seq = bpf_htonl(bpf_ntohl(asked->seq) + payload + asked->syn + asked->fin);
 }
 
-static __noinline int answer_tcp(const struct packet *packet, const struct iphdr *asked, int end)
+static __noinline int answer_reset(const struct packet *packet, int end)
 {
-	struct tcp_answer answer = {};
-	struct pseudo_header pseudo = {};
-	struct tcphdr tcp;
-	__u32 payload;
+	struct tcphdr asked, tcp = {};
+	__s64 sum;
 
-	if (bpf_skb_load_bytes(packet->skb, packet->l4_offset, &tcp, sizeof(tcp)) || tcp.rst)
+	if (bpf_skb_load_bytes(packet->skb, packet->l4_offset, &asked, sizeof(asked)) || asked.rst)
 		return end;
-	answer_ip(asked, IPPROTO_TCP, sizeof(answer), &answer.ip);
-	payload = bpf_ntohs(asked->tot_len) - sizeof(*asked) - tcp.doff * 4U;
-	reset_of(&tcp, payload, &answer.tcp);
-	pseudo.source = asked->daddr;
-	pseudo.destination = asked->saddr;
-	pseudo.protocol = IPPROTO_TCP;
-	pseudo.length = bpf_htons(sizeof(answer.tcp));
-	answer.tcp.check = folded(bpf_csum_diff(NULL, 0, (__be32 *)&answer.tcp, sizeof(answer.tcp),
-						bpf_csum_diff(NULL, 0, (__be32 *)&pseudo, sizeof(pseudo), 0)));
-	return send_back(packet, &answer, sizeof(answer), end);
+	reset_of(&asked, packet->l4_length - asked.doff * 4U, &tcp);
+	sum = pseudo_sum(packet, IPPROTO_TCP, sizeof(tcp));
+	tcp.check = folded(bpf_csum_diff(NULL, 0, (__be32 *)&tcp, sizeof(tcp), sum));
+	if (begin_answer(packet, IPPROTO_TCP, sizeof(tcp)) ||
+	    bpf_skb_store_bytes(packet->skb, packet->l4_offset, &tcp, sizeof(tcp), 0))
+		return end;
+	return send_back(packet);
 }
 
-static __noinline int answer_udp(const struct packet *packet, const struct iphdr *asked, int end)
+/* `rest` is what the type puts into the last four bytes of its header. */
+static __noinline int answer_error(const struct packet *packet, __u8 type, __u8 code, __u32 rest, int end)
 {
-	struct icmp_answer answer = { .asked = *asked };
+	struct icmp_answer answer = { .icmp.type = type, .icmp.code = code };
+	__u8 protocol = packet->ipv6 ? IPPROTO_ICMPV6 : IPPROTO_ICMP;
+	__u32 carried = (packet->ipv6 ? sizeof(struct ipv6hdr) : sizeof(struct iphdr)) + L4_HEAD;
+	__u32 length = sizeof(answer.icmp) + carried;
+	__s64 sum = packet->ipv6 ? pseudo_sum(packet, protocol, length) : 0;
 
-	if (bpf_skb_load_bytes(packet->skb, packet->l4_offset, answer.udp, sizeof(answer.udp)))
+	if (bpf_skb_load_bytes(packet->skb, IP_OFFSET, answer.asked, carried))
 		return end;
-	answer_ip(asked, IPPROTO_ICMP, sizeof(answer), &answer.ip);
-	answer.icmp.type = ICMP_UNREACHABLE;
-	answer.icmp.code = ICMP_PORT_UNREACHABLE;
-	answer.icmp.checksum = folded(bpf_csum_diff(NULL, 0, (__be32 *)&answer.icmp,
-						    sizeof(answer) - sizeof(answer.ip), 0));
-	return send_back(packet, &answer, sizeof(answer), end);
+	answer.icmp.id = bpf_htons(rest >> 16);
+	answer.icmp.sequence = bpf_htons(rest & 0xffff);
+	/* What IPv4 leaves free at the end is zero. */
+	answer.icmp.checksum = folded(bpf_csum_diff(NULL, 0, (__be32 *)&answer, sizeof(answer), sum));
+	if (begin_answer(packet, protocol, length) ||
+	    bpf_skb_store_bytes(packet->skb, packet->l4_offset, &answer, length, 0))
+		return end;
+	return send_back(packet);
 }
 
 /* Nobody takes the flow: the packet is counted and reported as dropped, and the client told. */
 static __noinline int refuse(const struct packet *packet, struct flow_event *event)
 {
 	int end = drop_reported(packet, event, DROP_NO_BACKEND);
-	struct iphdr asked;
 
-	if (bpf_skb_load_bytes(packet->skb, IP_OFFSET, &asked, sizeof(asked)) || asked.ihl != sizeof(asked) / 4)
+	if (!is_answerable(packet))
 		return end;
-	if (asked.protocol == IPPROTO_TCP)
-		return answer_tcp(packet, &asked, end);
-	if (asked.protocol == IPPROTO_UDP)
-		return answer_udp(packet, &asked, end);
-	return end;
+	if (packet->tuple.protocol == IPPROTO_TCP)
+		return answer_reset(packet, end);
+	if (packet->tuple.protocol != IPPROTO_UDP)
+		return end;
+	if (packet->ipv6)
+		return answer_error(packet, ICMPV6_UNREACHABLE, ICMPV6_PORT_UNREACHABLE, 0, end);
+	return answer_error(packet, ICMP_UNREACHABLE, ICMP_PORT_UNREACHABLE, 0, end);
+}
+
+/* The same for a packet of a known flow that the next link does not carry. */
+static __noinline int refuse_size(const struct packet *packet, __u32 mtu)
+{
+	int end = drop(packet, DROP_TOO_BIG);
+
+	if (!is_answerable(packet) || packet->l4_length < L4_HEAD)
+		return end;
+	if (packet->ipv6)
+		return answer_error(packet, ICMPV6_TOO_BIG, 0, mtu, end);
+	return answer_error(packet, ICMP_UNREACHABLE, ICMP_FRAGMENTATION_NEEDED, mtu, end);
 }
 
 #endif

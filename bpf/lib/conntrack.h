@@ -61,6 +61,7 @@ static __always_inline __u64 timeout_of(const struct flow_value *flow, __u8 prot
 	case IPPROTO_UDP:
 		return established ? udp_established_timeout_ns : udp_timeout_ns;
 	case IPPROTO_ICMP:
+	case IPPROTO_ICMPV6:
 		return icmp_timeout_ns;
 	default:
 		return other_timeout_ns;

@@ -16,25 +16,29 @@ struct macs {
 	__u8 source[ETH_ALEN];
 };
 
-static __always_inline int deliver_to_endpoint(const struct packet *packet, const struct endpoint_value *endpoint)
-{
-	struct macs macs;
-
-	__builtin_memcpy(macs.destination, endpoint->mac, ETH_ALEN);
-	__builtin_memcpy(macs.source, endpoint->host_mac, ETH_ALEN);
-	if (bpf_skb_store_bytes(packet->skb, 0, &macs, sizeof(macs), 0))
-		return drop(packet, DROP_REWRITE_FAILED);
-	if (redirect_peer)
-		return bpf_redirect_peer(endpoint->ifindex, 0);
-	packet->skb->tc_index = TC_INDEX_JUDGED;
-	return bpf_redirect(endpoint->ifindex, 0);
-}
-
 static __always_inline int deliver_to_stack(const struct packet *packet)
 {
 	if (packet->hook == HOOK_FROM_INSTANCE)
 		packet->skb->mark = (packet->skb->mark & ~mark_mask) | (mark & mark_mask);
 	return TC_ACT_OK;
+}
+
+static __always_inline int deliver_to_endpoint(const struct packet *packet, const struct endpoint_value *endpoint)
+{
+	struct macs macs;
+
+	if (packet->through_stack) {
+		packet->skb->tc_index = TC_INDEX_JUDGED;
+		return deliver_to_stack(packet);
+	}
+	__builtin_memcpy(macs.destination, endpoint->mac, ETH_ALEN);
+	__builtin_memcpy(macs.source, endpoint->host_mac, ETH_ALEN);
+	if (bpf_skb_store_bytes(packet->skb, 0, &macs, sizeof(macs), 0))
+		return drop(packet, DROP_REWRITE_FAILED);
+	if (redirect_peer && !(endpoint->flags & ENDPOINT_TAP))
+		return bpf_redirect_peer(endpoint->ifindex, 0);
+	packet->skb->tc_index = TC_INDEX_JUDGED;
+	return bpf_redirect(endpoint->ifindex, 0);
 }
 
 /* Only from ingress hooks. `uplink` is the link by which the answer to the outside leaves, or 0. */

@@ -17,38 +17,78 @@ struct carried {
 	__u32 l4_offset;
 };
 
-static __always_inline bool parse_carried(const struct packet *packet, struct carried *carried)
+/* Where the carried packet's IP header ends, and what follows it. False if it is cut off before. */
+static __always_inline bool parse_carried_ipv4(const struct packet *packet, struct carried *carried)
 {
 	struct iphdr ip;
-	__be16 ports[2] = {}; /* of an ICMP echo: type, code and checksum */
 
-	carried->ip_offset = packet->l4_offset + sizeof(struct icmp);
 	if (bpf_skb_load_bytes(packet->skb, carried->ip_offset, &ip, sizeof(ip)) || ip.version != 4 ||
-	    ip.ihl < sizeof(ip) / 4)
+	    ip.ihl < sizeof(ip) / 4 || (ip.frag_off & bpf_htons(IP_FRAGMENT_OFFSET)))
 		return false;
 	carried->l4_offset = carried->ip_offset + ip.ihl * 4U;
 	carried->answer.protocol = ip.protocol;
 	set_ipv4(&carried->answer.source, ip.daddr);
 	set_ipv4(&carried->answer.destination, ip.saddr);
-	if (ip.protocol == IPPROTO_TCP || ip.protocol == IPPROTO_UDP) {
-		if (bpf_skb_load_bytes(packet->skb, carried->l4_offset, ports, sizeof(ports)))
-			return false;
-	} else if (ip.protocol == IPPROTO_ICMP) {
-		if (bpf_skb_load_bytes(packet->skb, carried->l4_offset + offsetof(struct icmp, id), ports,
-				       sizeof(ports[0])))
-			return false;
-		ports[1] = ports[0];
-	}
+	return true;
+}
+
+static __always_inline bool parse_carried_ipv6(const struct packet *packet, struct carried *carried)
+{
+	struct walk walk = { .offset = carried->ip_offset + sizeof(struct ipv6hdr), .end = packet->length };
+	struct ipv6hdr ip;
+
+	if (bpf_skb_load_bytes(packet->skb, carried->ip_offset, &ip, sizeof(ip)) || ip.version != 6)
+		return false;
+	walk.header = ip.nexthdr;
+	if (walk_extensions(packet->skb, &walk) || walk.fragment == FRAGMENT_LATER)
+		return false;
+	carried->l4_offset = walk.offset;
+	carried->answer.protocol = walk.header;
+	__builtin_memcpy(&carried->answer.source, &ip.daddr, sizeof(struct address));
+	__builtin_memcpy(&carried->answer.destination, &ip.saddr, sizeof(struct address));
+	return true;
+}
+
+static __always_inline bool parse_carried_echo(const struct packet *packet, struct carried *carried)
+{
+	struct icmp icmp;
+
+	if (bpf_skb_load_bytes(packet->skb, carried->l4_offset, &icmp, sizeof(icmp)))
+		return false;
+	if (is_icmp_echo(icmp.type, packet->ipv6))
+		carried->answer.source_port = carried->answer.destination_port = icmp.id;
+	return true;
+}
+
+static __always_inline bool parse_carried_ports(const struct packet *packet, struct carried *carried)
+{
+	__be16 ports[2];
+
+	if (is_icmp(carried->answer.protocol, packet->ipv6))
+		return parse_carried_echo(packet, carried);
+	if (!has_ports(carried->answer.protocol))
+		return true;
+	if (bpf_skb_load_bytes(packet->skb, carried->l4_offset, ports, sizeof(ports)))
+		return false;
 	carried->answer.source_port = ports[1];
 	carried->answer.destination_port = ports[0];
 	return true;
+}
+
+static __always_inline bool parse_carried(const struct packet *packet, struct carried *carried)
+{
+	bool there;
+
+	carried->ip_offset = packet->l4_offset + sizeof(struct icmp);
+	there = packet->ipv6 ? parse_carried_ipv6(packet, carried) : parse_carried_ipv4(packet, carried);
+	return there && parse_carried_ports(packet, carried);
 }
 
 /*
  * The entry that an error is about, or NULL. It must be meant for who sent the packet that it carries; and an instance
  * speaks only of flows of its own, or it could disturb those of others.
  */
-static __always_inline struct flow_value *flow_of_error(const struct packet *packet, struct carried *carried)
+static __noinline struct flow_value *flow_of_error(const struct packet *packet, struct carried *carried)
 {
 	if (!parse_carried(packet, carried) || !same_address(&packet->tuple.destination, &carried->answer.destination))
 		return NULL;
@@ -69,16 +109,31 @@ static __always_inline long rewrite_carried_word(const struct packet *packet, __
 	return bpf_skb_store_bytes(packet->skb, offset, &new, sizeof(new), 0);
 }
 
-/* One address and port of the carried packet. */
+/* One end of the carried packet. */
 struct change {
-	__be32 old_address, new_address;
+	const struct address *old_address, *new_address;
 	__be16 old_port, new_port;
+	bool source;
 };
 
-static __always_inline __u16 replaced(__u16 sum, __u16 old, __u16 new)
+/* In IPv4 the sum of the error needs no care: the carried header's own sum makes up for the address. */
+static __always_inline long
+rewrite_carried_address(const struct packet *packet, const struct carried *carried, const struct change *change)
 {
-	__u32 total = (__u16)~sum + (__u16)~old + (__u32)new; /* RFC 1624, equation 3 */
+	__u32 sum = packet->l4_offset + offsetof(struct icmp, checksum);
 
+	if (packet->ipv6 &&
+	    bpf_l4_csum_replace(packet->skb, sum, 0, difference(change->old_address, change->new_address), 0))
+		return -1;
+	return store_address(packet, carried->ip_offset, change->source, change->old_address, change->new_address);
+}
+
+/* The sum of what `sum` was the checksum of, after the change and folded once: RFC 1624, equation 3. */
+static __always_inline __u16 renewed(__u16 sum, __s64 changed, __u16 old, __u16 new)
+{
+	__u64 total = (__u16)~sum + (__u64)(__u32)changed + (__u16)~old + new;
+
+	total = (total & 0xffff) + (total >> 16);
 	total = (total & 0xffff) + (total >> 16);
 	return ~((total & 0xffff) + (total >> 16));
 }
@@ -88,31 +143,29 @@ static __always_inline long
 rewrite_carried_checksum(const struct packet *packet, const struct carried *carried, const struct change *change)
 {
 	__u8 protocol = carried->answer.protocol;
-	__u32 offset = carried->l4_offset + l4_checksum_offset(protocol);
-	__u16 old, new;
+	__u32 offset = carried->l4_offset + l4_checksum_offset(protocol, packet->ipv6);
+	__s64 changed = difference(change->old_address, change->new_address);
+	__u16 old;
 
 	if (offset + sizeof(old) > packet->length || bpf_skb_load_bytes(packet->skb, offset, &old, sizeof(old)) ||
 	    (protocol == IPPROTO_UDP && old == 0))
 		return 0;
-	new = replaced(old, change->old_address & 0xffff, change->new_address & 0xffff);
-	new = replaced(new, change->old_address >> 16, change->new_address >> 16);
-	new = replaced(new, change->old_port, change->new_port);
-	return rewrite_carried_word(packet, offset, old, new);
+	return rewrite_carried_word(packet, offset, old, renewed(old, changed, change->old_port, change->new_port));
 }
 
-/* The address in the carried IP header needs no care for the sum of the error: that header's own sum makes up for it. */
-static __always_inline long rewrite_carried(const struct packet *packet, const struct carried *carried, bool source,
-					    const struct change *change)
+static __always_inline long
+rewrite_carried(const struct packet *packet, const struct carried *carried, const struct change *change)
 {
-	__u32 address = source ? offsetof(struct iphdr, saddr) : offsetof(struct iphdr, daddr);
-	__u32 port = source ? offsetof(struct tcphdr, source) : offsetof(struct tcphdr, dest);
+	__u32 port = change->source ? offsetof(struct tcphdr, source) : offsetof(struct tcphdr, dest);
+	__u8 protocol = carried->answer.protocol;
 
-	if (rewrite_ip(packet->skb, carried->ip_offset, address, change->old_address, change->new_address))
+	if (rewrite_carried_address(packet, carried, change))
 		return -1;
-	if (l4_checksum_offset(carried->answer.protocol) == NO_CHECKSUM)
+	if (has_ports(protocol) &&
+	    rewrite_carried_word(packet, carried->l4_offset + port, change->old_port, change->new_port))
+		return -1;
+	if (l4_checksum_offset(protocol, packet->ipv6) == NO_CHECKSUM)
 		return 0;
-	if (rewrite_carried_word(packet, carried->l4_offset + port, change->old_port, change->new_port))
-		return -1;
 	return rewrite_carried_checksum(packet, carried, change);
 }
 
@@ -125,26 +178,23 @@ translate_error(struct packet *packet, const struct carried *carried, const stru
 {
 	bool reply = flow->flags & FLOW_REPLY;
 	struct change change = {
-		.old_address = carried->answer.source.words[3],
-		.new_address = flow->translation.words[3],
-		.old_port = carried->answer.source_port,
-		.new_port = flow->translation_port,
+		.old_address = reply ? &carried->answer.source : &carried->answer.destination,
+		.new_address = &flow->translation,
+		.old_port = reply ? carried->answer.source_port : carried->answer.destination_port,
+		.new_port = has_ports(carried->answer.protocol) ? flow->translation_port : 0,
+		.source = !reply,
 	};
-	long failed = 0;
+	long failed;
 
 	if (!(flow->flags & FLOW_TRANSLATED))
 		return DROP_NONE;
-	if (!reply) {
-		change.old_address = carried->answer.destination.words[3];
-		change.old_port = carried->answer.destination_port;
-	}
-	failed = rewrite_carried(packet, carried, !reply, &change);
+	if (!has_ports(carried->answer.protocol))
+		change.old_port = 0;
+	failed = rewrite_carried(packet, carried, &change);
 	if (!reply)
-		failed |= rewrite_address(packet, offsetof(struct iphdr, daddr), &packet->tuple.destination,
-					  &flow->translation);
+		failed |= rewrite_address(packet, false, &packet->tuple.destination, &flow->translation);
 	else if (same_address(&packet->tuple.source, &carried->answer.source))
-		failed |= rewrite_address(packet, offsetof(struct iphdr, saddr), &packet->tuple.source,
-					  &flow->translation);
+		failed |= rewrite_address(packet, true, &packet->tuple.source, &flow->translation);
 	return failed ? DROP_REWRITE_FAILED : DROP_NONE;
 }
 

@@ -34,6 +34,17 @@ static __always_inline bool is_own_address(struct packet *packet)
 	return true;
 }
 
+/*
+ * Whoever an instance speaks for in ARP or neighbour discovery: itself, or a link-local address, of which nobody keeps
+ * a list and which means nothing beyond its own link; but not the node's, which is its gateway.
+ */
+static __always_inline bool is_own_neighbour(struct packet *packet)
+{
+	if (is_link_local(&packet->tuple.source))
+		return identity_of(&packet->tuple.source) != IDENTITY_HOST;
+	return is_own_address(packet);
+}
+
 /* An address of the pool leads to an instance, or to the node's own stack, or nowhere. */
 static __always_inline bool leads_nowhere(const struct address *address, __u32 identity)
 {

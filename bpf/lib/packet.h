@@ -16,8 +16,14 @@
 
 enum packet_kind {
 	PACKET_FLOW = 0,       /* belongs to a flow, which its tuple names */
-	PACKET_ARP = 1,        /* the tuple holds the protocol addresses of the sender and of the target */
+	PACKET_NEIGHBOUR = 1,  /* ARP or neighbour discovery; the tuple's source is who the sender says to be */
 	PACKET_ICMP_ERROR = 2, /* speaks of a packet of a flow, whose head it carries */
+};
+
+enum packet_fragment {
+	FRAGMENT_NONE = 0,
+	FRAGMENT_FIRST = 1, /* has the header of layer 4 */
+	FRAGMENT_LATER = 2,
 };
 
 struct packet {
@@ -26,13 +32,22 @@ struct packet {
 	struct flow_key tuple; /* as it is on the wire; after translation as it is now */
 	__u32 length;          /* of the whole frame when it came */
 	__u32 l4_offset;
+	__u32 l4_length; /* up to the end that the IP header names */
+	__u32 fragment_id;
 	__u32 identity; /* of the source where the hook has found it out, or 0 */
 	__u8 hook;
 	__u8 kind;
 	__u8 tcp_flags;
 	__u8 multicast; /* of layer 2 */
 	__u8 mac[ETH_ALEN]; /* of the sender */
-	__u8 pad[2];
+	__u8 ipv6;
+	__u8 fragment;
+	__u8 icmp_type; /* of ICMP and ICMPv6 */
+	__u8 icmp_code;
+	__u8 dont_fragment;
+	__u8 hop_limit;     /* IPv6 only */
+	__u8 l4_head;       /* length of the TCP or UDP header */
+	__u8 through_stack; /* the stack is to cut it into pieces */
 };
 
 static __always_inline struct packet begin(struct __sk_buff *skb, __u8 hook)

@@ -27,7 +27,7 @@ frontend_of(const struct address *address, __be16 port, __u8 protocol, __u32 ide
 	if (found)
 		return found;
 	if (identity == IDENTITY_HOST) {
-		set_ipv4(&key.address, 0);
+		set_any(&key.address);
 		found = bpf_map_lookup_elem(&frontends, &key);
 		if (found)
 			return found;

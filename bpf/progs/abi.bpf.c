@@ -21,6 +21,8 @@ union abi {
 	struct backend_value backend_value;
 	struct flow_key flow_key;
 	struct flow_value flow_value;
+	struct fragment_key fragment_key;
+	struct fragment_value fragment_value;
 	struct socket_value socket_value;
 	struct flow_event flow_event;
 	struct end_event end_event;

@@ -13,8 +13,10 @@
 #include "conntrack.h"
 #include "deliver.h"
 #include "event.h"
+#include "fragment.h"
 #include "icmp_error.h"
 #include "identity.h"
+#include "mtu.h"
 #include "parse.h"
 #include "rewrite.h"
 #include "service.h"
@@ -40,10 +42,10 @@ balance(const struct packet *packet, const struct frontend_value *frontend, stru
 {
 	const struct backend_value *backend = pick_backend(frontend, &packet->tuple.source, number);
 
-	if (!backend)
+	if (!backend || !is_same_family(&backend->address, &packet->tuple.destination))
 		return DROP_NO_BACKEND;
 	event->destination = backend->address;
-	if (backend->port && l4_checksum_offset(packet->tuple.protocol) != NO_CHECKSUM)
+	if (backend->port && has_ports(packet->tuple.protocol))
 		event->destination_port = backend->port;
 	return DROP_NONE;
 }
@@ -92,17 +94,16 @@ static __always_inline struct flow_value *known_or_admitted(struct packet *packe
 	return flow;
 }
 
-/* The link by which an answer to the outside leaves; 0 for all other packets. */
-static __always_inline __u32 uplink_of(const struct flow_value *flow)
-{
-	return (flow->flags & (FLOW_UPLINK | FLOW_REPLY)) == (FLOW_UPLINK | FLOW_REPLY) ? flow->ifindex : 0;
-}
-
 /* Count, translate, and send on its way. */
 static __always_inline int forward(struct packet *packet, struct flow_value *flow)
 {
+	__u32 mtu = exceeded_mtu(packet, flow);
 	enum drop_reason reason = DROP_NONE;
 
+	/* The stack would not take from us what has the node's own address as its source: that is answered, DF or not. */
+	if (mtu && (packet->dont_fragment || uplink_of(flow)))
+		return refuse_size(packet, mtu);
+	packet->through_stack = !!mtu;
 	touch(packet, flow);
 	if (flow->flags & FLOW_TRANSLATED)
 		reason = translate(packet, flow);
@@ -128,9 +129,12 @@ static __noinline int forward_error(struct packet *packet)
 
 static __always_inline int forward_flow(struct packet *packet)
 {
+	enum drop_reason reason = packet->fragment ? follow_fragment(packet) : DROP_NONE;
 	int end = TC_ACT_OK;
 	struct flow_value *flow;
 
+	if (reason)
+		return drop(packet, reason);
 	if (packet->kind == PACKET_ICMP_ERROR)
 		return forward_error(packet);
 	flow = known_or_admitted(packet, &end);
@@ -146,10 +150,10 @@ int from_instance(struct __sk_buff *skb)
 	skb->tc_index = 0;
 	if (reason)
 		return drop(&packet, reason);
+	if (packet.kind == PACKET_NEIGHBOUR)
+		return is_own_neighbour(&packet) ? TC_ACT_OK : drop(&packet, DROP_SPOOFED_ADDRESS);
 	if (!is_own_address(&packet))
 		return drop(&packet, DROP_SPOOFED_ADDRESS);
-	if (packet.kind == PACKET_ARP)
-		return TC_ACT_OK;
 	return forward_flow(&packet);
 }
 
@@ -164,7 +168,7 @@ int to_instance(struct __sk_buff *skb)
 	reason = parse(&packet);
 	if (reason)
 		return drop(&packet, reason);
-	if (packet.kind == PACKET_ARP)
+	if (packet.kind == PACKET_NEIGHBOUR)
 		return TC_ACT_OK;
 	if (!endpoint_of(&packet.tuple.destination))
 		return drop(&packet, DROP_UNKNOWN_ENDPOINT);
@@ -198,12 +202,14 @@ int from_uplink(struct __sk_buff *skb)
 	struct packet packet = begin(skb, HOOK_FROM_UPLINK);
 
 	skb->tc_index = 0;
-	if (skb->pkt_type != PACKET_TO_US || parse(&packet) || packet.kind == PACKET_ARP)
+	if (skb->pkt_type != PACKET_TO_US || parse(&packet) || packet.kind == PACKET_NEIGHBOUR)
 		return TC_ACT_UNSPEC;
 	if (in_pool(&packet.tuple.source))
 		return drop(&packet, DROP_SPOOFED_ADDRESS);
 	if (packet.kind == PACKET_ICMP_ERROR)
 		return forward_error(&packet);
+	if (packet.fragment && follow_fragment(&packet))
+		return TC_ACT_UNSPEC;
 	if (!is_ours(&packet))
 		return TC_ACT_UNSPEC;
 	if (is_forged(&packet))

@@ -1,6 +1,7 @@
 """A small mesh in the datapath's own maps, and packets that are run through its programs without a network.
 
-Addresses: clients and servers of the pool 10.7.0.0/16, the node 192.0.2.1, and somebody outside, 198.51.100.9.
+Addresses: clients and servers of the pool 10.7.0.0/16, the node 192.0.2.1, and somebody outside, 198.51.100.9. All
+have an IPv6 address too.
 """
 
 from __future__ import annotations
@@ -9,10 +10,19 @@ import os
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from ipaddress import IPv4Network, ip_network
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Any
 
 from scapy.layers.inet import ICMP, IP, TCP, UDP
+from scapy.layers.inet6 import (
+    ICMPv6DestUnreach,
+    ICMPv6EchoReply,
+    ICMPv6EchoRequest,
+    ICMPv6PacketTooBig,
+    ICMPv6ParamProblem,
+    ICMPv6TimeExceeded,
+    IPv6,
+)
 from scapy.layers.l2 import Ether
 from scapy.packet import Packet
 
@@ -50,20 +60,43 @@ from whit.datapath.install import DatapathConfig
 OK, SHOT, REDIRECT, UNSPEC = 0, 2, 7, -1
 """TC_ACT_… of <linux/pkt_cls.h>."""
 
-TCP_NUMBER, UDP_NUMBER, ICMP_NUMBER, SCTP_NUMBER = 6, 17, 1, 132
-POOL = IPv4Network("10.7.0.0/16")
+TCP_NUMBER, UDP_NUMBER, ICMP_NUMBER, ICMPV6_NUMBER, SCTP_NUMBER = 6, 17, 1, 58, 132
+POOL, POOL6 = IPv4Network("10.7.0.0/16"), IPv6Network("fd07::/32")
 CLIENT, SERVER, SECOND, NOBODY = "10.7.0.2", "10.7.0.3", "10.7.0.4", "10.7.0.99"
 VIP, RESOLVER, NODE, OUTSIDE = "10.7.128.1", "10.7.0.53", "192.0.2.1", "198.51.100.9"
+CLIENT6, SERVER6, SECOND6, NOBODY6 = "fd07::2", "fd07::3", "fd07::4", "fd07::99"
+VIP6, RESOLVER6, NODE6, OUTSIDE6 = "fd07:0:1::1", "fd07::53", "2001:db8::1", "2001:db8:ff::9"
+GATEWAY6 = "fe80::1"
 CLIENT_ID, SERVER_ID, HOST_ID, WORLD_ID, RESOLVER_ID = 0x02000010, 0x02000020, 1, 2, 3
 MACS = {CLIENT: "02:00:00:00:01:02", SERVER: "02:00:00:00:01:03", SECOND: "02:00:00:00:01:04"}
 HOST_MACS = {CLIENT: "02:00:00:00:02:02", SERVER: "02:00:00:00:02:03", SECOND: "02:00:00:00:02:04"}
+MACS |= {CLIENT6: MACS[CLIENT], SERVER6: MACS[SERVER], SECOND6: MACS[SECOND]}
+HOST_MACS |= {CLIENT6: HOST_MACS[CLIENT], SERVER6: HOST_MACS[SERVER], SECOND6: HOST_MACS[SECOND]}
+IPV6_OF = {
+    CLIENT: CLIENT6,
+    SERVER: SERVER6,
+    SECOND: SECOND6,
+    NOBODY: NOBODY6,
+    VIP: VIP6,
+    RESOLVER: RESOLVER6,
+    NODE: NODE6,
+    OUTSIDE: OUTSIDE6,
+}
 UPLINK_MAC, OUTSIDE_MAC = "02:00:00:00:03:01", "02:00:00:00:03:02"
 MARK, MARK_MASK = 0x500, 0xF00
 SERVICE = 7
 
+ICMPV6 = (
+    ICMPv6EchoRequest,
+    ICMPv6EchoReply,
+    ICMPv6DestUnreach,
+    ICMPv6PacketTooBig,
+    ICMPv6TimeExceeded,
+    ICMPv6ParamProblem,
+)
 _CONTEXT = 192
 """Bytes of struct __sk_buff."""
-_MARK, _IFINDEX, _GSO_SEGMENTS = 8, 40, 164
+_MARK, _IFINDEX, _GSO_SEGMENTS, _GSO_SIZE = 8, 40, 164, 176
 
 
 @dataclass(frozen=True)
@@ -91,21 +124,33 @@ def raw(packet: Packet) -> bytes:
 
 def tcp(source: str, destination: str, sport: int = 40000, dport: int = 80, flags: str = "S", load: bytes = b"") -> Any:
     """From an instance, to whom it sees as its gateway."""
-    return (
-        _ethernet(source) / IP(src=source, dst=destination) / TCP(sport=sport, dport=dport, flags=flags, seq=7) / load
-    )
+    return ip(source, destination) / TCP(sport=sport, dport=dport, flags=flags, seq=7) / load
 
 
 def udp(source: str, destination: str, sport: int = 40000, dport: int = 80, load: bytes = b"hello") -> Any:
-    return _ethernet(source) / IP(src=source, dst=destination) / UDP(sport=sport, dport=dport) / load
+    return ip(source, destination) / UDP(sport=sport, dport=dport) / load
 
 
 def echo(source: str, destination: str, kind: str = "echo-request", number: int = 77) -> Any:
-    return _ethernet(source) / IP(src=source, dst=destination) / ICMP(type=kind, id=number, seq=1) / b"ping"
+    if is_ipv6(source):
+        answer = ICMPv6EchoRequest if kind == "echo-request" else ICMPv6EchoReply
+        return ip(source, destination) / answer(id=number, seq=1, data=b"ping")
+    return ip(source, destination) / ICMP(type=kind, id=number, seq=1) / b"ping"
 
 
-def _ethernet(source: str) -> Ether:
-    return Ether(src=MACS.get(source, OUTSIDE_MAC), dst=HOST_MACS.get(source, UPLINK_MAC))
+def ip(source: str, destination: str, **fields: Any) -> Any:
+    """Headers up to layer 3, of the addresses' family."""
+    ethernet = Ether(src=MACS.get(source, OUTSIDE_MAC), dst=HOST_MACS.get(source, UPLINK_MAC))
+    return ethernet / (IPv6 if is_ipv6(source) else IP)(src=source, dst=destination, **fields)
+
+
+def is_ipv6(address: str) -> bool:
+    return ":" in address
+
+
+def network_layer(packet: Packet) -> Any:
+    """The IP header, of either family."""
+    return packet[IPv6] if IPv6 in packet else packet[IP]
 
 
 def delivered(packet: Packet, to: str) -> Any:
@@ -117,9 +162,12 @@ def delivered(packet: Packet, to: str) -> Any:
 
 def renewed(packet: Any) -> Any:
     """Without checksums, so that scapy computes them."""
-    for layer, field in ((IP, "chksum"), (TCP, "chksum"), (UDP, "chksum"), (ICMP, "chksum")):
+    for layer in (IP, TCP, UDP, ICMP):
         if layer in packet:
-            delattr(packet[layer], field)
+            del packet[layer].chksum
+    for layer in ICMPV6:
+        if layer in packet:
+            del packet[layer].cksum
     return packet
 
 
@@ -127,9 +175,9 @@ class Lab:
     """The installed datapath. `links` are indices of links that exist, by the address of who is behind them."""
 
     def __init__(self, settings: Settings, links: dict[str, int], **config: Any) -> None:
-        self.links = links
+        self.links = links | {IPV6_OF[address]: index for address, index in links.items()}
         self.settings = settings
-        wanted = DatapathConfig(POOL, mark=MARK, mark_mask=MARK_MASK, **config)
+        wanted = DatapathConfig(POOL, POOL6, mark=MARK, mark_mask=MARK_MASK, **config)
         self.datapath = Datapath.install(settings, wanted)
         self._rules = 0
         self._programs: dict[str, int] = {}
@@ -142,11 +190,14 @@ class Lab:
 
     def populate(self) -> None:
         """Three instances, the node and its resolver; no policy, no service."""
-        for address, identity in ((CLIENT, CLIENT_ID), (SERVER, SERVER_ID), (SECOND, SERVER_ID)):
-            self.identify(address, identity)
-            self.datapath.endpoints.put(EndpointKey(Address.from_ip(address)), self.endpoint(address, identity))
-        for address, identity in ((NODE, HOST_ID), ("127.0.0.0/8", HOST_ID), (RESOLVER, RESOLVER_ID)):
-            self.identify(address, identity)
+        for ipv4, identity in ((CLIENT, CLIENT_ID), (SERVER, SERVER_ID), (SECOND, SERVER_ID)):
+            for address in (ipv4, IPV6_OF[ipv4]):
+                self.identify(address, identity)
+                self.datapath.endpoints.put(EndpointKey(Address.from_ip(address)), self.endpoint(address, identity))
+        for address in (NODE, "127.0.0.0/8", NODE6, "::1", GATEWAY6):
+            self.identify(address, HOST_ID)
+        for address in (RESOLVER, RESOLVER6):
+            self.identify(address, RESOLVER_ID)
 
     def endpoint(self, address: str, identity: int) -> EndpointValue:
         return EndpointValue(self.links[address], identity, 0, mac(MACS[address]), mac(HOST_MACS[address]))
@@ -196,11 +247,15 @@ class Lab:
         generation = self.datapath.state.get(0).generation
         self.datapath.state.put(0, DatapathState(generation + 1, 0))
 
-    def run(self, program: str, packet: Packet | bytes, link: str, *, mark: int = 0, segments: int = 0) -> Result:
+    def run(
+        self, program: str, packet: Packet | bytes, link: str, *, mark: int = 0, segments: int = 0, size: int = 0
+    ) -> Result:
+        """`segments` and `size` of their payload are those of a packet that is still to be cut."""
         context = bytearray(_CONTEXT)
         struct.pack_into("<I", context, _IFINDEX, self.links[link])
         struct.pack_into("<I", context, _MARK, mark)
         struct.pack_into("<I", context, _GSO_SEGMENTS, segments)
+        struct.pack_into("<I", context, _GSO_SIZE, size)
         run = libbpf.prog_test_run(self.program(program), _bytes(packet), ctx=bytes(context))
         return Result(run.retval, run.data_out, struct.unpack_from("<I", run.ctx_out, _MARK)[0])
 

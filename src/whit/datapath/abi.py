@@ -650,6 +650,84 @@ _FLOW_VALUE = struct.Struct(FlowValue.FORMAT)
 
 
 @dataclass(frozen=True, slots=True)
+class FragmentKey:
+    FORMAT: ClassVar[str] = "<16s16sIB3x"
+    SIZE: ClassVar[int] = 40
+
+    source: Address
+    destination: Address
+    id: int
+    protocol: int
+
+    def pack(self) -> Raw:
+        return _FRAGMENT_KEY.pack(
+            self.source.pack(),
+            self.destination.pack(),
+            self.id,
+            self.protocol,
+        )
+
+    @classmethod
+    def unpack(cls, data: Raw) -> FragmentKey:
+        (
+            source,
+            destination,
+            id,
+            protocol,
+        ) = _FRAGMENT_KEY.unpack(data)
+        return cls(
+            Address.unpack(source),
+            Address.unpack(destination),
+            id,
+            protocol,
+        )
+
+
+_FRAGMENT_KEY = struct.Struct(FragmentKey.FORMAT)
+
+
+@dataclass(frozen=True, slots=True)
+class FragmentValue:
+    FORMAT: ClassVar[str] = "<2s2sBBB1x"
+    SIZE: ClassVar[int] = 8
+
+    source_port: int
+    destination_port: int
+    protocol: int
+    icmp_type: int
+    icmp_code: int
+
+    def pack(self) -> Raw:
+        return _FRAGMENT_VALUE.pack(
+            self.source_port.to_bytes(2, "big"),
+            self.destination_port.to_bytes(2, "big"),
+            self.protocol,
+            self.icmp_type,
+            self.icmp_code,
+        )
+
+    @classmethod
+    def unpack(cls, data: Raw) -> FragmentValue:
+        (
+            source_port,
+            destination_port,
+            protocol,
+            icmp_type,
+            icmp_code,
+        ) = _FRAGMENT_VALUE.unpack(data)
+        return cls(
+            int.from_bytes(source_port, "big"),
+            int.from_bytes(destination_port, "big"),
+            protocol,
+            icmp_type,
+            icmp_code,
+        )
+
+
+_FRAGMENT_VALUE = struct.Struct(FragmentValue.FORMAT)
+
+
+@dataclass(frozen=True, slots=True)
 class SocketValue:
     FORMAT: ClassVar[str] = "<16s16s2s2s"
     SIZE: ClassVar[int] = 36
@@ -1207,8 +1285,8 @@ DROP_TEXTS: dict[DropReason, str] = {
     DropReason.SPOOFED_ADDRESS: "source address or MAC is not the instance's own",
     DropReason.NO_BACKEND: "the service has no backend that takes new flows",
     DropReason.MALFORMED: "headers are truncated or contradict each other",
-    DropReason.UNSUPPORTED_PROTOCOL: "neither ARP nor IP",
-    DropReason.FRAGMENT: "fragments are not followed",
+    DropReason.UNSUPPORTED_PROTOCOL: "not a protocol that links of instances carry",
+    DropReason.FRAGMENT: "a fragment whose first part was not seen",
     DropReason.CONNTRACK_FULL: "the flow could not be remembered",
     DropReason.REWRITE_FAILED: "the packet could not be rewritten",
     DropReason.UNKNOWN_ENDPOINT: "a mesh address that no instance has",
@@ -1363,6 +1441,27 @@ LAYOUT: dict[str, tuple[int, tuple[tuple[str, int, int], ...]]] = {
             ("pad2", 92, 4),
             ("sampled_ns", 96, 8),
             ("began_ns", 104, 8),
+        ),
+    ),
+    "fragment_key": (
+        40,
+        (
+            ("source", 0, 16),
+            ("destination", 16, 16),
+            ("id", 32, 4),
+            ("protocol", 36, 1),
+            ("pad", 37, 3),
+        ),
+    ),
+    "fragment_value": (
+        8,
+        (
+            ("source_port", 0, 2),
+            ("destination_port", 2, 2),
+            ("protocol", 4, 1),
+            ("icmp_type", 5, 1),
+            ("icmp_code", 6, 1),
+            ("pad", 7, 1),
         ),
     ),
     "socket_value": (

@@ -23,6 +23,8 @@ from whit.datapath.abi import (
     EndpointValue,
     FlowKey,
     FlowValue,
+    FragmentKey,
+    FragmentValue,
     FrontendKey,
     FrontendValue,
     IdentityKey,
@@ -40,6 +42,8 @@ from whit.datapath.events import FlowEvents, RingReader
 from whit.datapath.install import DatapathConfig
 from whit.datapath.maps import ArrayMap, BpfMap, HashMap, LpmMap, PerCpuMap
 from whit.datapath.pins import Pins, mount_bpffs, program_of, remove
+from whit.kernel import links
+from whit.kernel.netlink import NetlinkSocket
 
 
 class Datapath:
@@ -103,6 +107,11 @@ class Datapath:
         self.flows: HashMap[FlowKey, FlowValue] = self._keep(
             HashMap.open(maps / "flows", struct_codec(FlowKey), struct_codec(FlowValue))
         )
+        self.fragments: HashMap[FragmentKey, FragmentValue] = self._keep(
+            HashMap.open(maps / "fragments", struct_codec(FragmentKey), struct_codec(FragmentValue))
+        )
+        self.mtus: HashMap[int, int] = self._keep(HashMap.open(maps / "mtus", U32, U32))
+        """By index of a link: what it carries, from the IP header on. Written when something is attached to it."""
         self.sockets: HashMap[int, SocketValue] = self._keep(
             HashMap.open(maps / "sockets", U64, struct_codec(SocketValue))
         )
@@ -143,6 +152,7 @@ class Datapath:
 
     def attach_instance(self, ifindex: int, number: int) -> None:
         """Both programs on the host side of an instance's link. Replaces what stood under this number."""
+        self._note_mtu(ifindex)
         self._attach(ifindex, "egress", self.pins.instance(number, "egress"))
         self._attach(ifindex, "ingress", self.pins.instance(number, "ingress"))
 
@@ -152,7 +162,11 @@ class Datapath:
             attach.detach(self.pins.instance(number, direction), self.form)
 
     def attach_uplink(self, ifindex: int, name: str) -> None:
-        """The program for packets that come in by a link of the host. `name` is the link's."""
+        """The program for packets that come in by a link of the host. `name` is the link's.
+
+        Again when its MTU has changed, which the datapath does not see by itself.
+        """
+        self._note_mtu(ifindex)
         self._attach(ifindex, "ingress", self.pins.uplink(name))
 
     def detach_uplink(self, name: str) -> None:
@@ -171,6 +185,10 @@ class Datapath:
     def attachments(self) -> list[Attachment]:
         """What is attached where, in the order of the pins' names."""
         return attach.attachments(self.pins.links)
+
+    def _note_mtu(self, ifindex: int) -> None:
+        with NetlinkSocket() as netlink:
+            self.mtus.put(ifindex, links.by_index(netlink, ifindex).mtu)
 
     def _attach(self, ifindex: int, direction: Direction, pin: Path) -> None:
         with libbpf.opened_pin(self.pins.program(program_of(pin))) as descriptor:

@@ -13,7 +13,7 @@ import shutil
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from ipaddress import IPv4Network
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 
 from whit.base.errors import NotFound
@@ -35,11 +35,13 @@ class DatapathConfig:
 
     pool: IPv4Network
     """The mesh's addresses on this node."""
+    pool6: IPv6Network | None = None
+    """The same for IPv6. None: IPv6 addresses are held to be the world's."""
     mark: int = 0
     """Put on packets that an instance sends to the host's stack, in the bits of `mark_mask`."""
     mark_mask: int = 0
     redirect_peer: bool = True
-    """Deliver to instances of this node past the host's stack."""
+    """Deliver straight to the instance's side of its link, but where that is a tap (EndpointFlags.TAP)."""
     netns_cookie: int = field(default_factory=netns.cookie)
     """Of the host's network namespace: only its processes are balanced at their sockets. 0: nobody is."""
     sizes: Mapping[str, int] = field(default_factory=dict)
@@ -56,6 +58,8 @@ class DatapathConfig:
         return {
             "pool": int(self.pool.network_address),
             "pool_mask": int(self.pool.netmask),
+            "pool6": self.pool6.network_address.packed if self.pool6 else bytes(16),
+            "pool6_mask": self.pool6.netmask.packed if self.pool6 else bytes(16),
             "mark": self.mark,
             "mark_mask": self.mark_mask,
             "redirect_peer": self.redirect_peer,

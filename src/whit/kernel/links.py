@@ -104,6 +104,13 @@ def all_links(netlink: NetlinkSocket) -> list[Link]:
     return [parse(reply.body, found) for reply in netlink.dump(request)]
 
 
+def by_index(netlink: NetlinkSocket, index: int) -> Link:
+    """One link, without its addresses. Raises SystemCallError if there is none."""
+    request = Message(_RTM_GETLINK, _INFO.pack(0, 0, index, 0, 0), f"find link {index}")
+    (reply,) = netlink.execute([request])
+    return parse(reply.body)
+
+
 def by_name(netlink: NetlinkSocket, name: str) -> Link:
     """One link with its addresses. Raises NotFound."""
     try:

@@ -9,7 +9,8 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import closing
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Interface
+from dataclasses import replace
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ import pytest
 from whit.base.errors import NotFound, SystemCallError
 from whit.base.settings import Settings
 from whit.kernel import addresses, instance_link, links, netns, routes, sysctl
-from whit.kernel.instance_link import GATEWAY, CreateInstanceLink, InstanceLink
+from whit.kernel.instance_link import GATEWAY, GATEWAY6, CreateInstanceLink, InstanceLink
 from whit.kernel.links import CreateHostLink
 from whit.kernel.netlink import NetlinkSocket
 from whit.model.operation import carry_out, take_back
@@ -125,6 +126,60 @@ def test_settings_of_the_links(settings: Settings, node: Path) -> None:
     assert list(outside.values()) == ["1", "0", "1"]
     assert netns.call_in(wanted.netns, lambda: sysctl.read("net/ipv6/conf/eth0/disable_ipv6")) == "1"
     assert netns.call_in(wanted.netns, lambda: sysctl.read("net/ipv6/conf/lo/disable_ipv6")) == "0"
+
+
+NODE6 = IPv6Address("fd58::1")
+
+
+def _connected6(settings: Settings, node: Path, number: int) -> InstanceLink:
+    wanted = replace(_wanted(settings, number), address6=IPv6Address("fd58::10") + number, node_address6=NODE6)
+    netns.create(wanted.netns)
+    netns.call_in(node, lambda: instance_link.prepare_instance(wanted))
+    return wanted
+
+
+def _exchange6(server: Path, client: Path, address: IPv6Address) -> tuple[str, bytes]:
+    def listen() -> socket.socket:
+        return socket.create_server(("::", 8080), family=socket.AF_INET6)
+
+    with netns.call_in(server, listen) as listener:
+        listener.settimeout(5)
+        with netns.call_in(client, lambda: socket.create_connection((str(address), 8080), timeout=5)) as caller:
+            accepted, peer = listener.accept()
+            with accepted:
+                accepted.sendall(b"hello")
+            return peer[0], caller.recv(16)
+
+
+def test_both_families_serve_at_once_and_nothing_makes_addresses_by_itself(settings: Settings, node: Path) -> None:
+    own = (IPv4Interface(NODE), IPv6Interface(NODE6))
+    netns.call_in(node, lambda: links.create_host_link(CreateHostLink(settings.host_link, HOST_MAC, own)))
+    one, two = _connected6(settings, node, 1), _connected6(settings, node, 2)
+    began = time.perf_counter()
+    assert two.address6 is not None
+    assert _exchange6(two.netns, node, two.address6) == (str(NODE6), b"hello")
+    assert _exchange6(node, one.netns, NODE6) == (str(one.address6), b"hello")
+    assert time.perf_counter() - began < 0.9, "an address waited until it was known to be free"
+    assert _exchange(two.netns, one.netns, two.address) == (str(one.address), b"hello")
+    with NetlinkSocket.inside(node) as outside, NetlinkSocket.inside(two.netns) as inside:
+        outer, inner = links.by_name(outside, two.name), links.by_name(inside, "eth0")
+        assert outer.addresses == ()
+        assert inner.addresses == (IPv4Interface(two.address), IPv6Interface(two.address6))
+        assert routes.Route(IPv6Network(two.address6), outer.index, source=NODE6) in routes.main_table(outside)
+        everything = IPv6Network("::/0")
+        default = routes.Route(everything, inner.index, gateway=GATEWAY6, source=two.address6, on_link=True)
+        found = {route for route in routes.main_table(inside) if route.destination.version == 6}
+        assert found == {default, routes.Route(IPv6Network(two.address6), inner.index)}
+
+
+def test_instances_reach_one_another_by_ipv6_where_links_forward(settings: Settings, node: Path) -> None:
+    own = (IPv4Interface(NODE), IPv6Interface(NODE6))
+    netns.call_in(node, lambda: links.create_host_link(CreateHostLink(settings.host_link, HOST_MAC, own)))
+    one, two = _connected6(settings, node, 1), _connected6(settings, node, 2)
+    if not netns.call_in(node, lambda: sysctl.exists(f"net/ipv6/conf/{one.name}/force_forwarding")):
+        netns.call_in(node, lambda: sysctl.write("net/ipv6/conf/all/forwarding", 1))
+    assert two.address6 is not None
+    assert _exchange6(two.netns, one.netns, two.address6) == (str(one.address6), b"hello")
 
 
 def test_a_second_link_of_the_same_name_is_an_error_in_the_kernels_words(settings: Settings, node: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Network
 
 import pytest
 from hypothesis import given
@@ -19,7 +19,10 @@ from whit.mesh.addresses import (
     assign_instance,
     assign_service,
     check_pool,
+    check_pool6,
     choose_pool,
+    choose_pool6,
+    draw_pool6,
     release,
 )
 
@@ -138,3 +141,37 @@ def test_nothing_is_written_anew_for_an_owner_that_has_an_address() -> None:
     book, _ = assign_instance(BOOK, "a", 0)
     assert assign_instance(book, "a", 5)[0] == book
     assert addresses.AddressBook.model_validate_json(book.model_dump_json()) == book
+
+
+BOTH = AddressBook(pool="10.77.0.0/16", pool6="fd00:1:2::/64", ipv6=True)
+
+
+def test_an_offset_has_an_address_in_each_family() -> None:
+    assert BOTH.addresses(16) == ("10.77.0.16", "fd00:1:2::10")
+    assert BOTH.addresses(HALF + 1) == ("10.77.128.1", "fd00:1:2::8001")
+    assert (str(BOTH.node6), str(BOTH.mesh6)) == ("fd00:1:2::1", "fd00:1:2::/48")
+
+
+def test_without_ipv6_the_drawn_pool_is_kept_and_not_used() -> None:
+    book = BOTH.model_copy(update={"ipv6": False})
+    assert (book.addresses(16), book.node6, book.mesh6) == (("10.77.0.16",), None, None)
+    assert book.model_copy(update={"ipv6": True}) == BOTH
+
+
+def test_pools_are_drawn_until_one_is_free() -> None:
+    drawn = iter([IPv6Network("fd00:1::/48"), IPv6Network("fd00:2::/48")])
+    assert choose_pool6([IPv6Network("fd00:1::5/128")], lambda: next(drawn)) == IPv6Network("fd00:2::/48")
+    first, second = draw_pool6(), draw_pool6()
+    assert first != second
+    check_pool6(first, [])
+
+
+@pytest.mark.parametrize("pool", ["2001:db8::/48", "fd00:1::/64", "fd00::/8"])
+def test_a_pool_that_is_no_unique_local_48_is_refused(pool: str) -> None:
+    with pytest.raises(Conflict, match="/48"):
+        check_pool6(IPv6Network(pool), [])
+
+
+def test_a_pool_of_ipv6_that_overlaps_a_route_is_refused_by_its_name() -> None:
+    with pytest.raises(Conflict, match="fd00:1:0:9::/64"):
+        check_pool6(IPv6Network("fd00:1::/48"), [IPv6Network("fd00:1:0:9::/64")])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import replace
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 
 import pytest
@@ -19,8 +19,9 @@ from whit.mesh.names import NameTable
 WEB, OTHER = "10.77.0.16", "10.77.0.17"
 TABLE = NameTable(
     listen="10.77.0.2",
-    services={"shop": {"web": "10.77.128.1", "db": "10.77.128.2"}, "blog": {"web": "10.77.128.3"}},
-    instances={WEB: ("shop", "web-1"), OTHER: ("blog", "web-1")},
+    services={"shop": {"web": ["10.77.128.1", "fd00::8001"], "db": ["10.77.128.2"]}, "blog": {"web": ["10.77.128.3"]}},
+    instances={WEB: ("shop", "web-1"), "fd00::10": ("shop", "web-1"), OTHER: ("blog", "web-1")},
+    aliases={"shop": {"mail": "mx.example.com"}},
 )
 
 
@@ -47,7 +48,18 @@ TABLE = NameTable(
     ],
 )
 def test_names_are_those_of_the_askers_app(name: str, asker: str, address: str | None) -> None:
-    assert names.lookup(TABLE, name, asker) == address
+    found = names.lookup(TABLE, name, asker)
+    assert (found.addresses[0] if found else None) == address
+
+
+def test_a_name_has_addresses_of_both_families() -> None:
+    assert names.lookup(TABLE, "web", WEB) == names.Found(["10.77.128.1", "fd00::8001"])
+    assert names.lookup(TABLE, "web-1", WEB) == names.Found([WEB, "fd00::10"])
+
+
+def test_a_service_may_stand_for_a_name_elsewhere() -> None:
+    assert names.lookup(TABLE, "mail", WEB) == names.Found(alias="mx.example.com")
+    assert names.lookup(TABLE, "mail", OTHER) is None
 
 
 @given(st.text(max_size=80), st.sampled_from([WEB, OTHER, "192.0.2.1", ""]))
@@ -65,12 +77,22 @@ def test_single_labels_and_our_domain_are_never_asked_of_others(name: str, ours:
     assert names.is_ours(name) is ours
 
 
-@given(st.ip_addresses(v=4))
-def test_reverse_names(address: IPv4Address) -> None:
+@given(st.ip_addresses())
+def test_reverse_names(address: IPv4Address | IPv6Address) -> None:
     assert names.address_of_reverse(address.reverse_pointer + ".") == address
 
 
-@pytest.mark.parametrize("name", ["1.2.3.in-addr.arpa", "256.0.0.1.in-addr.arpa", "a.b.c.d.in-addr.arpa", "1.ip6.arpa"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "1.2.3.in-addr.arpa",
+        "256.0.0.1.in-addr.arpa",
+        "a.b.c.d.in-addr.arpa",
+        "1.ip6.arpa",
+        "g" + ".0" * 31 + ".ip6.arpa",
+        "é" * 4 + ".0" * 31 + ".ip6.arpa",
+    ],
+)
 def test_other_reverse_names_are_none(name: str) -> None:
     assert names.address_of_reverse(name) is None
 
@@ -78,6 +100,7 @@ def test_other_reverse_names_are_none(name: str) -> None:
 def test_addresses_have_names() -> None:
     assert names.reverse_lookup(TABLE, WEB) == "web-1.shop.whit"
     assert names.reverse_lookup(TABLE, "10.77.128.3") == "web.blog.whit"
+    assert names.reverse_lookup(TABLE, "fd00::8001") == "web.shop.whit"
     assert names.reverse_lookup(TABLE, "10.77.0.99") is None
 
 
@@ -99,7 +122,8 @@ def test_the_state_file_is_written_once_whole_and_for_everybody(tmp_path: Path) 
 
 
 def test_hosts_entries_name_each_service_of_the_app_in_three_ways() -> None:
-    assert names.hosts_entries({"web": "10.77.128.1", "db": "10.77.128.2"}, "shop") == [
+    assert names.hosts_entries({"web": ["10.77.128.1", "fd00::1"], "db": ["10.77.128.2"]}, "shop") == [
         ("10.77.128.2", ("db", "db.shop", "db.shop.whit")),
         ("10.77.128.1", ("web", "web.shop", "web.shop.whit")),
+        ("fd00::1", ("web", "web.shop", "web.shop.whit")),
     ]

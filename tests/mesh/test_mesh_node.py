@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from ipaddress import IPv4Interface, IPv4Network
+from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network
 
 import pytest
 
@@ -98,3 +98,32 @@ def test_no_declared_network_takes_the_place_of_the_nodes_own() -> None:
     known = node.node_identities(BOOK, [LO, ETH0, OWN], networks)
     assert not {IdentityValue(number) for number in networks.values()} & set(known.values())
     assert all(isinstance(key, IdentityKey) for key in known)
+
+
+@pytest.mark.parametrize(
+    ("address", "identity"),
+    [
+        ("::1", HOST),
+        ("2001:db8::7", HOST),
+        ("2001:db8::8", WORLD),
+        ("fd00:1::1", HOST),
+        ("fd00:1::10", 0x1000001),
+        ("fd00:1::11", UNASSIGNED),
+        ("fd00:1:0:1::1", UNASSIGNED),
+        ("fd00:2::1", WORLD),
+        ("2001:db8:1::5", 0x2000001),
+        ("10.77.0.16", 0x1000001),
+    ],
+)
+def test_whose_each_ipv6_address_is(address: str, identity: int) -> None:
+    book = BOOK.model_copy(update={"pool6": "fd00:1::/64", "ipv6": True})
+    uplink = replace(ETH0, addresses=(*ETH0.addresses, IPv6Interface("2001:db8::7/64")))
+    known = node.node_identities(book, [LO, uplink, OWN], {IPv6Network("2001:db8:1::/64"): 0x2000001})
+    known |= node.service_identities({"10.77.0.16": 0x1000001, "fd00:1::10": 0x1000001})
+    assert identity_of(Dump(identities=known), address) == identity
+
+
+def test_the_host_link_holds_the_nodes_ipv6_address_too() -> None:
+    book = BOOK.model_copy(update={"pool6": "fd00:1::/64", "ipv6": True})
+    assert IPv6Interface("fd00:1::1/128") in node.host_link(SETTINGS, book).addresses
+    assert not node.is_host_link_right([LO, OWN], SETTINGS, book)

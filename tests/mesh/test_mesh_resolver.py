@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from ipaddress import IPv6Address
 from pathlib import Path
 
 import pytest
@@ -29,7 +30,7 @@ pytestmark = [pytest.mark.machine, pytest.mark.timeout(60)]
 RESOLVER, ASKER, STRANGER, SERVER = "10.219.0.2", "10.219.0.16", "192.0.2.9", "127.0.0.9"
 TABLE = NameTable(
     listen=RESOLVER,
-    services={"shop": {"web": "10.219.128.1"}},
+    services={"shop": {"web": ["10.219.128.1", "fd00::8001"]}},
     instances={ASKER: ("shop", "web-1")},
 )
 SOURCES = Path(names.__file__).resolve().parents[2]
@@ -215,14 +216,30 @@ def node(settings: Settings, tmp_path: Path) -> Iterator[Node]:
         netns.remove(path)
 
 
+def test_own_names_have_addresses_of_both_families(node: Node) -> None:
+    assert node.addresses("web", "AAAA") == ["fd00::8001"]
+    assert node.addresses("web.shop.whit", "ANY") == ["10.219.128.1", "fd00::8001"]
+    assert node.addresses(IPv6Address("fd00::8001").reverse_pointer, "PTR") == ["web.shop.whit."]
+    unknown = node.ask(IPv6Address("fd00::99").reverse_pointer, "PTR")
+    assert unknown is not None
+    assert unknown.header.rcode == RCODE.NXDOMAIN
+    assert not node.server.asked
+
+
+def test_a_name_that_stands_for_one_elsewhere_is_followed(node: Node) -> None:
+    names.write_state(node.settings, replace(TABLE, aliases={"shop": {"mail": "mx.example"}}))
+    assert node.addresses("mail") == ["mx.example.", "203.0.113.7"]
+    assert node.addresses("mail", "CNAME") == ["mx.example."]
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_own_names(node: Node, stream: bool) -> None:
     assert node.addresses("web", stream=stream) == ["10.219.128.1"]
     assert node.addresses("WEB.shop.whit", stream=stream) == ["10.219.128.1"]
     assert node.addresses("web-1", stream=stream) == [ASKER]
-    assert node.addresses("web", "AAAA", stream=stream) == []
+    assert node.addresses("web-1", "AAAA", stream=stream) == []
     assert node.addresses("1.128.219.10.in-addr.arpa", "PTR", stream=stream) == ["web.shop.whit."]
-    assert code(node.ask("web", "AAAA", stream=stream)) == RCODE.NOERROR
+    assert code(node.ask("web-1", "AAAA", stream=stream)) == RCODE.NOERROR
     assert code(node.ask("nothing", stream=stream)) == RCODE.NXDOMAIN
     assert code(node.ask("99.0.219.10.in-addr.arpa", "PTR", stream=stream)) == RCODE.NXDOMAIN
     assert node.server.asked == []
@@ -271,7 +288,7 @@ def test_one_that_waits_holds_up_nobody(node: Node) -> None:
 
 
 def test_new_names_and_servers_are_known_at_once(node: Node) -> None:
-    names.write_state(node.settings, replace(TABLE, services={"shop": {"api": "10.219.128.9"}}))
+    names.write_state(node.settings, replace(TABLE, services={"shop": {"api": ["10.219.128.9"]}}))
     assert node.addresses("api") == ["10.219.128.9"]
     assert code(node.ask("web")) == RCODE.NXDOMAIN
     node.resolv_conf.write_text("# none\n")

@@ -223,7 +223,7 @@ def test_who_asks_its_own_service_and_is_its_only_instance_is_told_at_once(pair:
 
 def test_an_instance_asks_for_a_name_and_reaches_what_it_is_told(pair: Pair) -> None:
     a, b = pair.specs["a"].network, pair.specs["b"].network
-    table = NameTable(str(BOOK.resolver), {"pair": {"b": b.service_address}}, {a.address: ("pair", "a-1")})
+    table = NameTable(str(BOOK.resolver), {"pair": {"b": [b.service_address]}}, {a.address: ("pair", "a-1")})
     names.write_state(pair.settings, table)
     argv = [sys.executable, "-P", "-m", "whit.mesh.resolver", "--id", pair.settings.id]
     resolver = subprocess.Popen(argv, env={"PYTHONPATH": str(Path(names.__file__).resolve().parents[2])})
@@ -340,7 +340,7 @@ def test_flows_of_an_instance_that_left_are_forgotten(pair: Pair) -> None:
     asyncio.run(carry_out(network.plan_disconnect(spec, pair.settings, pair.datapath)))
     left = list(pair.datapath.flows.items())
     assert not [key for key, value in left if address in (key.source, key.destination, value.translation)]
-    assert not pair.datapath.endpoints.get(network.endpoint_key(spec))
+    assert not any(map(pair.datapath.endpoints.get, network.endpoint_keys(spec)))
     assert not netns.exists(pair.settings.netns_dir / spec.name)
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from ipaddress import IPv4Address, IPv4Network
+from dataclasses import replace
+from ipaddress import IPv4Address, IPv4Network, IPv6Network
 
 import pytest
 from support.world import NODE, OUTSIDE, POOL, World, exchange, world
@@ -92,6 +93,13 @@ def test_the_resolver_is_admitted_from_instances() -> None:
         f"-I INPUT 1 -d 10.1.0.1/32 -i w-x-+ -p udp -m udp {ending}",
         f"-I INPUT 2 -d 10.1.0.1/32 -i w-x-+ -p tcp -m tcp {ending}",
     ]
+
+
+def test_ipv6_has_the_same_rules_for_what_is_forwarded() -> None:
+    both = replace(ADMISSION, pool6=IPv6Network("fd00:1::/64"))
+    rules = iptables.wanted_rules6(both)["FORWARD"]
+    planned = iptables.plan("FORWARD", iptables.parse("-P FORWARD DROP\n"), rules, "whit/x")
+    assert planned == [FORWARD[0], FORWARD[1].replace("10.1.0.0/16", "fd00:1::/64")]
 
 
 OURS = "".join(f"-A FORWARD {rule.split(' ', 3)[3]}\n" for rule in FORWARD).replace("whit/x", '"whit/x"')
@@ -207,7 +215,7 @@ class TestPackets:
             await _restore(DOCKER)
             before = await _filter()
             with pytest.raises(CommandError):
-                await iptables._restore([*FORWARD, "-I FORWARD 1 -j NOWHERE"])
+                await iptables._restore("iptables", [*FORWARD, "-I FORWARD 1 -j NOWHERE"])
             assert await _filter() == before
 
         around.on_node(use)

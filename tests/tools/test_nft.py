@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from ipaddress import IPv4Interface, IPv4Network
+from ipaddress import IPv4Interface, IPv4Network, IPv6Network
 
 import pytest
 from support.world import NODE, OUTSIDE, POOL, UPLINK, World, exchange, world
@@ -46,6 +46,14 @@ def test_the_document_replaces_the_table_in_one_transaction() -> None:
     }
     assert (link["match"]["op"], link["match"]["right"]) == ("!=", "w-x-*")
     assert statement == {"masquerade": None}
+
+
+def test_each_family_has_a_rule_and_the_kernel_takes_both(settings: Settings) -> None:
+    pools = IPv4Network("10.1.3.0/24"), (IPv4Network("10.1.0.0/16"),)
+    both = Masquerade("whit_x", *pools, "w-x-", IPv6Network("fd00:1::/64"), IPv6Network("fd00:1::/48"))
+    source, destination, _, _ = nft.ruleset(both)["nftables"][5]["add"]["rule"]["expr"]
+    assert source["match"]["right"] == {"prefix": {"addr": "fd00:1::", "len": 64}}
+    assert destination["match"]["right"] == {"set": [{"prefix": {"addr": "fd00:1::", "len": 48}}]}
 
 
 class TestPackets:

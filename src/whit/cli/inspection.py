@@ -117,7 +117,7 @@ def version(run: Invocation) -> None:
 def instance_document(instance: InstanceStatus) -> dict[str, Any]:
     """The stable shape of `whit ps --json`: the documented fields first, then what else is known."""
     document = instance.model_dump(mode="json")
-    name, address = document.pop("name"), document.pop("address")
+    name, addresses = document.pop("name"), [document.pop("address"), document.pop("address6")]
     first = {
         "app": document.pop("app"),
         "service": document.pop("service"),
@@ -125,7 +125,7 @@ def instance_document(instance: InstanceStatus) -> dict[str, Any]:
         "state": document.pop("state"),
         "health": document.pop("health"),
         "isolation": document.pop("isolation"),
-        "addresses": [address] if address else [],
+        "addresses": [address for address in addresses if address],
         "ports": document.pop("ports"),
         "pid": document.pop("pid"),
         "image": document.pop("image"),
@@ -148,7 +148,8 @@ def _row(one: InstanceStatus) -> tuple[str, ...]:
     if one.state == "exited" and one.exit_code is not None:
         state = f"exited ({one.exit_code})"
     ports = ", ".join(port.removeprefix("0.0.0.0:") for port in one.ports)
-    return one.name, state, one.isolation, one.address, ports, str(one.pid or ""), one.image
+    addresses = ", ".join(address for address in (one.address, one.address6) if address)
+    return one.name, state, one.isolation, addresses, ports, str(one.pid or ""), one.image
 
 
 def log_printer(timestamps: bool) -> Callable[[LogLine], None]:

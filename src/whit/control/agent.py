@@ -286,6 +286,7 @@ class Agent:
             version=__version__,
             pid=os.getpid(),
             pool=self.network.books.addresses.pool,
+            pool6=str(self.network.books.addresses.network6 or ""),
             runtime=self.driver.runtime,
             apps=len(self.releases),
         )
@@ -294,7 +295,7 @@ class Agent:
         return [self.app_status(name) for name in sorted(self.releases)]
 
     def app_status(self, name: str) -> AppStatus:
-        return status.app_status(self._release(name), self.instances.seen(), self.network.service_address)
+        return status.app_status(self._release(name), self.instances.seen(), self.network.service_addresses)
 
     def instance_statuses(self, app: str = "") -> list[InstanceStatus]:
         found = (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from ipaddress import IPv4Address
+from ipaddress import ip_address
 
 from whit.base.errors import InputError, NotFound
 from whit.control.network import NodeNetwork
@@ -44,6 +44,8 @@ def _source(network: NodeNetwork, instances: Sequence[InstanceStatus], name: str
     for one in instances:
         if name in (one.name, one.service, f"{one.app}/{one.service}", one.address):
             return one.address
+        if name == one.address6:
+            return one.address6
     return _elsewhere(network, name, instances)
 
 
@@ -62,10 +64,10 @@ def _elsewhere(network: NodeNetwork, name: str, instances: Sequence[InstanceStat
     if name in known:
         return known[name]
     try:
-        return str(IPv4Address(name))
+        return str(ip_address(name))
     except ValueError:
         services = sorted({f"{one.app}/{one.service}" for one in instances})
         raise NotFound(
-            f"{name} is no service, instance or IPv4 address",
+            f"{name} is no service, instance or address",
             hint=f"services: {', '.join(services) or 'none'}; or world, host, resolver",
         ) from None

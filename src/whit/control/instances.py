@@ -171,6 +171,7 @@ class Instances:
             service=spec.service,
             isolation=spec.isolation,
             address=spec.network.address,
+            address6=spec.network.address6,
             image=spec.image.name,
             revision=spec.revision,
             health="starting" if spec.healthcheck else "none",

@@ -13,15 +13,16 @@ import time
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Network, ip_network
+from typing import TypeVar
 
-from whit.base.errors import Unavailable
+from whit.base.errors import InputError, Unavailable
 from whit.base.settings import Settings
 from whit.cluster.documents import Documents
 from whit.control.instances import Record
 from whit.datapath.datapath import Datapath
 from whit.datapath.install import DatapathConfig
-from whit.kernel import cgroup, links, routes
+from whit.kernel import cgroup, links, probes, routes
 from whit.kernel.netlink import NetlinkSocket
 from whit.kernel.sysctl import WriteSysctl
 from whit.mesh import addresses, compiler, identities, names, network, node, rules, services, tables
@@ -39,6 +40,7 @@ from whit.tools.nft import InstallMasquerade, Masquerade
 from whit.tools.nft import tables as nft_tables
 
 log = logging.getLogger(__name__)
+N = TypeVar("N", IPv4Network, IPv6Network)
 
 MARK_MASK = 0x0FF00000
 
@@ -75,8 +77,9 @@ class NodeNetwork:
         Raises:
             Unavailable, Conflict: no pool is free, or the one that was asked for is not.
         """
+        known = await documents.get(AddressBook, "addresses") or AddressBook(pool=str(_choose_pool()))
         books = Books(
-            await documents.get(AddressBook, "addresses") or AddressBook(pool=str(_choose_pool())),
+            _with_ipv6(known),
             await documents.get(IdentityBook, "identities") or IdentityBook(),
             await documents.get(RuleBook, "rules") or RuleBook(),
         )
@@ -119,23 +122,30 @@ class NodeNetwork:
         """What an instance was given."""
         known = books or self.books
         offset = next(lease.offset for lease in known.addresses.instances if lease.owner == name)
+        own, virtual = known.addresses.addresses(offset), self.service_addresses(app, service, known)
         return NetworkSpec(
             number=offset,
-            address=str(known.addresses.address(offset)),
+            address=own[0],
             identity=known.identities.number(service_name(app, service)),
-            service_address=self.service_address(app, service, known),
+            service_address=virtual[0],
+            address6="".join(own[1:]),
+            service_address6="".join(virtual[1:]),
         )
 
     def service_address(self, app: str, service: str, books: Books | None = None) -> str:
+        return self.service_addresses(app, service, books)[0]
+
+    def service_addresses(self, app: str, service: str, books: Books | None = None) -> tuple[str, ...]:
+        """Of both families, IPv4 first."""
         known = (books or self.books).addresses
         owner = service_name(app, service)
-        offset = next(lease.offset for lease in known.services if lease.owner == owner)
-        return str(known.address(offset))
+        return known.addresses(next(lease.offset for lease in known.services if lease.owner == owner))
 
     # ---- instances ----
 
     def plan_connect(self, spec: InstanceSpec) -> Sequence[Operation]:
-        return network.plan_connect(spec, self.settings, self.datapath, self.books.addresses.node)
+        book = self.books.addresses
+        return network.plan_connect(spec, self.settings, self.datapath, book.node, book.node6)
 
     def plan_disconnect(self, spec: InstanceSpec) -> Sequence[Operation]:
         return network.plan_disconnect(spec, self.settings, self.datapath)
@@ -144,7 +154,7 @@ class NodeNetwork:
         """Names of the app's services stand in the instance's own files, so that they resolve without any process."""
         prefix = service_name(spec.app, "")
         services_of_app = {
-            lease.owner.removeprefix(prefix): str(self.books.addresses.address(lease.offset))
+            lease.owner.removeprefix(prefix): self.books.addresses.addresses(lease.offset)
             for lease in self.books.addresses.services
             if lease.owner.startswith(prefix) and lease.released_at is None
         }
@@ -171,7 +181,7 @@ class NodeNetwork:
         if await iptables.stands_in_the_way(self._admission()):
             operations.append(AdmitTraffic(self._admission()))
         if any(reaches_outside(app) for app in apps):
-            operations += [self._forwarding(name) for name in node.uplinks(found, self.settings)]
+            operations += [one for name in node.uplinks(found, self.settings) for one in self._forwarding(name)]
             if self.settings.nft_table not in await nft_tables():
                 operations.append(InstallMasquerade(self._masquerade()))
         return operations
@@ -185,16 +195,19 @@ class NodeNetwork:
             book.network,
             self.settings.link_prefix,
             book.resolver,
+            pool6=book.network6,
         )
 
     def _masquerade(self) -> Masquerade:
-        pool = self.books.addresses.network
-        return Masquerade(self.settings.nft_table, pool, (pool,), self.settings.link_prefix)
+        book = self.books.addresses
+        pools = book.network, (book.network,)
+        return Masquerade(self.settings.nft_table, *pools, self.settings.link_prefix, book.network6, book.mesh6)
 
-    def _forwarding(self, link: str) -> WriteSysctl:
+    def _forwarding(self, link: str) -> list[WriteSysctl]:
         """Answers to instances come in by an uplink and are forwarded."""
-        setting = f"net/ipv4/conf/{link}/forwarding"
-        return WriteSysctl(setting, "1", self.settings.run_dir / "sysctl" / setting.replace("/", "%"))
+        settings = node.forwarding(link) if self.books.addresses.network6 else node.forwarding4(link)
+        directory = self.settings.run_dir / "sysctl"
+        return [WriteSysctl(name, value, directory / name.replace("/", "%")) for name, value in settings]
 
     def _attach_uplinks(self, found: Sequence[links.Link]) -> None:
         attached = {(one.pin.name, one.ifindex) for one in self.datapath.attachments()}
@@ -225,9 +238,13 @@ class NodeNetwork:
     async def _write(self, releases: Sequence[Release], present: Sequence[Record]) -> None:
         apps = [release.spec for release in releases]
         policy = await self._policy(apps, present)
-        networks = {net: self.books.identities.number(str(net)) for net in rules.networks_used(apps)}
+        networks: dict[IPv4Network | IPv6Network, int] = {
+            net: self.books.identities.number(str(net)) for net in rules.networks_used(apps)
+        }
         known = node.node_identities(self.books.addresses, await asyncio.to_thread(_all_links), networks)
-        known |= node.service_identities({r.spec.network.address: r.spec.network.identity for r in present})
+        known |= node.service_identities(
+            {address: r.spec.network.identity for r in present for address in r.spec.network.addresses}
+        )
         tables.write_identities(self.datapath, known)
         tables.write_policy(self.datapath, policy)
         tables.write_services(self.datapath, services.service_tables(self._services(apps, present)))
@@ -264,8 +281,10 @@ class NodeNetwork:
     def _names(self, apps: Sequence[AppSpec], records: Sequence[Record]) -> names.NameTable:
         return names.NameTable(
             listen=str(self.books.addresses.resolver),
-            services={app.name: {name: self.service_address(app.name, name) for name in app.services} for app in apps},
-            instances={r.spec.network.address: (r.spec.app, r.spec.hostname) for r in records},
+            services={
+                app.name: {name: self.service_addresses(app.name, name) for name in app.services} for app in apps
+            },
+            instances={address: (r.spec.app, r.spec.hostname) for r in records for address in r.spec.network.addresses},
         )
 
 
@@ -281,23 +300,41 @@ def _all_links() -> list[links.Link]:
         return links.all_links(netlink)
 
 
+def _with_ipv6(book: AddressBook) -> AddressBook:
+    """The book with a pool of IPv6 addresses, if this machine has IPv6. One that was drawn is kept."""
+    if not probes.has_ipv6() or "pool6" not in DatapathConfig.__dataclass_fields__:
+        return book.model_copy(update={"ipv6": False})
+    asked = _asked_pool("WHIT_POOL6", IPv6Network)
+    if book.pool6 and asked in (None, IPv6Network(book.pool6).supernet(new_prefix=addresses.MESH6_PREFIX)):
+        return book.model_copy(update={"ipv6": True})
+    taken = [network for network in _networks_taken() if isinstance(network, IPv6Network)]
+    if asked is not None:
+        addresses.check_pool6(asked, taken)
+    pool = asked or addresses.choose_pool6(taken)
+    own = next(pool.subnets(new_prefix=addresses.NODE6_PREFIX))
+    return book.model_copy(update={"ipv6": True, "pool6": str(own)})
+
+
 def _choose_pool() -> IPv4Network:
-    with NetlinkSocket() as netlink:
-        taken = [
-            route.destination
-            for route in routes.main_table(netlink)
-            if isinstance(route.destination, IPv4Network) and route.destination.prefixlen
-        ]
-        # An agent without instances has addresses, but no routes yet.
-        taken += [
-            IPv4Network(address.ip)
-            for link in links.all_links(netlink)
-            for address in link.addresses
-            if isinstance(address, IPv4Interface)
-        ]
-    asked = os.environ.get("WHIT_POOL")
+    taken = [network for network in _networks_taken() if isinstance(network, IPv4Network)]
+    asked = _asked_pool("WHIT_POOL", IPv4Network)
     if asked is None:
         return addresses.choose_pool(taken)
-    pool = IPv4Network(asked)
-    addresses.check_pool(pool, taken)
-    return pool
+    addresses.check_pool(asked, taken)
+    return asked
+
+
+def _asked_pool(variable: str, family: type[N]) -> N | None:
+    asked = os.environ.get(variable)
+    try:
+        return family(asked) if asked else None
+    except ValueError as error:
+        raise InputError(f"{variable}: {error}", hint="write it as 10.90.0.0/16, or fd12:3456:789a::/48") from None
+
+
+def _networks_taken() -> list[IPv4Network | IPv6Network]:
+    """What this machine has routes to, but for default routes, and its own addresses: an agent without instances has
+    addresses, but no routes yet."""
+    with NetlinkSocket() as netlink:
+        reached = [route.destination for route in routes.main_table(netlink) if route.destination.prefixlen]
+        return reached + [ip_network(address.ip) for link in links.all_links(netlink) for address in link.addresses]

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from whit.base.errors import NotFound
@@ -22,11 +22,11 @@ _WORST_FIRST: tuple[State, ...] = (
 _LEAST_HEALTHY_FIRST: tuple[Health, ...] = ("unhealthy", "starting", "healthy", "none")
 
 
-def app_status(release: Release, seen: Mapping[str, Seen], address: Callable[[str, str], str]) -> AppStatus:
+def app_status(release: Release, seen: Mapping[str, Seen], addresses: Callable[[str, str], Sequence[str]]) -> AppStatus:
     app = release.spec
     instances = [with_ports(there.status, release) for there in seen.values() if there.status.app == app.name]
     services = tuple(
-        _service_status(release, name, [one for one in instances if one.service == name], address(app.name, name))
+        _service_status(release, name, [one for one in instances if one.service == name], addresses(app.name, name))
         for name in app.services
     )
     return AppStatus(
@@ -38,7 +38,9 @@ def app_status(release: Release, seen: Mapping[str, Seen], address: Callable[[st
     )
 
 
-def _service_status(release: Release, name: str, instances: list[InstanceStatus], address: str) -> ServiceStatus:
+def _service_status(
+    release: Release, name: str, instances: list[InstanceStatus], addresses: Sequence[str]
+) -> ServiceStatus:
     spec = release.spec.services[name]
     states = {one.state for one in instances} or {"pending"}
     healths = {one.health for one in instances} or {"none"}
@@ -49,7 +51,8 @@ def _service_status(release: Release, name: str, instances: list[InstanceStatus]
         health=next(health for health in _LEAST_HEALTHY_FIRST if health in healths),
         wanted=spec.replicas,
         running=sum(one.state == "running" for one in instances),
-        address=address,
+        address=addresses[0],
+        address6="".join(addresses[1:]),
         ports=tuple(map(port_text, spec.ports)),
         image=release.images[name].name,
         message="; ".join(one.message for one in instances if one.message),

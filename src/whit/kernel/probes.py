@@ -50,6 +50,7 @@ def features(settings: Settings) -> list[Feature]:
         network_namespaces(settings),
         network_links(),
         forwarding(),
+        ipv6(),
         seccomp(),
         landlock(),
         pidfds(),
@@ -186,6 +187,19 @@ def forwarding() -> Feature:
         return _feature("IPv4 forwarding", refusal, hint="the kernel needs CONFIG_INET", required=True)
     on = sysctl.read("net/ipv4/ip_forward") == "1"
     return Feature(name="IPv4 forwarding", state="works", detail="on" if on else "off until an app is up")
+
+
+def has_ipv6() -> bool:
+    """Not where it was switched off, by the kernel's command line or for all links of the namespace."""
+    settings = [f"net/ipv6/conf/{name}/disable_ipv6" for name in ("all", "default")]
+    return all(sysctl.exists(name) and sysctl.read(name) == "0" for name in settings)
+
+
+def ipv6() -> Feature:
+    if has_ipv6():
+        return Feature(name="IPv6", state="works", detail="instances have addresses of both families")
+    hint = "sysctl net.ipv6.conf.all.disable_ipv6=0, then start the agent again"
+    return Feature(name="IPv6", state="degraded", detail="switched off: instances have IPv4 addresses alone", hint=hint)
 
 
 def seccomp() -> Feature:

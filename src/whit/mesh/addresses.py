@@ -1,12 +1,14 @@
-"""Addresses of a node's mesh: choosing the pool, and giving addresses and numbers out. Pure; control keeps the record.
+"""Addresses of a node's mesh: choosing the pools, and giving addresses and numbers out. Pure; control keeps the record.
 
-A pool is a /16. Its lower half is for the node and its instances, its upper half for services.
+The IPv4 pool is a /16. Its lower half is for the node and its instances, its upper half for services. What is given
+out is an offset: it has an address in the IPv4 pool and, where the machine has IPv6, one in a /64 of the mesh's /48.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from ipaddress import IPv4Address, IPv4Network
+import secrets
+from collections.abc import Callable, Iterable, Iterator
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 from whit.base.errors import Conflict, Unavailable
 from whit.model.base import Noun
@@ -20,6 +22,10 @@ CANDIDATES = (
     IPv4Network("198.18.0.0/16"),
 )
 """Private networks (RFC 1918) from those that are seldom taken on, and at last one that nobody routes (RFC 2544)."""
+
+MESH6_PREFIX = 48
+NODE6_PREFIX = 64
+_UNIQUE_LOCAL = IPv6Network("fd00::/8")
 
 FIRST_INSTANCE = 16
 """Offsets in the pool: 1 is the node, 2 the resolver; those below this one are kept for more of that kind."""
@@ -38,6 +44,10 @@ class AddressBook(Noun):
     """What is given out, as control stores it."""
 
     pool: str
+    pool6: str = ""
+    """The node's /64; empty if the machine never had IPv6."""
+    ipv6: bool = False
+    """Whether the machine has IPv6 now. Where it is switched off and on again, addresses stay as they were."""
     instances: tuple[Lease, ...] = ()
     services: tuple[Lease, ...] = ()
 
@@ -57,6 +67,27 @@ class AddressBook(Noun):
     def address(self, offset: int) -> IPv4Address:
         return self.network[offset]
 
+    @property
+    def network6(self) -> IPv6Network | None:
+        return IPv6Network(self.pool6) if self.ipv6 and self.pool6 else None
+
+    @property
+    def mesh6(self) -> IPv6Network | None:
+        """The /48 of all nodes."""
+        return self.network6.supernet(new_prefix=MESH6_PREFIX) if self.network6 else None
+
+    @property
+    def node6(self) -> IPv6Address | None:
+        return self.address6(1)
+
+    def address6(self, offset: int) -> IPv6Address | None:
+        return self.network6[offset] if self.network6 else None
+
+    def addresses(self, offset: int) -> tuple[str, ...]:
+        """Of both families, IPv4 first."""
+        found = (self.address(offset), self.address6(offset))
+        return tuple(str(address) for address in found if address is not None)
+
 
 def choose_pool(taken: Iterable[IPv4Network], candidates: Iterable[IPv4Network] = CANDIDATES) -> IPv4Network:
     """The first candidate that shares no address with a network that the host has a route to.
@@ -72,6 +103,35 @@ def choose_pool(taken: Iterable[IPv4Network], candidates: Iterable[IPv4Network] 
         "every address pool that Whit knows overlaps a route of this machine",
         hint="name a free IPv4 network of 65,536 addresses in WHIT_POOL",
     )
+
+
+def draw_pool6() -> IPv6Network:
+    """Forty random bits below fd00::/8 (RFC 4193, 3.2.2)."""
+    return IPv6Network((0xFD << 120 | secrets.randbits(40) << 80, MESH6_PREFIX))
+
+
+def choose_pool6(taken: Iterable[IPv6Network], draw: Callable[[], IPv6Network] = draw_pool6) -> IPv6Network:
+    """A /48 that shares no address with a network that the host has a route to."""
+    networks = list(taken)
+    while True:
+        drawn = draw()
+        if not any(drawn.overlaps(network) for network in networks):
+            return drawn
+
+
+def check_pool6(pool: IPv6Network, taken: Iterable[IPv6Network]) -> None:
+    """Raises Conflict if the pool is no unique local /48, or overlaps a network that the host has a route to."""
+    if pool.prefixlen != MESH6_PREFIX or not pool.subnet_of(_UNIQUE_LOCAL):
+        raise Conflict(
+            f"the pool {pool} is not a /48 of unique local addresses",
+            hint="name one of fd00::/8, as fd12:3456:789a::/48",
+        )
+    for network in taken:
+        if network.overlaps(pool):
+            raise Conflict(
+                f"the pool {pool} overlaps {network}, which this machine has a route to",
+                hint="name another one in WHIT_POOL6, or none to have one drawn",
+            )
 
 
 def check_pool(pool: IPv4Network, taken: Iterable[IPv4Network]) -> None:

@@ -9,7 +9,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 
 from whit.base.settings import Settings
@@ -24,10 +24,20 @@ class NameTable:
 
     listen: str
     """The resolver's address."""
-    services: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
-    """By app: virtual address by service."""
+    services: Mapping[str, Mapping[str, Sequence[str]]] = field(default_factory=dict)
+    """By app: addresses by service, of both families. Virtual ones, or those of the instances of a headless service."""
     instances: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     """By address: the app and the host name of the instance. Says also whose question it is."""
+    aliases: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """By app: the name elsewhere that a service stands for."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a name of ours stands for: addresses of both families, or a name elsewhere."""
+
+    addresses: Sequence[str] = ()
+    alias: str = ""
 
 
 def state_file(settings: Settings) -> Path:
@@ -53,16 +63,20 @@ def write_state(settings: Settings, table: NameTable) -> bool:
 def parse_state(text: str) -> NameTable:
     document = json.loads(text)
     instances = {address: (app, host) for address, (app, host) in document["instances"].items()}
-    return NameTable(document["listen"], document["services"], instances)
+    return NameTable(document["listen"], document["services"], instances, document.get("aliases", {}))
 
 
-def hosts_entries(services: Mapping[str, str], app: str) -> list[tuple[str, Sequence[str]]]:
+def hosts_entries(services: Mapping[str, Sequence[str]], app: str) -> list[tuple[str, Sequence[str]]]:
     """The services of an app for /etc/hosts of its instances: names resolve even where no resolver lives."""
-    return [(address, (name, f"{name}.{app}", f"{name}.{app}.{DOMAIN}")) for name, address in sorted(services.items())]
+    return [
+        (address, (name, f"{name}.{app}", f"{name}.{app}.{DOMAIN}"))
+        for name, addresses in sorted(services.items())
+        for address in addresses
+    ]
 
 
-def lookup(table: NameTable, name: str, asker: str) -> str | None:
-    """The address of a name, asked from an address. Names without an app are those of the asker's own app.
+def lookup(table: NameTable, name: str, asker: str) -> Found | None:
+    """What a name stands for, asked from an address. Names without an app are those of the asker's own app.
 
     An instance is also known by its full name, as shop-web-1.
     """
@@ -74,9 +88,12 @@ def lookup(table: NameTable, name: str, asker: str) -> str | None:
     if len(labels) != 2:
         return None
     host, app = labels
-    if (address := table.services.get(app, {}).get(host)) is not None:
-        return address
-    return next((address for address, named in table.instances.items() if _is_named(named, app, host)), None)
+    if (addresses := table.services.get(app, {}).get(host)) is not None:
+        return Found(addresses)
+    if (alias := table.aliases.get(app, {}).get(host)) is not None:
+        return Found(alias=alias)
+    of_instance = [address for address, named in table.instances.items() if _is_named(named, app, host)]
+    return Found(of_instance) if of_instance else None
 
 
 def _is_named(instance: tuple[str, str], app: str, name: str) -> bool:
@@ -89,21 +106,24 @@ def reverse_lookup(table: NameTable, address: str) -> str | None:
         app, host = table.instances[address]
         return f"{host}.{app}.{DOMAIN}"
     for app, services in table.services.items():
-        for name, virtual in services.items():
-            if virtual == address:
+        for name, addresses in services.items():
+            if address in addresses:
                 return f"{name}.{app}.{DOMAIN}"
     return None
 
 
-def address_of_reverse(name: str) -> IPv4Address | None:
-    """The address that a name as 16.0.77.10.in-addr.arpa asks about."""
+def address_of_reverse(name: str) -> IPv4Address | IPv6Address | None:
+    """The address that a name as 16.0.77.10.in-addr.arpa or 0.1.(…).ip6.arpa asks about."""
     labels = name.rstrip(".").lower().split(".")
-    if len(labels) != 6 or labels[4:] != ["in-addr", "arpa"]:
-        return None
+    digits = labels[-3::-1]
     try:
-        return IPv4Address(".".join(reversed(labels[:4])))
+        if len(labels) == 6 and labels[4:] == ["in-addr", "arpa"]:
+            return IPv4Address(".".join(digits))
+        if len(labels) == 34 and labels[32:] == ["ip6", "arpa"] and all(len(digit) == 1 for digit in digits):
+            return IPv6Address(bytes.fromhex("".join(digits)))
     except ValueError:
-        return None
+        pass
+    return None
 
 
 def is_ours(name: str) -> bool:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 
 from whit.base.settings import Settings
 from whit.datapath.abi import EndpointKey, EndpointValue, FlowFlags, IdentityKey, IdentityValue
@@ -22,7 +22,13 @@ from whit.model.instance import InstanceSpec
 from whit.model.operation import Operation
 
 
-def plan_connect(spec: InstanceSpec, settings: Settings, datapath: Datapath, node: IPv4Address) -> list[Operation]:
+def plan_connect(
+    spec: InstanceSpec,
+    settings: Settings,
+    datapath: Datapath,
+    node: IPv4Address,
+    node6: IPv6Address | None = None,
+) -> list[Operation]:
     """From nothing to a link that carries exactly what policy lets through."""
     namespace = settings.netns_dir / spec.name
     link = InstanceLink(
@@ -30,6 +36,8 @@ def plan_connect(spec: InstanceSpec, settings: Settings, datapath: Datapath, nod
         netns=namespace,
         address=IPv4Address(spec.network.address),
         node_address=node,
+        address6=IPv6Address(spec.network.address6) if spec.network.address6 else None,
+        node_address6=node6,
     )
     return [CreateNetns(namespace), NameAddress(datapath, spec), CreateInstanceLink(link), Guard(datapath, spec, link)]
 
@@ -38,7 +46,7 @@ def plan_disconnect(spec: InstanceSpec, settings: Settings, datapath: Datapath) 
     """The undoing of all that, as operations in their own right: it also takes away what is there in part."""
     node = IPv4Address(spec.network.address)  # not looked at when a link is removed
     undone = [Undone(operation) for operation in reversed(plan_connect(spec, settings, datapath, node))]
-    return [*undone, ForgetFlows(datapath, spec.network.address)]
+    return [*undone, ForgetFlows(datapath, spec.network.addresses)]
 
 
 @dataclass(frozen=True)
@@ -65,13 +73,16 @@ class NameAddress:
     spec: InstanceSpec
 
     def describe(self) -> str:
-        return f"give {self.spec.network.address} the identity {self.spec.network.identity} of {self._service}"
+        addresses = " and ".join(self.spec.network.addresses)
+        return f"give {addresses} the identity {self.spec.network.identity} of {self._service}"
 
     async def do(self) -> None:
-        self.datapath.identities.put(identity_key(self.spec), IdentityValue(self.spec.network.identity))
+        for key in identity_keys(self.spec):
+            self.datapath.identities.put(key, IdentityValue(self.spec.network.identity))
 
     async def undo(self) -> None:
-        self.datapath.identities.delete(identity_key(self.spec))
+        for key in identity_keys(self.spec):
+            self.datapath.identities.delete(key)
 
     @property
     def _service(self) -> str:
@@ -100,49 +111,53 @@ class Guard:
             mac=links.mac_bytes(self.link.inner.mac),
             host_mac=links.mac_bytes(self.link.outer.mac),
         )
-        self.datapath.endpoints.put(endpoint_key(self.spec), value)
+        for key in endpoint_keys(self.spec):
+            self.datapath.endpoints.put(key, value)
 
     async def undo(self) -> None:
-        self.datapath.endpoints.delete(endpoint_key(self.spec))
+        for key in endpoint_keys(self.spec):
+            self.datapath.endpoints.delete(key)
         self.datapath.detach_instance(self.spec.network.number)
 
 
 @dataclass(frozen=True)
 class ForgetFlows:
-    """Who still sends to the address starts anew: at another backend of the service, or under the policy that holds
+    """Who still sends to the addresses starts anew: at another backend of the service, or under the policy that holds
     for the next owner. Otherwise a client that keeps its port, as of syslog, would send to the dead one for ever."""
 
     datapath: Datapath
-    address: str
+    addresses: Sequence[str]
 
     def describe(self) -> str:
-        return f"forget the flows of {self.address}"
+        return f"forget the flows of {' and '.join(self.addresses)}"
 
     async def do(self) -> None:
-        await in_thread(forget_flows, self.datapath, Address.from_ip(self.address))
+        await in_thread(forget_flows, self.datapath, *map(Address.from_ip, self.addresses))
 
     async def undo(self) -> None:
         return
 
 
-def forget_flows(datapath: Datapath, address: Address) -> int:
+def forget_flows(datapath: Datapath, *addresses: Address) -> int:
     """Looks at every flow, some 5 µs each: not for the event loop. Returns how many entries went."""
+    gone = frozenset(addresses)
     stale = [
         key
         for key, value in datapath.flows.items()
-        if address in (key.source, key.destination)
-        or (value.flags & FlowFlags.TRANSLATED and address == value.translation)
+        if key.source in gone
+        or key.destination in gone
+        or (value.flags & FlowFlags.TRANSLATED and value.translation in gone)
     ]
     datapath.flows.delete_many(stale)
     return len(stale)
 
 
-def identity_key(spec: InstanceSpec) -> IdentityKey:
-    return IdentityKey(prefix_length=128, address=Address.from_ip(spec.network.address))
+def identity_keys(spec: InstanceSpec) -> list[IdentityKey]:
+    return [IdentityKey(prefix_length=128, address=Address.from_ip(address)) for address in spec.network.addresses]
 
 
-def endpoint_key(spec: InstanceSpec) -> EndpointKey:
-    return EndpointKey(address=Address.from_ip(spec.network.address))
+def endpoint_keys(spec: InstanceSpec) -> list[EndpointKey]:
+    return [EndpointKey(address=Address.from_ip(address)) for address in spec.network.addresses]
 
 
 def _link(name: str) -> links.Link:

@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Interface
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Interface, IPv6Network, ip_network
 
 from whit.base.settings import Settings
 from whit.datapath.abi import IdentityKey, IdentityValue
 from whit.datapath.address import Address, prefix_of
+from whit.kernel import sysctl
 from whit.kernel.links import CreateHostLink, Link
 from whit.mesh.addresses import AddressBook
 from whit.model.policy import HOST, RESOLVER, UNASSIGNED
 
-LOOPBACK = IPv4Network("127.0.0.0/8")
+LOOPBACKS = (IPv4Network("127.0.0.0/8"), IPv6Network("::1/128"))
 AGENT_LINK = re.compile(r"w-[a-z][a-z0-9]{0,6}-(host|\d+)")
 """Links of instances and nodes, of whichever agent of this machine (`Settings.link`)."""
 
 
 def host_link(settings: Settings, book: AddressBook) -> CreateHostLink:
-    """The link of the node's own address and the resolver's."""
-    own: tuple[IPv4Interface | IPv6Interface, ...] = (IPv4Interface(book.node), IPv4Interface(book.resolver))
-    return CreateHostLink(settings.host_link, mac_of(book.node), own)
+    """The link of the node's own addresses and the resolver's."""
+    own: list[IPv4Interface | IPv6Interface] = [IPv4Interface(book.node), IPv4Interface(book.resolver)]
+    if book.node6 is not None:
+        own.append(IPv6Interface(book.node6))
+    return CreateHostLink(settings.host_link, mac_of(book.node), tuple(own))
 
 
 def mac_of(address: IPv4Address) -> str:
@@ -42,21 +45,38 @@ def uplinks(links: Iterable[Link], settings: Settings) -> dict[str, int]:
     }
 
 
+def forwarding4(link: str) -> list[tuple[str, str]]:
+    return [(f"net/ipv4/conf/{link}/forwarding", "1")]
+
+
+def forwarding(link: str) -> list[tuple[str, str]]:
+    """The settings by which what comes in by a link is forwarded, in both families and in this order.
+
+    IPv6 knows only all links or none before Linux 6.17 (`force_forwarding`). A node that forwards takes no more routes
+    from advertisements unless `accept_ra` is 2: where it did, it is to go on.
+    """
+    directory = f"net/ipv6/conf/{link}"
+    if sysctl.exists(f"{directory}/force_forwarding"):
+        return [*forwarding4(link), (f"{directory}/force_forwarding", "1")]
+    listens = sysctl.exists(f"{directory}/accept_ra") and sysctl.read(f"{directory}/accept_ra") == "1"
+    keep = [(f"{directory}/accept_ra", "2")] if listens else []
+    return [*forwarding4(link), *keep, ("net/ipv6/conf/all/forwarding", "1")]
+
+
 def node_identities(
-    book: AddressBook, links: Iterable[Link], networks: Mapping[IPv4Network, int]
+    book: AddressBook, links: Iterable[Link], networks: Mapping[IPv4Network | IPv6Network, int]
 ) -> dict[IdentityKey, IdentityValue]:
     """Who has which address, but for instances: the host, its resolver, and networks that policy speaks of.
 
     The rest of the pool is nobody's: what is sent there never takes the way to the world.
     """
     found = {_key(network): IdentityValue(number) for network, number in networks.items()}
-    found[_key(book.network)] = IdentityValue(UNASSIGNED)
-    found[_key(LOOPBACK)] = IdentityValue(HOST)
+    found |= {_key(network): IdentityValue(UNASSIGNED) for network in (book.network, book.mesh6) if network}
+    found |= {_key(network): IdentityValue(HOST) for network in LOOPBACKS}
     for link in links:
         for address in link.addresses:
-            if isinstance(address, IPv4Interface):
-                found[_key(IPv4Network(address.ip))] = IdentityValue(HOST)
-    found[_key(IPv4Network(book.node))] = IdentityValue(HOST)
+            found[_key(ip_network(address.ip))] = IdentityValue(HOST)
+    found |= {_key(ip_network(address)): IdentityValue(HOST) for address in (book.node, book.node6) if address}
     found[_key(IPv4Network(book.resolver))] = IdentityValue(RESOLVER)
     return found
 
@@ -66,6 +86,6 @@ def service_identities(addresses: Mapping[str, int]) -> dict[IdentityKey, Identi
     return {IdentityKey(128, Address.from_ip(address)): IdentityValue(number) for address, number in addresses.items()}
 
 
-def _key(network: IPv4Network) -> IdentityKey:
+def _key(network: IPv4Network | IPv6Network) -> IdentityKey:
     length, address = prefix_of(network)
     return IdentityKey(length, address)

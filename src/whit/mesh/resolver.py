@@ -16,15 +16,15 @@ import os
 import signal
 import struct
 import sys
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from pathlib import Path
 from typing import IO
 
-from dnslib import EDNS0, PTR, QTYPE, RCODE, RR, A, DNSHeader, DNSRecord
+from dnslib import AAAA, CNAME, EDNS0, PTR, QTYPE, RCODE, RD, RR, A, DNSHeader, DNSRecord
 
 from whit.base.settings import Settings
 from whit.mesh import names
-from whit.mesh.names import NameTable
+from whit.mesh.names import Found, NameTable
 from whit.mesh.upstream import Upstream
 
 TTL = 5
@@ -36,6 +36,8 @@ DATAGRAM = 1232
 STREAMS = 256
 """TCP connections at once."""
 IDLE = 10.0
+UNIQUE_LOCAL = IPv6Network("fc00::/7")
+"""Names of these addresses are nobody's business outside (RFC 6303, 4.4)."""
 _PR_SET_NO_NEW_PRIVS = 38
 _QUERY = 0
 _OPT = 41
@@ -96,6 +98,8 @@ class Resolver:
         if record.header.qr:
             return None
         reply = self._own_answer(record, asker)
+        if reply is not None and record.q.qtype != QTYPE.CNAME and reply.rr and reply.rr[0].rtype == QTYPE.CNAME:
+            await self._follow(reply)
         if reply is None:
             passed = await self.upstream.ask(question, stream=stream)
             if passed is not None:
@@ -115,21 +119,38 @@ class Resolver:
         found = names.lookup(table, name, asker)
         if found is None:
             return _reply(record, RCODE.NXDOMAIN) if names.is_ours(name) else None
-        return _reply(record, RCODE.NOERROR, *([A(found)] if kind in ("A", "ANY") else []))
+        return _reply(record, RCODE.NOERROR, *_data(found, str(kind)))
 
-    def _reverse(self, record: DNSRecord, table: NameTable, address: IPv4Address) -> DNSRecord | None:
+    async def _follow(self, reply: DNSRecord) -> None:
+        """Add what the alias stands for; without an answer, the asker asks for it himself."""
+        question = DNSRecord.question(str(reply.rr[0].rdata), QTYPE.get(reply.q.qtype))
+        passed = await self.upstream.ask(bytes(question.pack()), stream=False)
+        if passed is not None:
+            with contextlib.suppress(Exception):  # as above
+                reply.add_answer(*DNSRecord.parse(passed).rr)
+
+    def _reverse(self, record: DNSRecord, table: NameTable, address: IPv4Address | IPv6Address) -> DNSRecord | None:
         found = names.reverse_lookup(table, str(address))
         if found is None:
-            return _reply(record, RCODE.NXDOMAIN) if address in self.pool else None
+            return _reply(record, RCODE.NXDOMAIN) if address in self.pool or address in UNIQUE_LOCAL else None
         return _reply(record, RCODE.NOERROR, *([PTR(found)] if record.q.qtype == QTYPE.PTR else []))
 
 
-def _reply(record: DNSRecord, code: int, *data: A | PTR) -> DNSRecord:
+def _data(found: Found, kind: str) -> list[RD]:
+    if found.alias:
+        return [CNAME(found.alias)] if kind in ("A", "AAAA", "ANY", "CNAME") else []
+    kinds = {"A": (A,), "AAAA": (AAAA,), "ANY": (A, AAAA)}.get(kind, ())
+    data = [AAAA(address) if ":" in address else A(address) for address in found.addresses]
+    return [one for one in data if isinstance(one, kinds)]
+
+
+def _reply(record: DNSRecord, code: int, *data: RD) -> DNSRecord:
     header = DNSHeader(id=record.header.id, qr=1, aa=1, ra=1, rd=record.header.rd, rcode=code)
     header.set_opcode(record.header.get_opcode())
     reply = DNSRecord(header, questions=record.questions[:1])
     for one in data:
-        reply.add_answer(RR(record.q.qname, QTYPE.PTR if isinstance(one, PTR) else QTYPE.A, rdata=one, ttl=TTL))
+        kind = QTYPE.reverse[type(one).__name__]
+        reply.add_answer(RR(record.q.qname, kind, rdata=one, ttl=TTL))
     if any(extra.rtype == _OPT for extra in record.ar):
         reply.add_ar(EDNS0(udp_len=DATAGRAM))
     return reply

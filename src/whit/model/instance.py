@@ -34,6 +34,13 @@ class NetworkSpec(Noun):
     address: str = Field(description="IPv4 address, without prefix length.")
     identity: int = Field(description="The service's identity.")
     service_address: str = Field(description="Virtual address of its service.")
+    address6: str = Field(default="", description="IPv6 address; empty where the machine had no IPv6.")
+    service_address6: str = Field(default="", description="Virtual IPv6 address of its service.")
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """Of both families, IPv4 first."""
+        return (self.address, self.address6) if self.address6 else (self.address,)
 
 
 class InstanceSpec(Noun):
@@ -76,6 +83,7 @@ class InstanceStatus(Observed):
     health: Health = "none"
     isolation: Isolation = "container"
     address: str = ""
+    address6: str = ""
     ports: tuple[str, ...] = ()
     pid: int | None = None
     image: str = ""

@@ -23,6 +23,7 @@ class ServiceStatus(Observed):
     wanted: int
     running: int
     address: str = Field(default="", description="Virtual address.")
+    address6: str = Field(default="", description="Virtual IPv6 address.")
     ports: tuple[str, ...] = Field(default=(), description="Published, as `0.0.0.0:8080->80/tcp`.")
     image: str = ""
     message: str = ""
@@ -45,6 +46,7 @@ class AgentStatus(Observed):
     version: str
     pid: int
     pool: str = Field(default="", description="Addresses of the mesh on this node.")
+    pool6: str = Field(default="", description="IPv6 addresses of the mesh on this node; empty without IPv6.")
     runtime: str = ""
     apps: int = 0
 

@@ -146,6 +146,7 @@ async def _find(layout: Layout, host: HostFacts, container: ContainerState | Non
         state=state if spec else "failed",
         health="starting" if spec and spec.healthcheck and state == "running" else "none",
         address=spec.network.address if spec else "",
+        address6=spec.network.address6 if spec else "",
         pid=container.pid if container and state == "running" else None,
         image=spec.image.name if spec else "",
         started_at=datetime.fromisoformat(start["started_at"]) if "started_at" in start else None,

@@ -89,7 +89,7 @@ def hosts_text(spec: InstanceSpec, files: NetworkFiles) -> str:
     known = [
         ("127.0.0.1", ("localhost",)),
         ("::1", ("localhost", "ip6-localhost", "ip6-loopback")),
-        (spec.network.address, (spec.hostname,)),
+        *((address, (spec.hostname,)) for address in spec.network.addresses),
         *files.hosts,
     ]
     return "".join(f"{address}\t{' '.join(names)}\n" for address, names in known)

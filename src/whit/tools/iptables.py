@@ -1,4 +1,4 @@
-"""iptables(8): lets the mesh pass where Docker, ufw or an administrator's rules drop what they do not know.
+"""iptables(8), ip6tables(8): let the mesh pass where Docker, ufw or an administrator drops what he does not know.
 
 A few rules stand at the top of FORWARD and INPUT, each with the comment `whit/<id>`, by which they are found again.
 Where these chains accept everything, there is nothing to do and nothing is done. All changes of a chain are one
@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import logging
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Network
 from typing import Literal
 
-from whit.base.errors import Unavailable
+from whit.base.errors import CommandError, Unavailable
 from whit.tools import process
 
 log = logging.getLogger(__name__)
 
+Program = Literal["iptables", "ip6tables"]
+PROGRAMS: tuple[Program, ...] = ("iptables", "ip6tables")
 Chain = Literal["FORWARD", "INPUT"]
 CHAINS: tuple[Chain, ...] = ("FORWARD", "INPUT")
 Rule = tuple[str, ...]
@@ -38,6 +40,8 @@ class Admission:
     """Of the links of instances, as `w-whit-`."""
     resolver: IPv4Address
     port: int = 53
+    pool6: IPv6Network | None = None
+    """None where the mesh has no IPv6: ip6tables is then left alone."""
 
 
 @dataclass(frozen=True)
@@ -76,15 +80,29 @@ def parse(text: str) -> Listing:
 
 def wanted_rules(admission: Admission) -> dict[Chain, tuple[Rule, ...]]:
     """FORWARD: what the datapath marked, and answers to instances. INPUT: questions to the resolver."""
-    ending = ("-m", "comment", "--comment", comment_of(admission.id), "-j", "ACCEPT")
-    marked = ("-m", "mark", "--mark", f"{admission.mark:#x}/{admission.mask:#x}")
-    answers = ("-d", str(admission.pool), "-m", "conntrack", "--ctstate", "RELATED,ESTABLISHED")
+    ending = _ending(admission)
     asked = ("-d", f"{admission.resolver}/32", "-i", f"{admission.link_prefix}+")
     questions = [(*asked, "-p", name, "-m", name, "--dport", str(admission.port)) for name in ("udp", "tcp")]
     return {
-        "FORWARD": ((*marked, *ending), (*answers, *ending)),
+        "FORWARD": _forwarded(admission, admission.pool),
         "INPUT": tuple((*question, *ending) for question in questions),
     }
+
+
+def wanted_rules6(admission: Admission) -> dict[Chain, tuple[Rule, ...]]:
+    """The resolver is asked by IPv4."""
+    return {"FORWARD": _forwarded(admission, admission.pool6) if admission.pool6 else ()}
+
+
+def _forwarded(admission: Admission, pool: IPv4Network | IPv6Network) -> tuple[Rule, ...]:
+    marked = ("-m", "mark", "--mark", f"{admission.mark:#x}/{admission.mask:#x}")
+    answers = ("-d", str(pool), "-m", "conntrack", "--ctstate", "RELATED,ESTABLISHED")
+    ending = _ending(admission)
+    return (*marked, *ending), (*answers, *ending)
+
+
+def _ending(admission: Admission) -> Rule:
+    return ("-m", "comment", "--comment", comment_of(admission.id), "-j", "ACCEPT")
 
 
 def plan(chain: Chain, listing: Listing, wanted: Sequence[Rule], comment: str) -> list[str]:
@@ -100,11 +118,19 @@ def plan(chain: Chain, listing: Listing, wanted: Sequence[Rule], comment: str) -
     ]
 
 
+def _wanted(admission: Admission) -> Iterator[tuple[Program, Chain, tuple[Rule, ...]]]:
+    for chain, rules in wanted_rules(admission).items():
+        yield "iptables", chain, rules
+    if admission.pool6 is not None:
+        for chain, rules in wanted_rules6(admission).items():
+            yield "ip6tables", chain, rules
+
+
 async def stands_in_the_way(admission: Admission) -> bool:
     """Whether `admit` would change anything."""
     comment = comment_of(admission.id)
-    for chain, wanted in wanted_rules(admission).items():
-        listing = await _list(chain)
+    for program, chain, wanted in _wanted(admission):
+        listing = await _list(program, chain)
         if listing is not None and plan(chain, listing, wanted, comment):
             return True
     return False
@@ -114,48 +140,52 @@ async def admit(admission: Admission) -> list[str]:
     """Make it so. Returns what was changed, in words; empty if nothing had to be."""
     comment = comment_of(admission.id)
     said = []
-    for chain, wanted in wanted_rules(admission).items():
-        listing = await _list(chain)
+    for program, chain, wanted in _wanted(admission):
+        listing = await _list(program, chain)
         if listing is None:
-            log.info("iptables is not installed: no rules of it can stand in the way")
-            return []
-        if commands := plan(chain, listing, wanted, comment):
-            await _restore(commands)
-            said += [f"iptables {command}" for command in commands]
+            log.info("%s does not work here: no rules of it can stand in the way", program)
+        elif commands := plan(chain, listing, wanted, comment):
+            await _restore(program, commands)
+            said += [f"{program} {command}" for command in commands]
     return said
 
 
 async def remove(agent: str) -> None:
     """Take away every rule of this agent. Safe if there is none."""
     comment = comment_of(agent)
-    for chain in CHAINS:
-        listing = await _list(chain)
-        if listing is not None and (own := listing.own(comment)):
-            await _restore([f"-D {chain} {shlex.join(rule)}" for rule in own])
+    for program in PROGRAMS:
+        for chain in CHAINS:
+            listing = await _list(program, chain)
+            if listing is not None and (own := listing.own(comment)):
+                await _restore(program, [f"-D {chain} {shlex.join(rule)}" for rule in own])
 
 
 async def found(agent: str) -> list[str]:
     """The rules of this agent, as `iptables -S` prints them."""
-    listings = {chain: await _list(chain) for chain in CHAINS}
+    listings = [(chain, await _list(program, chain)) for program in PROGRAMS for chain in CHAINS]
     return [
         f"-A {chain} {shlex.join(rule)}"
-        for chain, listing in listings.items()
+        for chain, listing in listings
         if listing is not None
         for rule in listing.own(comment_of(agent))
     ]
 
 
-async def _list(chain: Chain) -> Listing | None:
-    """None if iptables is not installed."""
+async def _list(program: Program, chain: Chain) -> Listing | None:
+    """None if the program is not installed, or the kernel has no such filter for IPv6."""
     try:
-        return parse((await process.run(["iptables", "--wait", "10", "-S", chain], timeout=20)).text)
+        return parse((await process.run([program, "--wait", "10", "-S", chain], timeout=20)).text)
     except Unavailable:
+        return None
+    except CommandError:
+        if program == "iptables":
+            raise
         return None
 
 
-async def _restore(commands: Sequence[str]) -> None:
+async def _restore(program: Program, commands: Sequence[str]) -> None:
     text = "\n".join(["*filter", *commands, "COMMIT", ""])
-    await process.run(["iptables-restore", "--noflush", "--wait", "10"], stdin=text.encode(), timeout=20)
+    await process.run([f"{program}-restore", "--noflush", "--wait", "10"], stdin=text.encode(), timeout=20)
 
 
 @dataclass(frozen=True)

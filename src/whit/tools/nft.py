@@ -8,8 +8,9 @@ Format: libnftables-json(5).
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
-from ipaddress import IPv4Network, collapse_addresses
+from ipaddress import IPv4Network, IPv6Network, collapse_addresses
 from typing import Any
 
 from whit.base.errors import CommandError, TimedOut, Unavailable
@@ -35,6 +36,8 @@ class Masquerade:
     """Addresses that are reached as they are: those of all nodes, and of services."""
     link_prefix: str
     """Of the links of instances, as `w-whit-`."""
+    pool6: IPv6Network | None = None
+    mesh6: IPv6Network | None = None
 
 
 def ruleset(wanted: Masquerade) -> Statement:
@@ -49,19 +52,23 @@ def ruleset(wanted: Masquerade) -> Statement:
         "prio": _SRCNAT,
         "policy": "accept",
     }
-    rule = {"family": _FAMILY, "table": wanted.table, "chain": _CHAIN, "expr": _expressions(wanted)}
-    added = [{"add": {"table": table}}, {"add": {"chain": chain}}, {"add": {"rule": rule}}]
-    return {"nftables": [*_removal(wanted.table), *added]}
+    where = {"family": _FAMILY, "table": wanted.table, "chain": _CHAIN}
+    rules = [{"add": {"rule": {**where, "expr": expressions}}} for expressions in _rules(wanted)]
+    return {"nftables": [*_removal(wanted.table), {"add": {"table": table}}, {"add": {"chain": chain}}, *rules]}
 
 
-def _expressions(wanted: Masquerade) -> list[Statement]:
-    source = {"payload": {"protocol": "ip", "field": "saddr"}}
-    destination = {"payload": {"protocol": "ip", "field": "daddr"}}
+def _rules(wanted: Masquerade) -> Iterator[list[Statement]]:
     # The ranges of a set must not overlap.
-    mesh = {"set": [_prefix(network) for network in collapse_addresses([wanted.pool, *wanted.mesh])]}
+    mesh = [_prefix(network) for network in collapse_addresses([wanted.pool, *wanted.mesh])]
+    yield _rule("ip", wanted, _prefix(wanted.pool), mesh)
+    if wanted.pool6 is not None:
+        yield _rule("ip6", wanted, _prefix(wanted.pool6), [_prefix(wanted.mesh6 or wanted.pool6)])
+
+
+def _rule(protocol: str, wanted: Masquerade, pool: Statement, mesh: list[Statement]) -> list[Statement]:
     return [
-        _match("==", source, _prefix(wanted.pool)),
-        _match("!=", destination, mesh),
+        _match("==", {"payload": {"protocol": protocol, "field": "saddr"}}, pool),
+        _match("!=", {"payload": {"protocol": protocol, "field": "daddr"}}, {"set": mesh}),
         _match("!=", {"meta": {"key": "oifname"}}, f"{wanted.link_prefix}*"),
         {"masquerade": None},
     ]
@@ -71,7 +78,7 @@ def _match(operator: str, left: Statement, right: Statement | str) -> Statement:
     return {"match": {"op": operator, "left": left, "right": right}}
 
 
-def _prefix(network: IPv4Network) -> Statement:
+def _prefix(network: IPv4Network | IPv6Network) -> Statement:
     return {"prefix": {"addr": str(network.network_address), "len": network.prefixlen}}
 
 
@@ -113,15 +120,15 @@ async def rules(table: str) -> list[Statement]:
 async def blocking_chains() -> list[str]:
     """Base chains of others that drop by default what is forwarded, as `inet filter forward`.
 
-    Those that iptables keeps (`ip filter`) are left out: iptables.py admits our traffic there.
+    Those that iptables keeps (`ip filter`, `ip6 filter`) are left out: iptables.py admits our traffic there.
     """
     return [
         f"{chain['family']} {chain['table']} {chain['name']}"
         for chain in await _listed("chains", "chain")
         if chain.get("hook") == "forward"
         and chain.get("policy") == "drop"
-        and chain["family"] in ("inet", "ip")
-        and (chain["family"], chain["table"]) != ("ip", "filter")
+        and chain["family"] in ("inet", "ip", "ip6")
+        and (chain["family"], chain["table"]) not in (("ip", "filter"), ("ip6", "filter"))
     ]
 
 
@@ -155,7 +162,8 @@ class InstallMasquerade:
     wanted: Masquerade
 
     def describe(self) -> str:
-        return f"masquerade {self.wanted.pool} in nft table {_FAMILY} {self.wanted.table}"
+        pools = " and ".join(str(pool) for pool in (self.wanted.pool, self.wanted.pool6) if pool)
+        return f"masquerade {pools} in nft table {_FAMILY} {self.wanted.table}"
 
     async def do(self) -> None:
         await apply(ruleset(self.wanted))

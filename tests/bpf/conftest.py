@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import secrets
 import socket
 from collections.abc import Iterator
 
 import pytest
+from support.leftovers import leftovers_after
 from support.packet_lab import CLIENT, OUTSIDE, OUTSIDE_MAC, SECOND, SERVER, UPLINK_MAC, Lab, laboratory
 
 from whit.base.settings import Settings
@@ -33,6 +35,19 @@ def lab_links() -> Iterator[dict[str, int]]:
         links.delete_all([ends[0], ends[2]])
 
 
+@pytest.fixture(scope="session")
+def loaded_lab(tmp_path_factory: pytest.TempPathFactory, lab_links: dict[str, int]) -> Iterator[Lab]:
+    """One for the whole session: what takes time is that the kernel verifies the programs. Its maps are small, so that
+    they are soon cleared."""
+    settings = Settings(id=f"t{secrets.token_hex(3)}", state_root=tmp_path_factory.mktemp("lab"))
+    small = dict.fromkeys(("flows", "sockets", "fragments", "identities", "policies", "backends", "edges"), 4096)
+    yield from laboratory(settings, lab_links, sizes=small)
+    assert not leftovers_after(settings)
+
+
 @pytest.fixture
-def lab(settings: Settings, lab_links: dict[str, int]) -> Iterator[Lab]:
-    yield from laboratory(settings, lab_links)
+def lab(loaded_lab: Lab) -> Lab:
+    """With nothing in its maps but the instances and the node."""
+    loaded_lab.reset()
+    loaded_lab.populate()
+    return loaded_lab

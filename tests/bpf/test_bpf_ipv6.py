@@ -121,10 +121,10 @@ def test_policy_is_asked(lab: Lab) -> None:
     ("packet", "link"),
     [
         (tcp(SERVER6, CLIENT6), CLIENT6),
-        (Ether(src=MACS[CLIENT6]) / IPv6(src=OUTSIDE6, dst=SERVER6) / TCP(), CLIENT6),
+        (Ether(src=MACS[CLIENT6], dst=HOST_MACS[CLIENT6]) / IPv6(src=OUTSIDE6, dst=SERVER6) / TCP(), CLIENT6),
         (Ether(src=MACS[CLIENT6], dst=HOST_MACS[CLIENT6]) / IPv6(src="fe80::2", dst=SERVER6) / TCP(), CLIENT6),
         (Ether(src=MACS[CLIENT6], dst=HOST_MACS[CLIENT6]) / IPv6(src="::", dst=SERVER6) / UDP(), CLIENT6),
-        (Ether(src=MACS[SERVER6]) / IPv6(src=CLIENT6, dst=SERVER6) / TCP(), CLIENT6),
+        (Ether(src=MACS[SERVER6], dst=HOST_MACS[CLIENT6]) / IPv6(src=CLIENT6, dst=SERVER6) / TCP(), CLIENT6),
         (tcp(CLIENT6, SERVER6), SERVER6),
     ],
     ids=["another instance", "outside", "link-local", "nobody", "another MAC", "another link"],
@@ -256,7 +256,9 @@ def test_discovery_with_a_lie_is_dropped(lab: Lab, packet: Ether) -> None:
 
 
 BROKEN = {
-    "hop limit": Ether(src=MACS[CLIENT6]) / IPv6(src=CLIENT6, dst=GATEWAY6, hlim=64) / ICMPv6ND_NS(tgt=GATEWAY6),
+    "hop limit": Ether(src=MACS[CLIENT6], dst=HOST_MACS[CLIENT6])
+    / IPv6(src=CLIENT6, dst=GATEWAY6, hlim=64)
+    / ICMPv6ND_NS(tgt=GATEWAY6),
     "code": multicast(CLIENT6) / ICMPv6ND_NS(code=1, tgt=GATEWAY6),
     "cut off": multicast(CLIENT6, nh=58) / raw(ICMPv6ND_NS(tgt=GATEWAY6))[:20],
     "option of no length": multicast(CLIENT6, nh=58) / raw(ICMPv6ND_NS(tgt=GATEWAY6)) / bytes(8),

@@ -55,7 +55,9 @@ from whit.datapath.abi import (
 )
 from whit.datapath.address import Address, prefix_of
 from whit.datapath.datapath import Datapath, uninstall
+from whit.datapath.events import RingReader
 from whit.datapath.install import DatapathConfig
+from whit.datapath.maps import ArrayMap, BpfMap
 
 OK, SHOT, REDIRECT, UNSPEC = 0, 2, 7, -1
 """TC_ACT_… of <linux/pkt_cls.h>."""
@@ -187,6 +189,17 @@ class Lab:
             os.close(self._programs.popitem()[1])
         self.datapath.close()
         uninstall(self.settings)
+
+    def reset(self) -> None:
+        """As after installation."""
+        for opened in vars(self.datapath).values():
+            if isinstance(opened, ArrayMap):
+                opened.put(0, DatapathState(0, 0))
+            elif isinstance(opened, BpfMap):
+                opened.clear()
+            elif isinstance(opened, RingReader):
+                opened.read()
+        self._rules = 0
 
     def populate(self) -> None:
         """Three instances, the node and its resolver; no policy, no service."""

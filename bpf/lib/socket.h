@@ -23,7 +23,37 @@ static __always_inline bool is_of_node(struct bpf_sock_addr *ctx)
 	return netns_cookie && bpf_get_netns_cookie(ctx) == netns_cookie;
 }
 
-static __always_inline int refuse_socket(struct bpf_sock_addr *ctx, const struct socket_value *asked, __u32 identity)
+/* The peer that the hook speaks of. `ipv6` is the socket's family: its peer may be v4-mapped. */
+static __always_inline struct address peer_of(struct bpf_sock_addr *ctx, bool ipv6)
+{
+	struct address peer;
+
+	if (ipv6) {
+		peer.words[0] = ctx->user_ip6[0];
+		peer.words[1] = ctx->user_ip6[1];
+		peer.words[2] = ctx->user_ip6[2];
+		peer.words[3] = ctx->user_ip6[3];
+	} else {
+		set_ipv4(&peer, ctx->user_ip4);
+	}
+	return peer;
+}
+
+static __always_inline void
+set_peer(struct bpf_sock_addr *ctx, bool ipv6, const struct address *peer, __be16 port)
+{
+	if (ipv6) {
+		ctx->user_ip6[0] = peer->words[0];
+		ctx->user_ip6[1] = peer->words[1];
+		ctx->user_ip6[2] = peer->words[2];
+		ctx->user_ip6[3] = peer->words[3];
+	} else {
+		ctx->user_ip4 = peer->words[3];
+	}
+	ctx->user_port = port;
+}
+
+static __noinline int refuse_socket(struct bpf_sock_addr *ctx, const struct socket_value *asked, __u32 identity)
 {
 	struct flow_event event = {
 		.destination = asked->address,
@@ -37,7 +67,8 @@ static __always_inline int refuse_socket(struct bpf_sock_addr *ctx, const struct
 		.hook = HOOK_SOCKET,
 	};
 
-	set_ipv4(&event.source, 0);
+	event.source = asked->address;
+	set_any(&event.source);
 	count_drop(DROP_NO_BACKEND, HOOK_SOCKET, 0);
 	report(&event);
 	bpf_set_retval(-ECONNREFUSED);
@@ -45,9 +76,9 @@ static __always_inline int refuse_socket(struct bpf_sock_addr *ctx, const struct
 }
 
 /* Sends a socket that asks for a service to a backend instead, and keeps what it asked for. */
-static __always_inline int balance_socket(struct bpf_sock_addr *ctx)
+static __always_inline int balance_socket(struct bpf_sock_addr *ctx, bool ipv6)
 {
-	struct socket_value socket = { .port = ctx->user_port };
+	struct socket_value socket = { .address = peer_of(ctx, ipv6), .port = ctx->user_port };
 	struct address nobody = {}; /* the process is no instance, so every backend will do */
 	const struct frontend_value *frontend;
 	const struct backend_value *backend;
@@ -56,33 +87,31 @@ static __always_inline int balance_socket(struct bpf_sock_addr *ctx)
 
 	if (!is_of_node(ctx) || (ctx->protocol != IPPROTO_TCP && ctx->protocol != IPPROTO_UDP))
 		return SOCKET_PROCEED;
-	set_ipv4(&socket.address, ctx->user_ip4);
 	identity = identity_of(&socket.address);
 	frontend = frontend_of(&socket.address, socket.port, ctx->protocol, identity);
 	if (!frontend)
 		return SOCKET_PROCEED;
 	backend = pick_backend(frontend, &nobody, &number);
-	if (!backend)
+	if (!backend || !is_same_family(&backend->address, &socket.address))
 		return refuse_socket(ctx, &socket, identity);
 	socket.backend = backend->address;
 	socket.backend_port = backend->port ? backend->port : socket.port;
 	bpf_map_update_elem(&sockets, &cookie, &socket, BPF_ANY);
-	ctx->user_ip4 = socket.backend.words[3];
-	ctx->user_port = socket.backend_port;
+	set_peer(ctx, ipv6, &socket.backend, socket.backend_port);
 	return SOCKET_PROCEED;
 }
 
 /* Shows a process the address that it asked for, where the kernel names the backend. */
-static __always_inline int restore_socket(struct bpf_sock_addr *ctx)
+static __always_inline int restore_socket(struct bpf_sock_addr *ctx, bool ipv6)
 {
 	__u64 cookie = bpf_get_socket_cookie(ctx);
 	const struct socket_value *socket = bpf_map_lookup_elem(&sockets, &cookie);
+	struct address peer = peer_of(ctx, ipv6);
 
-	if (!is_of_node(ctx) || !socket || socket->backend.words[3] != ctx->user_ip4 ||
+	if (!is_of_node(ctx) || !socket || !same_address(&socket->backend, &peer) ||
 	    socket->backend_port != (__be16)ctx->user_port)
 		return SOCKET_PROCEED;
-	ctx->user_ip4 = socket->address.words[3];
-	ctx->user_port = socket->port;
+	set_peer(ctx, ipv6, &socket->address, socket->port);
 	return SOCKET_PROCEED;
 }
 

@@ -38,9 +38,10 @@ from whit.base.errors import SystemCallError
 from whit.base.settings import Settings
 from whit.datapath import build, libbpf
 from whit.datapath.abi import LAYOUT
+from whit.datapath.attach import CGROUP_HOOKS
 from whit.datapath.btf import Btf
 
-PROGRAMS = ("from_instance", "to_instance", "from_uplink", "connect4", "sendmsg4", "recvmsg4", "getpeername4")
+PROGRAMS = ("from_instance", "to_instance", "from_uplink", *CGROUP_HOOKS)
 _VERIFIED_INSTRUCTIONS = 216
 """Offset of verified_insns in struct bpf_prog_info, Linux 5.16."""
 

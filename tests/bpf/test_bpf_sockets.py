@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from support.packet_lab import HOST_ID, TCP_NUMBER, UDP_NUMBER, VIP, Lab, laboratory
+from support.packet_lab import HOST_ID, TCP_NUMBER, UDP_NUMBER, VIP, VIP6, Lab, laboratory
 
 from whit.base.settings import Settings
 from whit.datapath.abi import DropReason, Hook, Verdict
@@ -25,7 +25,10 @@ socket.setdefaulttimeout(5)
 server = socket.create_server(("127.0.0.1", 0))
 datagrams = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 datagrams.bind(("127.0.0.1", 0))
-print(json.dumps([server.getsockname()[1], datagrams.getsockname()[1]]), flush=True)
+server6 = socket.create_server(("::1", 0), family=socket.AF_INET6)
+datagrams6 = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+datagrams6.bind(("::1", 0))
+print(json.dumps([s.getsockname()[1] for s in (server, datagrams, server6, datagrams6)]), flush=True)
 sys.stdin.readline()
 try:
     print(json.dumps(eval(sys.argv[2])))
@@ -56,13 +59,13 @@ def socket_lab(settings: Settings, lab_links: dict[str, int], cgroup: Path) -> I
 
 
 class Child:
-    """A process in the cgroup, that waits before it runs `expression`; `tcp` and `udp` are ports it serves."""
+    """A process in the cgroup, that waits before it runs `expression`; `tcp` and the like are ports it serves."""
 
     def __init__(self, cgroup: Path, expression: str) -> None:
         argv = [sys.executable, "-c", CHILD, str(cgroup), expression]
         self.process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         assert self.process.stdout is not None
-        self.tcp, self.udp = json.loads(self.process.stdout.readline())
+        self.tcp, self.udp, self.tcp6, self.udp6 = json.loads(self.process.stdout.readline())
 
     def finish(self) -> object:
         try:
@@ -147,3 +150,49 @@ def test_another_namespace_is_none_of_ours(settings: Settings, lab_links: dict[s
         lab.serve(address="127.0.0.1", port=child.tcp)
         assert child.finish() == ["127.0.0.1", child.tcp]
         assert lab.drops() == {}
+
+
+@pytest.mark.parametrize(("frontend", "asked"), [(VIP6, VIP6), ("::", "::1"), ("::", "2001:db8::1")])
+def test_connect_in_ipv6(socket_lab: Lab, cgroup: Path, frontend: str, asked: str) -> None:
+    child = Child(cgroup, CONNECT.format((asked, 80)))
+    socket_lab.serve(("::1", child.tcp6), address=frontend)
+    assert child.finish() == [asked, 80, 0, 0]
+    (value,) = [value for _, value in socket_lab.datapath.sockets.items()]
+    assert (str(value.address), value.port, str(value.backend), value.backend_port) == (asked, 80, "::1", child.tcp6)
+
+
+MAPPED = f"::ffff:{VIP}"
+SOCKET6 = "socket.socket(socket.AF_INET6, socket.SOCK_{})"
+
+
+def test_an_ipv6_socket_asks_an_ipv4_service(socket_lab: Lab, cgroup: Path) -> None:
+    expression = f"(lambda s: [s.connect(({MAPPED!r}, 80)), s.getpeername()])({SOCKET6.format('STREAM')})[1]"
+    child = Child(cgroup, expression)
+    socket_lab.serve(("127.0.0.1", child.tcp))
+    assert child.finish() == [MAPPED, 80, 0, 0]
+
+
+def test_an_ipv6_service_without_backend_refuses(socket_lab: Lab, cgroup: Path) -> None:
+    child = Child(cgroup, CONNECT.format((VIP6, 80)))
+    socket_lab.serve(("127.0.0.1", child.tcp), address=VIP6)
+    assert child.finish() == "ConnectionRefusedError"
+    (event,) = socket_lab.events()
+    assert (str(event.source), str(event.service)) == ("::", VIP6)
+
+
+@pytest.mark.parametrize(
+    ("asked", "frontend", "backend", "server"),
+    [(VIP6, VIP6, "::1", "datagrams6"), (MAPPED, VIP, "127.0.0.1", "datagrams")],
+    ids=["IPv6", "v4-mapped"],
+)
+def test_datagrams_of_an_ipv6_socket(
+    socket_lab: Lab, cgroup: Path, asked: str, frontend: str, backend: str, server: str
+) -> None:
+    expression = (
+        f"(lambda s: [s.sendto(b'hi', ({asked!r}, 53)), (lambda d: {server}.sendto(*d))({server}.recvfrom(9)),"
+        f" s.recvfrom(9)[1]])({SOCKET6.format('DGRAM')})[2]"
+    )
+    child = Child(cgroup, expression)
+    port = child.udp6 if server == "datagrams6" else child.udp
+    socket_lab.serve((backend, port), address=frontend, port=53, protocol=UDP_NUMBER)
+    assert child.finish() == [asked, 53, 0, 0]

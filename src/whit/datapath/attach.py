@@ -26,7 +26,16 @@ Form = Literal["tcx", "clsact"]
 """How a program is attached to a link."""
 
 TCX: dict[Direction, int] = {"ingress": 46, "egress": 47}
-CGROUP_HOOKS = {"connect4": 10, "sendmsg4": 14, "recvmsg4": 19, "getpeername4": 29}
+CGROUP_HOOKS = {
+    "connect4": 10,
+    "connect6": 11,
+    "sendmsg4": 14,
+    "sendmsg6": 15,
+    "recvmsg4": 19,
+    "recvmsg6": 20,
+    "getpeername4": 29,
+    "getpeername6": 30,
+}
 """enum bpf_attach_type, by the names of our programs."""
 _HOOK_NAMES = {number: name for names in (TCX, CGROUP_HOOKS) for name, number in names.items()}
 _LINK_TYPE_CGROUP = 3

@@ -26,7 +26,7 @@ from whit.model.build import Link
 _ORDER: tuple[Link, ...] = ("whole", "trim", "closure")
 _COPYRIGHT = re.compile(r"usr/share/doc/[^/]+/copyright")
 _STATUS = "var/lib/dpkg/status.d/"
-_STATE = re.compile(r"(tmp|run|var|srv|home|root|mnt|opt|app|etc)(/.*)?")
+_STATE = re.compile(r"(tmp|run|var|srv|home|root|mnt|opt|app|etc|proc|sys|dev|boot)(/.*)?")
 _EXAMPLES = 200
 _UNREACHED = "nothing reaches it"
 

@@ -77,7 +77,7 @@ class Installer:
             await self._locked(locked.builders, self.builders)
         elif builders:
             await self._download(self.builders, builders, self.scratch)
-        built = await pip.wheel(source, self.scratch / "built", builders=self.builders, env=self.env)
+        built = await pip.wheel(source, self.scratch / "built", builders=self.builders, env=self.env, fetch=not locked)
         if locked:
             await self._locked(locked.wheels, self.wheels)
         elif dependencies:

@@ -73,14 +73,14 @@ def _for(python: str, tags: Sequence[str]) -> list[str]:
     return ["--implementation", "cp", "--python-version", python, *platforms]
 
 
-async def wheel(project: Path, directory: Path, *, builders: Path, env: Mapping[str, str]) -> Path:
+async def wheel(project: Path, directory: Path, *, builders: Path, env: Mapping[str, str], fetch: bool) -> Path:
     """Build the project's wheel into `directory`; its build backend is taken from `builders`, and run.
 
-    Raises InputError.
+    With `fetch` what it asks for besides comes from the index. Raises InputError.
     """
     argv = [sys.executable, "-m", "pip", "wheel", *_QUIET, "--no-deps", "--wheel-dir", str(directory), str(project)]
-    offline = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(builders)}
-    await _run(argv, {**env, **offline}, directory, "the Python project cannot be built")
+    found = {"PIP_FIND_LINKS": str(builders)} | ({} if fetch else {"PIP_NO_INDEX": "1"})
+    await _run(argv, {**env, **found}, directory, "the Python project cannot be built")
     built = sorted(directory.glob("*.whl"))
     if len(built) != 1:
         raise InputError(f"the project built {len(built)} wheels instead of one")

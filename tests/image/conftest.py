@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -25,3 +28,12 @@ def steps() -> list[str]:
 @pytest.fixture
 def report(steps: list[str]) -> Callable[[Progress], None]:
     return lambda progress: steps.append(progress.step)
+
+
+@pytest.fixture
+def open_directory() -> Iterator[Path]:
+    """Where every user may go: each session of pytest closes the directory of tmp_path to others, also while we run."""
+    path = Path(tempfile.mkdtemp(dir="/var/tmp", prefix="whit-test-"))
+    path.chmod(0o755)
+    yield path
+    shutil.rmtree(path)

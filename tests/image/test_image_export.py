@@ -127,16 +127,12 @@ async def test_full_disk_has_its_own_error_and_leaves_nothing(exported: ImageSto
 @pytest.mark.root
 @pytest.mark.slow
 def test_another_user_order_time_place_and_parallelism_give_the_same_bits(
-    tmp_path: Path, record_number: Callable[[str, object], None]
+    open_directory: Path, record_number: Callable[[str, object], None]
 ) -> None:
     """Debian, Python, byte code and a closure: built by root, and by nobody on one CPU with everything else changed."""
-    os.chmod(tmp_path, 0o755)  # noqa: PTH101 - nobody has to get in
-    for path in tmp_path.parents:
-        if "pytest" in path.name:
-            path.chmod(0o755)
     digests = []
     for number in range(2):
-        place = tmp_path / ("deep/" * number + f"place{number}")
+        place = open_directory / ("deep/" * number + f"place{number}")
         site = place / "site/srv/www"
         site.mkdir(parents=True)
         for name in ("a.txt", "b.txt")[:: -1 if number else 1]:
@@ -150,7 +146,7 @@ def test_another_user_order_time_place_and_parallelism_give_the_same_bits(
             "name: same\nservices: {web: {command: [python3, -m, http.server], build: {link: closure, "
             f"needs: [python], {build}}}}}}}\n"
         )
-        state = tmp_path / f"state{number}"
+        state = open_directory / f"state{number}"
         state.mkdir()
         start: list[str] = []
         env = {**module_environment(), "PATH": os.environ["PATH"], "WHIT_STATE_ROOT": str(state), "HOME": str(state)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -201,19 +202,17 @@ def test_identities(system: Path) -> None:
     assert identity(Path("/nonexistent"), Path("/nonexistent"), "") == Identity(0, 0, "/")
 
 
-def test_a_person_without_root_proves_too(system: Path, tmp_path: Path) -> None:
+def test_a_person_without_root_proves_too(system: Path, open_directory: Path) -> None:
     """In a user namespace, with a store of their own."""
-    app = tmp_path / "app"
+    app = open_directory / "app"
     app.mkdir()
     (app / "whit.yaml").write_text(
-        f"services: {{tool: {{command: [tool, serve], build: {{parts: [{{part: {system}, link: closure}}], check: "
+        "services: {tool: {command: [tool, serve], build: {parts: [{part: ../system, link: closure}], check: "
         "[{start: [tool, serve], http: 'http://127.0.0.1:8080/'}]}}}\n"
     )
-    for path in (tmp_path, *tmp_path.parents):
-        if path.is_relative_to("/tmp/pytest-of-root"):
-            path.chmod(0o755)
-    subprocess.run(["chmod", "-R", "a+rX", system.parent], check=True)
-    home = tmp_path / "home"
+    shutil.copytree(system, open_directory / "system", symlinks=True)
+    subprocess.run(["chmod", "-R", "a+rX", open_directory], check=True)
+    home = open_directory / "home"
     home.mkdir()
     os.chown(home, 65534, 65534)
     argv = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", sys.executable, "-m", "whit.cli"]

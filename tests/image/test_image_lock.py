@@ -122,3 +122,26 @@ def test_locked_builds_need_no_network_and_give_the_same_images(whit: Whit, tmp_
 def read_rows(path: Path) -> dict[str, dict[str, list[list[str]]]]:
     rows: dict[str, dict[str, list[list[str]]]] = json.loads(path.read_text())["entries"]
     return rows
+
+
+@pytest.mark.network
+@pytest.mark.root
+@pytest.mark.slow
+def test_a_build_that_fetches_by_itself_has_no_network_when_locked(whit: Whit, tmp_path: Path) -> None:
+    """The build backend is code of the app; what it would fetch is in no lock file."""
+    backend = tmp_path / "app" / "api" / "spy.py"
+    backend.write_text(
+        "from hatchling.build import *\n"
+        "def build_wheel(*given, _build=build_wheel, **named):\n"
+        "    routes = open('/proc/net/route').read().splitlines()[1:]\n"
+        "    open('hello/__init__.py', 'a').write(f'ROUTES = {len(routes)}\\n')\n"
+        "    return _build(*given, **named)\n"
+    )
+    project = tmp_path / "app" / "api" / "pyproject.toml"
+    project.write_text(PROJECT.replace('"hatchling.build"', '"spy"\nbackend-path = ["."]'))
+    state = tmp_path / "state" / "whit" / "layers"
+    assert whit("--lock", "--service", "api").returncode == 0
+    assert "ROUTES = 0" not in next(state.glob("*/**/hello/__init__.py")).read_text()
+    done = whit("--locked", "--refresh", "--service", "api")
+    assert done.returncode == 0, done.stderr
+    assert [1 for path in state.glob("*/**/hello/__init__.py") if "ROUTES = 0" in path.read_text()]

@@ -51,9 +51,6 @@ class Client:
         query: Query = {"service": services, "timeout": timeout}
         return self._work("POST", target_of("apps", app, "restart", query=query))
 
-    def build(self, spec: AppSpec, *, refresh: bool = False) -> Iterator[StreamItem]:
-        return self._work("POST", target_of("apps", spec.name, "build", query={"refresh": refresh}), spec)
-
     def instances(self, app: str = "") -> list[InstanceStatus]:
         from whit.model.instance import InstanceStatus
 

@@ -37,14 +37,16 @@ _LIMITS = {
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def command(module: str, work: Path) -> list[str]:
+def command(module: str, work: Path, *, network: bool = True) -> list[str]:
     """How a module of this package is started so that `confine` can do its work.
 
-    It ends when the agent ends, however that ends. `work` is there for who reads the list of processes.
+    It ends when the agent ends, however that ends. `work` is there for who reads the list of processes. Without
+    `network` it has none, where this is root.
     """
     start = [sys.executable, "-m", module, str(work)]
     if os.geteuid() == 0:
-        start = ["unshare", "--mount", "--pid", "--fork", "--kill-child", *start]
+        alone = [] if network else ["--net"]
+        start = ["unshare", "--mount", "--pid", *alone, "--fork", "--kill-child", *start]
     return ["setpriv", "--pdeathsig", "KILL", *start]
 
 

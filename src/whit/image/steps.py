@@ -101,7 +101,13 @@ class Steps:
                 for item in result.layers:
                     bench.give(f"origins-{len(layers)}.json", json.dumps(self.records.origins(step.key)).encode())
                     layers.append(_described(item, step, result))
-            request = {"job": "link", "layers": layers, "graph": plan.graph.document(), "order": order.document()}
+            request: dict[str, Any] = {
+                "job": "link",
+                "layers": layers,
+                "graph": plan.graph.document(),
+                "order": order.document(),
+            }
+            request["fetch"] = False
             blobs = self.layout.path("sha256:" + "0" * 64).parent
             answer = await self.workshop.run(bench, request, say, shared=blobs)
             return await asyncio.to_thread(self._take_linked, bench, answer)

@@ -185,7 +185,7 @@ class Workshop:
         seen = shared or (self.shared if bench.debian else None)
         whole = {**request, "uid": bench.uid, "work": str(bench.path), "shared": str(seen or "")}
         ended = await process.stream_lines(
-            confine.command(worker.__name__, bench.path),
+            confine.command(worker.__name__, bench.path, network=request.get("fetch", True)),
             hear,
             stdin=json.dumps(whole).encode(),
             env=module_environment(),

@@ -19,11 +19,11 @@ from support.veth import Pair
 from whit.base.errors import Conflict, InputError, NotFound
 from whit.base.settings import Settings
 from whit.datapath import libbpf
-from whit.datapath.abi import FlowKey, FlowValue, IdentityKey, IdentityValue
+from whit.datapath.abi import ABI_VERSION, FlowKey, FlowValue, IdentityKey, IdentityValue
 from whit.datapath.address import Address
-from whit.datapath.attach import CGROUP_HOOKS, Form, best_form
+from whit.datapath.attach import CGROUP_HOOKS, Form, attachments, best_form
 from whit.datapath.datapath import Datapath, uninstall
-from whit.datapath.install import DatapathConfig
+from whit.datapath.install import DatapathConfig, load
 from whit.datapath.pins import BPFFS, Pins
 
 pytestmark = pytest.mark.root
@@ -98,6 +98,57 @@ def test_a_changed_configuration_replaces_programs_and_keeps_flows(own: Settings
         datapath.detach_instance(1)
         datapath.detach_uplink("eth0.5")
         assert datapath.attachments() == []
+
+
+@pytest.fixture
+def older(own: Settings, pair: Pair, form: Form, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where another ABI of the same agent is installed, and attached to both ends."""
+    with monkeypatch.context() as patch:
+        patch.setattr("whit.datapath.pins.ABI_VERSION", ABI_VERSION - 1)
+        with Datapath.install(own, OTHER, form=form) as datapath:
+            datapath.attach_instance(pair.ifindex, 1)
+            datapath.attach_uplink(pair.ifindex, "eth0")
+        return Pins.of(own).root
+
+
+def attached(settings: Settings) -> list[tuple[Path, int]]:
+    return [(found.pin, found.program_id) for found in attachments(settings.bpf_dir)]
+
+
+def expected(settings: Settings) -> list[tuple[Path, int]]:
+    programs, links = program_ids(settings), Pins.of(settings).links
+    names = {"instance-1-egress": "to_instance", "instance-1-ingress": "from_instance", "uplink-eth0": "from_uplink"}
+    return [(links / name, programs[program]) for name, program in names.items()]
+
+
+def test_another_abi_is_taken_away_and_its_places_taken_over(own: Settings, older: Path, form: Form) -> None:
+    """Nothing is judged twice, and nothing passes unjudged until the agent attaches anew."""
+    with Datapath.install(own, CONFIG, form=form) as datapath:
+        assert not older.exists()
+        assert sorted(attached(own)) == expected(own)
+        assert datapath.flows.max_entries == 1000
+    Datapath.install(own, CONFIG, form=form).close()
+    assert sorted(attached(own)) == expected(own)
+
+
+def test_a_takeover_that_was_killed_is_finished(own: Settings, older: Path, form: Form) -> None:
+    """Killed when the new programs were there, and one place was taken over and still in the old directory too."""
+    pins = Pins.of(own)
+    pins.make()
+    load(pins, CONFIG)
+    name = "instance-1-ingress"
+    if form == "tcx":
+        with libbpf.opened_pin(older / "links" / name) as link:
+            libbpf.pin(link, pins.links / name)
+    Datapath.install(own, CONFIG, form=form).close()
+    assert sorted(attached(own)) == expected(own)
+    assert not older.exists()
+
+
+def test_an_older_abi_whose_links_are_gone_is_taken_away(own: Settings, older: Path, pair: Pair) -> None:
+    pair.delete()
+    Datapath.install(own, CONFIG).close()
+    assert (older.exists(), attached(own)) == (False, [])
 
 
 def test_an_adopted_map_keeps_its_size_and_says_so(own: Settings, caplog: pytest.LogCaptureFixture) -> None:

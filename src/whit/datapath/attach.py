@@ -134,6 +134,25 @@ def replace_all(below: Path, program_for: Callable[[Path], int]) -> None:
             found.pin.unlink(missing_ok=True)
 
 
+def take_over(old: Path, new: Path, program_fd: int) -> None:
+    """Have what is attached under one pin run another program under another pin, with no packet in between that meets
+    none. What stands under the new one already is left, and the old goes. Safe after a kill."""
+    with suppress(NotFound), libbpf.opened_pin(old) as link:
+        if not new.exists():
+            if update_link(old, program_fd):
+                libbpf.pin(link, new)
+        elif _link_id(new) != libbpf.link_info(link).id:
+            libbpf.function("bpf_link_detach")(link)
+        else:
+            update_link(new, program_fd)
+        old.unlink()
+
+
+def _link_id(pin: Path) -> int:
+    with libbpf.opened_pin(pin) as link:
+        return libbpf.link_info(link).id
+
+
 def detach(pin: Path, form: Form | None = None) -> bool:
     """Take away what `pin` stands for, also if its network link is gone. Returns whether there was anything."""
     if _detach_link(pin):

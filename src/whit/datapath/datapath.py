@@ -66,6 +66,7 @@ class Datapath:
     @classmethod
     def install(cls, settings: Settings, config: DatapathConfig, *, form: Form | None = None) -> Datapath:
         """Have the programs loaded and the maps pinned. Does nothing if they are; replaces programs if they changed.
+        What was installed under another ABI_VERSION goes, and its places are taken over.
 
         Raises:
             Unavailable: the object was not built, or libbpf is not installed.
@@ -77,6 +78,7 @@ class Datapath:
         pins.make()
         if not install.is_installed(pins, config.digest()):
             install.load(pins, config)
+        install.retire_others(pins)
         return cls(pins, form)
 
     @classmethod

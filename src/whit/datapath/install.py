@@ -18,7 +18,7 @@ from pathlib import Path
 
 from whit.base.errors import NotFound
 from whit.datapath import libbpf
-from whit.datapath.attach import replace_all
+from whit.datapath.attach import Attachment, attach, attachments, detach_all, replace_all, take_over
 from whit.datapath.build import object_path
 from whit.datapath.objects import BpfObject, Constant
 from whit.datapath.pins import Pins, program_of
@@ -89,6 +89,29 @@ def load(pins: Pins, config: DatapathConfig) -> None:
         _pin_programs(obj, pins)
         replace_all(pins.links, lambda pin: obj.program_fd(program_of(pin)))
         _finish(pins, config.digest(), obj.map_names)
+
+
+def retire_others(pins: Pins) -> None:
+    """Take away what was installed under another ABI_VERSION, or traffic would be judged twice.
+
+    Each link is switched to the new program at once. The new maps are empty until the agent has filled them, so that
+    nobody passes unjudged. Filters are named for their place: the new one comes before the old one goes.
+    """
+    for other in pins.others():
+        log.warning("taking away the datapath of another ABI in %s", other.root)
+        for found in attachments(other.links):
+            _retire(found, pins)
+        detach_all(other.root)
+        shutil.rmtree(other.root)
+
+
+def _retire(found: Attachment, pins: Pins) -> None:
+    pin = pins.links / found.pin.name
+    with suppress(NotFound), libbpf.opened_pin(pins.program(program_of(pin))) as program:
+        if found.form != "clsact":
+            take_over(found.pin, pin, program)
+        elif found.hook in ("ingress", "egress"):
+            attach(found.ifindex, "ingress" if found.hook == "ingress" else "egress", program, pin, "clsact")
 
 
 def _adopt_maps(obj: BpfObject, pins: Pins, sizes: Mapping[str, int]) -> set[str]:

@@ -107,6 +107,7 @@ class LinkInfo(ctypes.Structure):
         ("third", c_uint32),
     ]
     type: int
+    id: int
     prog_id: int
     first: int
     second: int

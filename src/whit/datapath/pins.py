@@ -83,6 +83,11 @@ class Pins:
             return directory
         raise NotFound(f"no datapath is installed below {self.root}", hint="start the agent: `whit up`")
 
+    def others(self) -> list[Pins]:
+        """Those of other ABIs of the same agent."""
+        found = self.root.parent.iterdir() if self.root.parent.is_dir() else ()
+        return [Pins(path) for path in sorted(found) if path != self.root and path.name.startswith("v")]
+
     def program(self, name: str) -> Path:
         return self.current() / name
 

@@ -22,6 +22,7 @@ from scapy.layers.inet6 import (
     ICMPv6ParamProblem,
     ICMPv6TimeExceeded,
     IPv6,
+    IPv6ExtHdrFragment,
 )
 from scapy.layers.l2 import Ether
 from scapy.packet import Packet
@@ -327,3 +328,20 @@ def laboratory(settings: Settings, links: dict[str, int], **config: Any) -> Iter
         yield lab
     finally:
         lab.close()
+
+
+def fragments(packet: Any, size: int = 16, number: int = 77) -> list[bytes]:
+    """The frame cut into fragments of `size` bytes of payload, of either family."""
+    head, load = network_layer(packet), raw(network_layer(packet).payload)
+    found = []
+    for start in range(0, len(load), size):
+        part, more = load[start : start + size], start + size < len(load)
+        ethernet = Ether(src=packet[Ether].src, dst=packet[Ether].dst)
+        if IPv6 in packet:
+            cut = IPv6(src=head.src, dst=head.dst, hlim=head.hlim)
+            cut /= IPv6ExtHdrFragment(nh=head.nh, offset=start // 8, m=int(more), id=number)
+        else:
+            fields = {"id": number, "flags": int(more), "frag": start // 8, "ttl": head.ttl, "proto": head.proto}
+            cut = IP(src=head.src, dst=head.dst, **fields)
+        found.append(raw(ethernet / cut / part))
+    return found

@@ -5,162 +5,33 @@ from __future__ import annotations
 
 import errno
 import socket
-import threading
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
 from ipaddress import IPv4Address
 from pathlib import Path
 
 import pytest
-from support.world import NODE, POOL, UPLINK, World, world
+from support.live import HOST_ID, Live, call, echoing, living
+from support.world import NODE, UPLINK
 
 from whit.base.settings import Settings
-from whit.datapath.abi import (
-    BackendValue,
-    Direction,
-    EndpointKey,
-    EndpointValue,
-    FlowEvent,
-    FrontendKey,
-    FrontendValue,
-    Hook,
-    IdentityKey,
-    IdentityValue,
-    PolicyKey,
-    PolicyValue,
-    SlotKey,
-    Verdict,
-)
-from whit.datapath.address import Address
-from whit.datapath.attach import Form
-from whit.datapath.datapath import Datapath, uninstall
-from whit.datapath.install import DatapathConfig
-from whit.kernel import links, netns
-from whit.kernel.netlink import NetlinkSocket
+from whit.datapath.abi import Hook
+from whit.kernel import netns
 
 pytestmark = [pytest.mark.root, pytest.mark.machine]
 
 VIP = IPv4Address("198.18.77.200")
 BULK = bytes(range(256)) * 4096
-PATIENCE = 5
-HOST_ID, FIRST_ID = 1, 100
 
 
-class Live:
-    """The datapath on all links of a world's node. Instances 1 and 2 have the identities 101 and 102."""
-
-    def __init__(self, world: World, settings: Settings, form: Form, *, redirect_peer: bool) -> None:
-        self.world = world
-        self.datapath = Datapath.install(settings, DatapathConfig(POOL, redirect_peer=redirect_peer), form=form)
-        for address in (NODE, UPLINK.ip):
-            self._identify(address, HOST_ID)
-        netns.call_in(world.node, self._attach)
-
-    def _attach(self) -> None:
-        with NetlinkSocket() as netlink:
-            found = {link.name: link for link in links.all_links(netlink)}
-        self.datapath.attach_uplink(found["up0"].index, "up0")
-        for number, link in self.world.instances.items():
-            index, identity = found[link.name].index, FIRST_ID + number
-            self._identify(link.address, identity)
-            macs = links.mac_bytes(link.inner.mac), links.mac_bytes(link.outer.mac)
-            key = EndpointKey(Address.from_ip(link.address))
-            self.datapath.endpoints.put(key, EndpointValue(index, identity, 0, *macs))
-            self.datapath.attach_instance(index, number)
-
-    def _identify(self, address: IPv4Address, identity: int) -> None:
-        self.datapath.identities.put(IdentityKey(128, Address.from_ip(address)), IdentityValue(identity))
-
-    def serve(self, address: IPv4Address | str, port: int, protocol: int, backend: int | None) -> None:
-        """A service that leads to port 8080 of an instance, or to nobody."""
-        key = FrontendKey(Address.from_ip(address), port, protocol)
-        self.datapath.frontends.put(key, FrontendValue(port, int(backend is not None), 0, 0))
-        if backend is not None:
-            self.datapath.slots.put(SlotKey(port, 0), port)
-            value = BackendValue(Address.from_ip(self.world.address(backend)), 8080, 0)
-            self.datapath.backends.put(port, value)
-
-    def deny(self, number: int, peer: int) -> None:
-        key = PolicyKey(72, FIRST_ID + number, peer, Direction.INGRESS, 0, 0)
-        self.datapath.policies.put(key, PolicyValue(9, 1, Verdict.DENY, 0, 0))
-
-    def place(self, number: int) -> Path:
-        return self.world.instances[number].netns
-
-    def events(self) -> list[FlowEvent]:
-        return list(self.datapath.events.poll())
-
-
-@pytest.fixture(params=[("tcx", True), ("tcx", False), ("clsact", True)], ids=["tcx", "without peer", "clsact"])
+@pytest.fixture(
+    params=[("tcx", True, False), ("tcx", False, False), ("clsact", True, False), ("tcx", True, True)],
+    ids=["tcx", "without peer", "clsact", "tap"],
+)
 def live(request: pytest.FixtureRequest, settings: Settings) -> Iterator[Live]:
-    form, redirect_peer = request.param
-    with world(settings) as made:
-        try:
-            live = Live(made, settings, form, redirect_peer=redirect_peer)
-            with closing(live.datapath):
-                yield live
-        finally:
-            uninstall(settings)
-
-
-@contextmanager
-def echoing(place: Path, kind: socket.SocketKind) -> Iterator[list[str]]:
-    """A server on port 8080 that sends back what it gets; yields whom it saw."""
-    seen: list[str] = []
-    server = netns.call_in(place, lambda: socket.socket(socket.AF_INET, kind))
-    server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    server.bind(("0.0.0.0", 8080))
-    server.settimeout(PATIENCE)
-    thread = threading.Thread(
-        target=_echo_stream if kind == socket.SOCK_STREAM else _echo_datagram, args=(server, seen)
-    )
-    if kind == socket.SOCK_STREAM:
-        server.listen()
-    thread.start()
-    try:
-        yield seen
-    finally:
-        thread.join(2 * PATIENCE)
-        server.close()
-
-
-def _echo_stream(server: socket.socket, seen: list[str]) -> None:
-    try:
-        connection, peer = server.accept()
-    except TimeoutError:
-        return
-    seen.append(peer[0])
-    with connection:
-        connection.settimeout(PATIENCE)
-        while data := connection.recv(1 << 16):
-            connection.sendall(data)
-
-
-def _echo_datagram(server: socket.socket, seen: list[str]) -> None:
-    try:
-        data, peer = server.recvfrom(1 << 16)
-    except TimeoutError:
-        return
-    seen.append(peer[0])
-    server.sendto(data, peer)
-
-
-def call(
-    place: Path, address: IPv4Address, port: int, data: bytes, kind: socket.SocketKind = socket.SOCK_STREAM
-) -> bytes:
-    """Send, and return as much as was sent."""
-    client = netns.call_in(place, lambda: socket.socket(socket.AF_INET, kind))
-    with client:
-        client.settimeout(PATIENCE)
-        client.connect((str(address), port))
-        writer = threading.Thread(target=client.sendall, args=(data,))
-        writer.start()
-        answer = b""
-        while len(answer) < len(data) and (part := client.recv(1 << 16)):
-            answer += part
-        writer.join()
-        return answer
+    form, redirect_peer, tap = request.param
+    with living(settings, form, redirect_peer=redirect_peer, tap=tap) as made:
+        yield made
 
 
 @pytest.mark.parametrize("address", [VIP, None], ids=["service", "instance"])

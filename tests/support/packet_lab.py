@@ -220,14 +220,21 @@ class Lab:
         length, address = prefix_of(ip_network(network))
         self.datapath.identities.put(IdentityKey(length, address), IdentityValue(identity))
 
-    def serve(self, *backends: tuple[str, int], address: str = VIP, port: int = 80, protocol: int = TCP_NUMBER) -> None:
-        """A service of these backends; their numbers count from 1."""
-        self.datapath.frontends.put(
-            FrontendKey(Address.from_ip(address), port, protocol), FrontendValue(SERVICE, len(backends), 0, 0)
-        )
+    def serve(
+        self,
+        *backends: tuple[str, int],
+        address: str = VIP,
+        port: int = 80,
+        protocol: int = TCP_NUMBER,
+        service: int = SERVICE,
+        first: int = 1,
+    ) -> None:
+        """A service of these backends; their numbers count from `first`."""
+        key = FrontendKey(Address.from_ip(address), port, protocol)
+        self.datapath.frontends.put(key, FrontendValue(service, len(backends), 0, 0))
         for slot, (backend, backend_port) in enumerate(backends):
-            self.datapath.slots.put(SlotKey(SERVICE, slot), slot + 1)
-            self.set_backend(slot + 1, backend, backend_port)
+            self.datapath.slots.put(SlotKey(service, slot), first + slot)
+            self.set_backend(first + slot, backend, backend_port)
 
     def set_backend(self, number: int, address: str, port: int, state: BackendState = BackendState.ACTIVE) -> None:
         self.datapath.backends.put(number, BackendValue(Address.from_ip(address), port, state))

@@ -51,7 +51,7 @@ static __always_inline __u16 folded(__u64 sum)
 }
 
 /* Of an answer with this protocol and length, to start the sum over the rest with. */
-static __always_inline __s64 pseudo_sum(const struct packet *packet, __u8 protocol, __u32 length)
+static __noinline __s64 pseudo_sum(const struct packet *packet, __u8 protocol, __u32 length)
 {
 	struct pseudo_header pseudo = {
 		.source = packet->tuple.destination,
@@ -63,7 +63,7 @@ static __always_inline __s64 pseudo_sum(const struct packet *packet, __u8 protoc
 	return bpf_csum_diff(NULL, 0, (__be32 *)&pseudo, sizeof(pseudo), 0);
 }
 
-static __always_inline long store_ipv4(const struct packet *packet, __u8 protocol, __u32 length)
+static __noinline long store_ipv4(const struct packet *packet, __u8 protocol, __u32 length)
 {
 	struct iphdr ip = {
 		.version = 4,
@@ -79,7 +79,7 @@ static __always_inline long store_ipv4(const struct packet *packet, __u8 protoco
 	return bpf_skb_store_bytes(packet->skb, IP_OFFSET, &ip, sizeof(ip), 0);
 }
 
-static __always_inline long store_ipv6(const struct packet *packet, __u8 protocol, __u32 length)
+static __noinline long store_ipv6(const struct packet *packet, __u8 protocol, __u32 length)
 {
 	struct ipv6hdr ip = {
 		.version = 6,
@@ -94,7 +94,7 @@ static __always_inline long store_ipv6(const struct packet *packet, __u8 protoco
 }
 
 /* Both MAC addresses change places. */
-static __always_inline long store_macs(const struct packet *packet)
+static __noinline long store_macs(const struct packet *packet)
 {
 	struct macs macs;
 
@@ -106,7 +106,7 @@ static __always_inline long store_macs(const struct packet *packet)
 }
 
 /* The length, addresses and all else of the frame but layer 4. */
-static __noinline long begin_answer(const struct packet *packet, __u8 protocol, __u32 length)
+static __always_inline long begin_answer(const struct packet *packet, __u8 protocol, __u32 length)
 {
 	if (bpf_skb_change_tail(packet->skb, IP_OFFSET + ip_length(packet) + length, 0) || store_macs(packet))
 		return -1;

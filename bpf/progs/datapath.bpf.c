@@ -176,7 +176,7 @@ int to_instance(struct __sk_buff *skb)
 }
 
 /* Of what comes from outside, only flows to services are ours; the rest is the stack's, and to_instance's after it. */
-static __always_inline bool is_ours(struct packet *packet)
+static __noinline bool is_ours(struct packet *packet)
 {
 	const struct flow_value *flow = flow_of(packet);
 
@@ -190,7 +190,7 @@ static __always_inline bool is_ours(struct packet *packet)
 }
 
 /* Nobody outside has an address of the node; past the stack, nothing else would notice. */
-static __always_inline bool is_forged(struct packet *packet)
+static __noinline bool is_forged(struct packet *packet)
 {
 	packet->identity = identity_of(&packet->tuple.source);
 	return packet->identity == IDENTITY_HOST || packet->identity == IDENTITY_RESOLVER;

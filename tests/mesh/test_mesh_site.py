@@ -80,12 +80,12 @@ class Site:
         tables.write_policy(self.datapath, compiler.compile_rules(found))
 
     def balance(self, draining: Sequence[int] = ()) -> None:
-        backends = [
-            services.Backend(number, str(link.address), draining=number in draining)
+        backends = tuple(
+            services.Backend(number << 16, str(link.address), "leaving" if number in draining else "active")
             for number, link in self.world.instances.items()
-        ]
-        service = services.Service(0x8001, VIP, APP.services["web"].ports, backends)
-        tables.write_services(self.datapath, services.service_tables([service]))
+        )
+        service = services.Service(0x8001, (VIP,), APP.services["web"].ports, backends)
+        tables.ServiceMaps(self.datapath).write([service])
 
     async def _guard(self) -> None:
         with NetlinkSocket() as netlink:
@@ -93,7 +93,7 @@ class Site:
         known = node.node_identities(BOOK, found, {})
         number = self.identities.number("site/web")
         known |= node.service_identities({str(link.address): number for link in self.world.instances.values()})
-        tables.write_identities(self.datapath, known)
+        tables.IdentityMap(self.datapath).write(known)
         for name, index in node.uplinks(found, self.settings).items():
             self.datapath.attach_uplink(index, name)
         for each, link in self.world.instances.items():

@@ -32,7 +32,7 @@ from whit.datapath.datapath import Datapath, uninstall
 from whit.datapath.install import DatapathConfig
 from whit.mesh import tables
 from whit.mesh.compiler import compile_rules
-from whit.mesh.services import Backend, Service, ServiceTables, service_tables
+from whit.mesh.services import Backend, Service, service_tables
 from whit.model.policy import Rule
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(120)]
@@ -66,17 +66,21 @@ class Watched:
             self.look()
 
 
+states = st.sampled_from(["active", "leaving", "unready", "down"])
 service_sets = st.dictionaries(
-    st.integers(1, 4), st.dictionaries(st.integers(16, 21), st.booleans(), max_size=4), max_size=3
+    st.integers(1, 4), st.dictionaries(st.integers(16, 21), states, max_size=4), max_size=3
 ).map(
-    lambda found: service_tables(
+    lambda found: [
         Service(
             0x8000 + number,
-            f"10.219.128.{number}",
-            backends=[Backend(one, f"10.219.0.{one}", draining) for one, draining in backends.items()],
+            (f"10.219.128.{number}",),
+            # An instance is of one service.
+            backends=tuple(
+                Backend((one + 10 * number) << 16, f"10.219.{number}.{one}", state) for one, state in backends.items()
+            ),
         )
         for number, backends in found.items()
-    )
+    ]
 )
 
 
@@ -93,14 +97,22 @@ def test_services_change_without_a_moment_in_which_one_leads_nowhere(
         **{name: Watched(getattr(datapath, name), look) for name in ("frontends", "slots", "backends")}
     )
 
+    watched.state = datapath.state
+    writer = tables.ServiceMaps(watched)
+
     @bounds(max_examples=sample(60, 1000), deadline=None, suppress_health_check=list(HealthCheck))
     @given(service_sets)
-    def check(wanted: ServiceTables) -> None:
-        tables.write_services(watched, wanted)
+    def check(services: list[Service]) -> None:
+        before, generation = dict(datapath.backends.items()), datapath.state.get(0).generation
+        wanted = service_tables(services)
+        writer.write(services)
         assert dict(datapath.frontends.items()) == wanted.frontends
         assert dict(datapath.slots.items()) == wanted.slots
         assert dict(datapath.backends.items()) == wanted.backends
-        assert tables.write_services(datapath, wanted) == 0
+        assert writer.write(services) == 0
+        assert tables.ServiceMaps(datapath).write(services) == 0
+        # Flows hear of it when a backend has gone.
+        assert (datapath.state.get(0).generation > generation) is bool(before.keys() - wanted.backends.keys())
 
     check()
 
@@ -183,12 +195,12 @@ def passes(datapath: Datapath, question: Question) -> bool:
 
 def test_a_new_agent_finds_its_predecessors_entries_right(datapath: Datapath, settings: Settings) -> None:
     identities = {IdentityKey(128, Address.from_ip("10.219.0.16")): IdentityValue(0x1000001)}
-    wanted = service_tables([Service(0x8001, "10.219.128.1", backends=[Backend(16, "10.219.0.16")])])
-    assert tables.write_identities(datapath, identities) == 1
-    assert tables.write_services(datapath, wanted) == 3
+    wanted = [Service(0x8001, ("10.219.128.1",), backends=(Backend(16 << 16, "10.219.0.16"),))]
+    assert tables.IdentityMap(datapath).write(identities) == 1
+    assert tables.ServiceMaps(datapath).write(wanted) == 3
     with Datapath.open(settings) as other:
-        assert tables.write_identities(other, identities) == 0
-        assert tables.write_services(other, wanted) == 0
+        assert tables.IdentityMap(other).write(identities) == 0
+        assert tables.ServiceMaps(other).write(wanted) == 0
         assert tables.write_policy(other, {}) == 0
-        assert tables.write_identities(other, {}) == 1
-        assert tables.write_services(other, ServiceTables()) == 3
+        assert tables.IdentityMap(other).write({}) == 1
+        assert tables.ServiceMaps(other).write([]) == 3

@@ -97,7 +97,7 @@ class Pair:
 
     def connect(self) -> None:
         self.do([node.host_link(self.settings, BOOK)])
-        tables.write_identities(self.datapath, node.node_identities(BOOK, [], {}))
+        tables.IdentityMap(self.datapath).write(node.node_identities(BOOK, [], {}))
         found, book = rules.rules([APP], self.identities, rules.RuleBook())
         self.log.words.rules = book.texts()
         tables.write_policy(self.datapath, compiler.compile_rules(found))
@@ -108,11 +108,12 @@ class Pair:
     def balance(self, ready: Mapping[str, InstanceSpec], empty: Sequence[str] = ()) -> None:
         """Each service with its one instance, or with none."""
         wanted = [self._service(self.specs[name], name in ready) for name in (*ready, *empty)]
-        tables.write_services(self.datapath, services.service_tables(wanted))
+        tables.ServiceMaps(self.datapath).write(wanted)
 
     def _service(self, spec: InstanceSpec, is_ready: bool) -> services.Service:
-        backends = [services.Backend(spec.network.number, spec.network.address)] if is_ready else []
-        return services.Service(spec.network.number, spec.network.service_address, backends=backends)
+        number = services.instance_number(spec.network.number, spec.network.address)
+        backends = (services.Backend(number, spec.network.address),) if is_ready else ()
+        return services.Service(spec.network.number, (spec.network.service_address,), backends=backends)
 
     def do(self, operations: Sequence[Operation]) -> None:
         asyncio.run(carry_out(operations))

@@ -48,7 +48,10 @@ def refuse_ports_in_use(ports: Iterable[PortSpec]) -> None:
     """
     for port in ports:
         kind = socket.SOCK_STREAM if port.protocol == "tcp" else socket.SOCK_DGRAM
-        with socket.socket(socket.AF_INET, kind) as probe:
+        family = socket.AF_INET6 if ":" in port.host_ip else socket.AF_INET
+        with socket.socket(family, kind) as probe:
+            if family == socket.AF_INET6:
+                probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind((port.host_ip, port.published))
@@ -63,6 +66,6 @@ def refuse_ports_in_use(ports: Iterable[PortSpec]) -> None:
                 if error.errno == errno.EADDRNOTAVAIL:
                     raise InputError(
                         f"{port.host_ip} is not an address of this machine",
-                        hint="`ip -4 address` lists them; 0.0.0.0 publishes on every one",
+                        hint="`ip address` lists them; 0.0.0.0 publishes on every one",
                     ) from None
                 raise

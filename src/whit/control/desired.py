@@ -28,6 +28,7 @@ def instance_names(release: Release) -> dict[str, tuple[str, int]]:
     return {
         f"{release.spec.name}-{service}-{index}": (service, index)
         for service, spec in release.spec.services.items()
+        if not spec.is_elsewhere
         for index in range(1, spec.replicas + 1)
     }
 
@@ -59,6 +60,7 @@ def _instance(release: Release, service: str, index: int, network: NetworkSpec, 
         capabilities=effective_set(spec.cap_add, spec.cap_drop),
         stop_signal=spec.stop_signal or image.config.stop_signal,
         stop_grace_period=spec.stop_grace_period,
+        drain=spec.drain,
         healthcheck=spec.healthcheck,
         restart=spec.restart,
         isolation=spec.isolation,
@@ -83,5 +85,5 @@ def _mount(mount: MountSpec, app: str, settings: Settings) -> ResolvedMount:
 
 def _revision(spec: InstanceSpec, restarts: int) -> str:
     """Changes when anything does that a running instance cannot take over."""
-    content = spec.model_dump_json(exclude={"network", "revision", "index", "hostname"})
+    content = spec.model_dump_json(exclude={"network", "revision", "index", "hostname", "drain"})
     return hashlib.sha256(f"{content}{restarts}".encode()).hexdigest()[:16]

@@ -73,6 +73,8 @@ async def settle_images(spec: AppSpec, images: Images, report: Report, how: How 
     try:
         async with asyncio.TaskGroup() as group:
             for name, service in spec.services.items():
+                if service.is_elsewhere:
+                    continue
                 tasks[name] = group.create_task(_settle(spec.name, name, service, images, report, how))
     except ExceptionGroup as failures:
         raise failures.exceptions[0] from None

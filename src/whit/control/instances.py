@@ -16,11 +16,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
-from whit.base.errors import InputError, Unavailable, WhitError
+from whit.base.errors import InputError, NotFound, Unavailable, WhitError
 from whit.control.desired import Wanted
 from whit.control.images import HoldImage, ReleaseImage
 from whit.control.plan import Action, Remove, Restart, Seen, Start
+from whit.kernel import pidfd
 from whit.kernel.files import MakeDirectory
+from whit.mesh import services
 from whit.model.image import Leases
 from whit.model.instance import ExitRecord, InstanceSpec, InstanceStatus
 from whit.model.operation import Operation, carry_out
@@ -41,6 +43,8 @@ class Networks(Protocol):
 
     def files(self, spec: InstanceSpec) -> NetworkFiles: ...
 
+    async def has_connections(self, spec: InstanceSpec) -> bool: ...
+
 
 @dataclass
 class Record:
@@ -53,11 +57,24 @@ class Record:
     started: float = 0.0
     retry_at: float | None = None
     leaving: bool = False
+    drained: bool = False
+    """Its connections have had their time."""
+    ended: bool = False
+    """Its first process is dead, whatever else is still to be found out about it."""
     task: asyncio.Task[None] | None = None
     watchers: tuple[asyncio.Task[None], ...] = ()
 
     def update(self, **changes: Any) -> None:
         self.status = self.status.model_copy(update=changes)
+
+    @property
+    def backend_state(self) -> services.State | None:
+        """As what its service sees it; None if it is not there to be seen."""
+        if self.status.state != "running" or self.ended:
+            return None
+        if self.leaving:
+            return "down" if self.drained else "leaving"
+        return "active" if self.ready else "unready"
 
     @property
     def ready(self) -> bool:
@@ -224,19 +241,37 @@ class Instances:
 
     async def _remove(self, record: Record) -> None:
         record.leaving = True
-        self._unwatch(record)
         spec = record.spec
         if record.status.state == "running":
             # New connections have gone elsewhere before the process hears that it is to end.
             await self.publish()
+            await self._drain(record)
+            self._unwatch(record)
             await carry_out(self.driver.plan_stop(spec.name, spec.stop_signal, spec.stop_grace_period))
+            record.ended = True
+            await self.publish()
+        self._unwatch(record)
         await carry_out(self._removing(spec))
         self.records.pop(spec.name, None)
+
+    async def _drain(self, record: Record) -> None:
+        """Let its connections end by themselves, for as long as the service gives them."""
+        until = time.monotonic() + record.spec.drain
+        while (left := until - time.monotonic()) > 0 and not record.ended:
+            began = time.monotonic()
+            if not await self.networks.has_connections(record.spec):
+                break
+            # Looking takes the longer the more flows there are; it is not to become what the node is busy with.
+            await asyncio.sleep(min(left, max(0.5, 10 * (time.monotonic() - began))))
+        if record.spec.drain:
+            record.drained = True
+            await self.publish()
 
     # ---- what happens ----
 
     def _running(self, record: Record) -> None:
         record.started = time.monotonic()
+        record.ended = False
         record.update(
             state="running",
             started_at=datetime.now(UTC),
@@ -250,7 +285,7 @@ class Instances:
 
     def _watch(self, record: Record, *, adopted: bool) -> None:
         self._unwatch(record)
-        tasks = [asyncio.create_task(self._watch_exit(record))]
+        tasks = [asyncio.create_task(self._watch_exit(record)), asyncio.create_task(self._watch_main(record))]
         if record.spec.healthcheck is not None:
             tasks.append(asyncio.create_task(self._watch_health(record, adopted=adopted)))
         record.watchers = tuple(tasks)
@@ -260,6 +295,14 @@ class Instances:
             if task is not asyncio.current_task():
                 task.cancel()
         record.watchers = ()
+
+    async def _watch_main(self, record: Record) -> None:
+        """Out of its service as soon as its first process is dead: all else about its end is found out later."""
+        if record.status.pid is not None:
+            with contextlib.suppress(NotFound), pidfd.opened(record.status.pid) as descriptor:
+                await pidfd.wait_end(descriptor)
+        record.ended = True
+        await self.publish()
 
     async def _watch_exit(self, record: Record) -> None:
         ended = await self.driver.exit_of(record.spec.name)

@@ -11,9 +11,9 @@ import logging
 import os
 import time
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Network, IPv6Network, ip_network
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import TypeVar
 
 from whit.base.errors import InputError, Unavailable
@@ -25,6 +25,7 @@ from whit.datapath.install import DatapathConfig
 from whit.kernel import cgroup, links, probes, routes
 from whit.kernel.netlink import NetlinkSocket
 from whit.kernel.sysctl import WriteSysctl
+from whit.kernel.thread import in_thread
 from whit.mesh import addresses, compiler, identities, names, network, node, rules, services, tables
 from whit.mesh.addresses import AddressBook
 from whit.mesh.identities import IdentityBook, service_name
@@ -33,6 +34,7 @@ from whit.model.app import AppSpec
 from whit.model.instance import InstanceSpec, NetworkSpec
 from whit.model.operation import Operation, carry_out
 from whit.model.release import Release
+from whit.model.service import ServiceSpec
 from whit.runtime.operations import NetworkFiles
 from whit.tools import iptables
 from whit.tools.iptables import Admission, AdmitTraffic
@@ -68,6 +70,10 @@ class NodeNetwork:
         self.books = books
         self.datapath = datapath
         self._compiled: tuple[object, compiler.Table] | None = None
+        self._identity_map = tables.IdentityMap(datapath)
+        self._service_maps = tables.ServiceMaps(datapath)
+        self._outside = services.OutsideNumbers(self._service_maps.found())
+        self._virtual: frozenset[str] = frozenset()
         self._writing = asyncio.Lock()
 
     @classmethod
@@ -84,8 +90,8 @@ class NodeNetwork:
             await documents.get(RuleBook, "rules") or RuleBook(),
         )
         await documents.put(books.addresses, "addresses")
-        pool = books.addresses.network
-        config = DatapathConfig(pool, mark=mark_of(settings.id), mark_mask=MARK_MASK)
+        pools = books.addresses.network, books.addresses.network6
+        config = DatapathConfig(pools[0], mark=mark_of(settings.id), mark_mask=MARK_MASK, pool6=pools[1])
         datapath = await asyncio.to_thread(Datapath.install, settings, config)
         return cls(settings, documents, books, datapath)
 
@@ -156,13 +162,17 @@ class NodeNetwork:
         services_of_app = {
             lease.owner.removeprefix(prefix): self.books.addresses.addresses(lease.offset)
             for lease in self.books.addresses.services
-            if lease.owner.startswith(prefix) and lease.released_at is None
+            if lease.owner.startswith(prefix) and lease.owner in self._virtual and lease.released_at is None
         }
         return NetworkFiles(
             hosts=names.hosts_entries(services_of_app, spec.app),
             nameserver=str(self.books.addresses.resolver),
             search=(f"{spec.app}.{names.DOMAIN}",),
         )
+
+    async def has_connections(self, spec: InstanceSpec) -> bool:
+        """Whether somebody is connected to the instance by way of its service."""
+        return await in_thread(network.has_connections, self.datapath, spec)
 
     # ---- the node ----
 
@@ -237,6 +247,12 @@ class NodeNetwork:
 
     async def _write(self, releases: Sequence[Release], present: Sequence[Record]) -> None:
         apps = [release.spec for release in releases]
+        self._virtual = frozenset(
+            service_name(app.name, name)
+            for app in apps
+            for name, service in app.services.items()
+            if not service.headless and service.external_name is None
+        )
         policy = await self._policy(apps, present)
         networks: dict[IPv4Network | IPv6Network, int] = {
             net: self.books.identities.number(str(net)) for net in rules.networks_used(apps)
@@ -245,9 +261,9 @@ class NodeNetwork:
         known |= node.service_identities(
             {address: r.spec.network.identity for r in present for address in r.spec.network.addresses}
         )
-        tables.write_identities(self.datapath, known)
+        self._identity_map.write(known)
         tables.write_policy(self.datapath, policy)
-        tables.write_services(self.datapath, services.service_tables(self._services(apps, present)))
+        self._service_maps.write(self._services(apps, present))
         names.write_state(self.settings, self._names(apps, present))
 
     async def _policy(self, apps: Sequence[AppSpec], records: Sequence[Record]) -> compiler.Table:
@@ -262,30 +278,64 @@ class NodeNetwork:
         return self._compiled[1]
 
     def _services(self, apps: Sequence[AppSpec], records: Sequence[Record]) -> list[services.Service]:
+        replicas: dict[tuple[str, str], list[Record]] = {}
+        for record in records:
+            replicas.setdefault((record.spec.app, record.spec.service), []).append(record)
+        given = self.books.addresses.by_owner("services")
         return [
-            services.Service(
-                number=int(IPv4Address(self.service_address(app.name, name))) & 0xFFFF,
-                address=self.service_address(app.name, name),
-                ports=service.ports,
-                backends=[
-                    services.Backend(record.spec.network.number, record.spec.network.address, record.leaving)
-                    for record in records
-                    if (record.spec.app, record.spec.service) == (app.name, name)
-                    and (record.ready or (record.leaving and record.status.state == "running"))
-                ],
-            )
+            self._service(spec, given[service_name(app.name, name)], replicas.get((app.name, name), []))
             for app in apps
-            for name, service in app.services.items()
+            for name, spec in app.services.items()
+            if spec.external_name is None
         ]
 
+    def _service(self, spec: ServiceSpec, offset: int, replicas: Sequence[Record]) -> services.Service:
+        outside = [
+            services.Backend(
+                self._outside.number(offset, one.address, one.port), one.address, port=one.port, weight=one.weight
+            )
+            for one in spec.endpoints
+        ]
+        return services.Service(
+            number=offset,
+            addresses=() if spec.headless else self.books.addresses.addresses(offset),
+            ports=spec.ports,
+            backends=(*outside, *(one for record in replicas for one in _backends(record))),
+            algorithm=spec.balance.algorithm,
+            affinity=spec.balance.affinity,
+        )
+
     def _names(self, apps: Sequence[AppSpec], records: Sequence[Record]) -> names.NameTable:
+        given = self.books.addresses.by_owner("services")
+        found: dict[str, dict[str, Sequence[str]]] = {}
+        for app in apps:
+            found[app.name] = {
+                name: self.books.addresses.addresses(given[service_name(app.name, name)])
+                for name, service in app.services.items()
+                if not service.headless and service.external_name is None
+            }
+            for name in (name for name, service in app.services.items() if service.headless):
+                replicas = [one for one in records if (one.spec.app, one.spec.service) == (app.name, name)]
+                backends = [one for record in replicas for one in _backends(record)]
+                found[app.name][name] = services.ready_addresses(backends)
         return names.NameTable(
             listen=str(self.books.addresses.resolver),
-            services={
-                app.name: {name: self.service_addresses(app.name, name) for name in app.services} for app in apps
-            },
+            services=found,
             instances={address: (r.spec.app, r.spec.hostname) for r in records for address in r.spec.network.addresses},
+            aliases={
+                app.name: {
+                    name: service.external_name for name, service in app.services.items() if service.external_name
+                }
+                for app in apps
+            },
         )
+
+
+def _backends(record: Record) -> Iterator[services.Backend]:
+    state = record.backend_state
+    if state is not None:
+        for address in record.spec.network.addresses:
+            yield services.Backend(services.instance_number(record.spec.network.number, address), address, state)
 
 
 def reaches_outside(app: AppSpec) -> bool:
@@ -302,7 +352,7 @@ def _all_links() -> list[links.Link]:
 
 def _with_ipv6(book: AddressBook) -> AddressBook:
     """The book with a pool of IPv6 addresses, if this machine has IPv6. One that was drawn is kept."""
-    if not probes.has_ipv6() or "pool6" not in DatapathConfig.__dataclass_fields__:
+    if not probes.has_ipv6():
         return book.model_copy(update={"ipv6": False})
     asked = _asked_pool("WHIT_POOL6", IPv6Network)
     if book.pool6 and asked in (None, IPv6Network(book.pool6).supernet(new_prefix=addresses.MESH6_PREFIX)):

@@ -16,8 +16,10 @@ def known_images(spec: AppSpec, before: Release | None) -> tuple[dict[str, Image
     found: dict[str, Image] = {}
     lines: list[str] = []
     for name, service in spec.services.items():
+        if service.is_elsewhere:
+            continue
         known = before.spec.services.get(name) if before else None
-        if before and known and (known.image, known.build) == (service.image, service.build):
+        if before and known and name in before.images and (known.image, known.build) == (service.image, service.build):
             found[name] = before.images[name]
             continue
         lines.append(f"build the image of {name}" if service.build else f"obtain the image {service.image} for {name}")

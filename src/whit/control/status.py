@@ -42,19 +42,19 @@ def _service_status(
     release: Release, name: str, instances: list[InstanceStatus], addresses: Sequence[str]
 ) -> ServiceStatus:
     spec = release.spec.services[name]
-    states = {one.state for one in instances} or {"pending"}
+    states: set[State] = {one.state for one in instances} or {"running" if spec.is_elsewhere else "pending"}
     healths = {one.health for one in instances} or {"none"}
     return ServiceStatus(
         app=release.spec.name,
         name=name,
         state=next(state for state in _WORST_FIRST if state in states),
         health=next(health for health in _LEAST_HEALTHY_FIRST if health in healths),
-        wanted=spec.replicas,
+        wanted=0 if spec.is_elsewhere else spec.replicas,
         running=sum(one.state == "running" for one in instances),
         address=addresses[0],
         address6="".join(addresses[1:]),
         ports=tuple(map(port_text, spec.ports)),
-        image=release.images[name].name,
+        image=release.images[name].name if name in release.images else "",
         message="; ".join(one.message for one in instances if one.message),
     )
 
@@ -73,7 +73,8 @@ def with_ports(status: InstanceStatus, release: Release | None) -> InstanceStatu
 
 
 def port_text(port: PortSpec) -> str:
-    return f"{port.host_ip}:{port.published}->{port.target}/{port.protocol}"
+    host = f"[{port.host_ip}]" if ":" in port.host_ip else port.host_ip
+    return f"{host}:{port.published}->{port.target}/{port.protocol}"
 
 
 def service_of(app: AppSpec, given: str) -> str:

@@ -69,7 +69,10 @@ def _ports(drafts: Mapping[str, Draft]) -> Iterator[InputError]:
 
 
 def _overlap(one: str, other: str) -> bool:
-    return one == other or ANYWHERE in (one, other)
+    """0.0.0.0 is every address of both families, `::` every IPv6 one."""
+    if one == other or ANYWHERE in (one, other):
+        return True
+    return "::" in (one, other) and ":" in one and ":" in other
 
 
 def _cycles(drafts: Mapping[str, Draft]) -> Iterator[InputError]:

@@ -6,7 +6,7 @@ from whit.base.errors import InputError
 from whit.formats import shapes
 from whit.formats.draft import Draft
 from whit.formats.nodes import Entry
-from whit.formats.quantities import size
+from whit.formats.quantities import rate, size
 from whit.formats.unsupported import refuse
 
 MAX_PIDS = 1 << 22
@@ -26,7 +26,7 @@ def read_deploy(entry: Entry, draft: Draft) -> None:
         refuse(resources, f"{path}.resources", ("limits",), problems)
         if limits := resources.entries.get("limits"):
             table = shapes.table(limits.value)
-            readers = {"memory": read_memory, "cpus": read_cpus, "pids": read_pids}
+            readers = {"memory": read_memory, "cpus": read_cpus, "pids": read_pids, "egress": read_egress}
             refuse(table, f"{path}.resources.limits", readers, problems)
             for key in table.entries.keys() & readers.keys():
                 with problems.guard():
@@ -39,6 +39,11 @@ def read_memory(entry: Entry, draft: Draft) -> None:
 
 def read_cpus(entry: Entry, draft: Draft) -> None:
     draft.limit("cpus", shapes.number(entry.value), entry.place)
+
+
+def read_egress(entry: Entry, draft: Draft) -> None:
+    """Bytes a second."""
+    draft.limit("egress", shapes.parsed(entry.value, rate) // 8, entry.place)
 
 
 def read_pids(entry: Entry, draft: Draft) -> None:

@@ -71,10 +71,10 @@ def _port(place: Place, places: dict[str, Place], **fields: int | str | None) ->
 
 def _address(text: str, place: Place) -> str:
     try:
-        return str(ipaddress.IPv4Address(text))
+        return str(ipaddress.ip_address(text.strip("[]")))
     except ValueError as error:
         hint = "name an address of the node, as 127.0.0.1, or leave it out for every one"
-        raise InputError(f"{text!r} is not an IPv4 address", place=place, hint=hint) from error
+        raise InputError(f"{text!r} is not an address", place=place, hint=hint) from error
 
 
 def _range(text: str, place: Place) -> range:

@@ -9,6 +9,7 @@ from decimal import Decimal
 _SECONDS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 _STEP = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|ms|s|m|h)")
 _BYTES = re.compile(r"([0-9]{1,40}(?:\.[0-9]{1,40})?) ?([kmgt]?)(i?b)?", re.IGNORECASE)
+_RATE = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,9})?)(?:([kmgt]?)bit)?", re.IGNORECASE)
 MAX_SIZE = 2**63 - 1
 """Bytes that the kernel can count."""
 _POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
@@ -37,3 +38,11 @@ def size(text: str) -> int:
     if count > MAX_SIZE:
         raise ValueError(f"more than {MAX_SIZE} bytes; write it as 512m, 1g or a number of bytes")
     return int(count)
+
+
+def rate(text: str) -> int:
+    """Bits a second of `10mbit`, `1.5gbit` or `64000`, in powers of 1000 as tc(8) has them. Raises ValueError."""
+    match = _RATE.fullmatch(text)
+    if not match:
+        raise ValueError(f"{text!r} is not a rate; write it as 10mbit, 1gbit or a number of bits a second")
+    return int(Decimal(match[1]) * 1000 ** _POWERS[(match[2] or "").lower()])

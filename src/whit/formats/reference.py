@@ -15,7 +15,17 @@ from whit.formats import appfile, parts, uses
 from whit.formats.service import KEYS, SCRATCH
 from whit.formats.unsupported import UNSUPPORTED
 from whit.model.build import CATALOGUE, CheckSpec
-from whit.model.service import DependencySpec, HealthSpec, LimitsSpec, MountSpec, PortSpec, ServiceSpec, UseSpec
+from whit.model.service import (
+    BalanceSpec,
+    DependencySpec,
+    EndpointSpec,
+    HealthSpec,
+    LimitsSpec,
+    MountSpec,
+    PortSpec,
+    ServiceSpec,
+    UseSpec,
+)
 
 TARGET = Path("docs/reference/app-file.md")
 
@@ -47,6 +57,8 @@ _NESTED: tuple[tuple[str, type[BaseModel], dict[str, str]], ...] = (
     ("healthcheck", HealthSpec, {}),
     ("deploy.resources.limits", LimitsSpec, {}),
     ("uses", UseSpec, {}),
+    ("balance", BalanceSpec, {}),
+    ("endpoints", EndpointSpec, {}),
 )
 """Tables inside a service: where, the noun that describes it, and fields whose key has another name."""
 

@@ -14,11 +14,12 @@ from typing import get_args
 
 from whit.base.errors import InputError
 from whit.formats import shapes
+from whit.formats.balance import read_balance, read_endpoints
 from whit.formats.capabilities import capability
 from whit.formats.draft import Draft, Placed, Source
 from whit.formats.environment import read_env_files, read_environment
 from whit.formats.health import read_healthcheck
-from whit.formats.limits import read_cpus, read_deploy, read_memory, read_pids
+from whit.formats.limits import read_cpus, read_deploy, read_egress, read_memory, read_pids
 from whit.formats.mounts import read_mount, read_tmpfs
 from whit.formats.nodes import Entry, Table
 from whit.formats.parts import read_build
@@ -67,7 +68,8 @@ def read_service(entry: Entry, source: Source) -> Draft:
             if found.key in KEYS:
                 with source.problems.guard():
                     KEYS[found.key].read(found, draft)
-        if "image" not in table.entries and "build" not in table.entries:
+        elsewhere = table.entries.keys() & {"external_name", "endpoints"}
+        if not elsewhere and "image" not in table.entries and "build" not in table.entries:
             raise InputError("has neither image nor build", place=entry.place, hint="add one of them")
         if "image" in table.entries and "build" in table.entries:
             draft.fields.pop("image", None)
@@ -78,12 +80,12 @@ def read_service(entry: Entry, source: Source) -> Draft:
 
 def finish(draft: Draft) -> ServiceSpec:
     """The noun. Raises InputError, also where a mistake in the file was a problem before."""
-    if not draft.fields.keys() & {"image", "build"}:
+    if not draft.fields.keys() & {"image", "build", "external_name", "endpoints"}:
         # That is a problem already; the other fields are to be looked at all the same.
         draft.fields["image"] = "missing"
     declared = draft.source.mode == "declared"
     read_only = draft.fields.get("read_only", declared)
-    if declared and read_only:
+    if declared and read_only and not draft.fields.keys() & {"external_name", "endpoints"}:
         draft.mounts.extend(Placed(mount, draft.place) for mount in scratch(draft.mounts))
     fields = {
         **draft.fields,
@@ -235,8 +237,16 @@ def _signal_name(text: str) -> str:
     return name
 
 
-def _stop_grace_period(entry: Entry, draft: Draft) -> None:
-    draft.set("stop_grace_period", shapes.parsed(entry.value, duration), entry.value.place)
+def _seconds(entry: Entry, draft: Draft) -> None:
+    draft.set(entry.key, shapes.parsed(entry.value, duration), entry.value.place)
+
+
+def _balance(entry: Entry, draft: Draft) -> None:
+    draft.set("balance", read_balance(entry.value, draft.source.problems), entry.value.place)
+
+
+def _endpoints(entry: Entry, draft: Draft) -> None:
+    draft.set("endpoints", read_endpoints(entry.value, draft.source.problems), entry.value.place)
 
 
 def _isolation(entry: Entry, draft: Draft) -> None:
@@ -263,9 +273,12 @@ KEYS: dict[str, Key] = {
     "depends_on": Key(_depends_on, "depends_on", "a list, or a table with `condition`"),
     "healthcheck": Key(read_healthcheck, "healthcheck", "a table, also `{disable: true}`"),
     "restart": Key(_restart, "restart", '`"no"`, `always`, `on-failure[:N]`, `unless-stopped`'),
-    "deploy": Key(read_deploy, "replicas", "`replicas`, and `resources.limits` with `memory`, `cpus`, `pids`"),
+    "deploy": Key(
+        read_deploy, "replicas", "`replicas`, and `resources.limits` with `memory`, `cpus`, `pids`, `egress`"
+    ),
     "mem_limit": Key(read_memory, "limits.memory", "a size, as `512m`"),
     "cpus": Key(read_cpus, "limits.cpus", "a number, as `0.5`"),
+    "egress_limit": Key(read_egress, "limits.egress", "bits a second, as `10mbit`"),
     "pids_limit": Key(read_pids, "limits.pids", "a number"),
     "user": Key(_text, "user", "`USER[:GROUP]`"),
     "working_dir": Key(_text, "working_dir", "an absolute path"),
@@ -274,7 +287,12 @@ KEYS: dict[str, Key] = {
     "cap_drop": Key(_capabilities, "cap_drop", "a list"),
     "labels": Key(_labels, "labels", _MAP_OR_LIST),
     "stop_signal": Key(_stop_signal, "stop_signal", "a name, as `SIGINT`, or a number"),
-    "stop_grace_period": Key(_stop_grace_period, "stop_grace_period", "a duration, as `1m30s`"),
+    "stop_grace_period": Key(_seconds, "stop_grace_period", "a duration, as `1m30s`"),
     "uses": Key(_uses, "uses", "a list of service names, `world`, `host`, or tables"),
+    "balance": Key(_balance, "balance", "`random`, `maglev`, or a table"),
+    "drain": Key(_seconds, "drain", "a duration, as `30s`"),
+    "headless": Key(_truth, "headless", "`true` or `false`"),
+    "external_name": Key(_text, "external_name", "a name, as `db.example.com`"),
+    "endpoints": Key(_endpoints, "endpoints", "a list of `ADDRESS:PORT`, or of tables"),
     "isolation": Key(_isolation, "isolation", ", ".join(f"`{name}`" for name in _ISOLATIONS)),
 }

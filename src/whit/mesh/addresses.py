@@ -9,6 +9,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Iterable, Iterator
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from typing import Literal
 
 from whit.base.errors import Conflict, Unavailable
 from whit.model.base import Noun
@@ -82,6 +83,11 @@ class AddressBook(Noun):
 
     def address6(self, offset: int) -> IPv6Address | None:
         return self.network6[offset] if self.network6 else None
+
+    def by_owner(self, kind: Literal["instances", "services"]) -> dict[str, int]:
+        """Offsets of those that have not been given back."""
+        leases = self.instances if kind == "instances" else self.services
+        return {lease.owner: lease.offset for lease in leases if lease.released_at is None}
 
     def addresses(self, offset: int) -> tuple[str, ...]:
         """Of both families, IPv4 first."""

@@ -21,6 +21,8 @@ from whit.kernel.thread import in_thread
 from whit.model.instance import InstanceSpec
 from whit.model.operation import Operation
 
+_TCP = 6
+
 
 def plan_connect(
     spec: InstanceSpec,
@@ -150,6 +152,16 @@ def forget_flows(datapath: Datapath, *addresses: Address) -> int:
     ]
     datapath.flows.delete_many(stale)
     return len(stale)
+
+
+def has_connections(datapath: Datapath, spec: InstanceSpec) -> bool:
+    """Whether a TCP connection that began at a service's address leads to the instance. Looks at every flow."""
+    own = frozenset(map(Address.from_ip, spec.network.addresses))
+    wanted, unwanted = FlowFlags.TRANSLATED | FlowFlags.ESTABLISHED, FlowFlags.REPLY | FlowFlags.CLOSING
+    return any(
+        key.protocol == _TCP and value.translation in own and value.flags & (wanted | unwanted) == wanted
+        for key, value in datapath.flows.items()
+    )
 
 
 def identity_keys(spec: InstanceSpec) -> list[IdentityKey]:

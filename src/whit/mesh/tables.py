@@ -1,18 +1,19 @@
 """Brings the datapath's maps to what they should hold, by the difference to what they hold now.
 
-What is there is read from the maps themselves, never remembered: a new agent finds its predecessor's entries right and
+What is there is read from the maps once and remembered then: a new agent finds its predecessor's entries right and
 writes nothing. The order keeps every moment safe: who somebody is before what he may, backends before the slots that
 lead to them, slots before the frontend that counts them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import TypeVar
 
 from whit.datapath.abi import (
     POLICY_PREFIX_ANY_PROTOCOL,
+    BackendValue,
     IdentityKey,
     IdentityValue,
     PolicyKey,
@@ -22,7 +23,7 @@ from whit.datapath.abi import (
 from whit.datapath.datapath import Datapath
 from whit.datapath.maps import HashMap
 from whit.mesh import compiler
-from whit.mesh.services import ServiceTables
+from whit.mesh.services import Service, ServiceTables, service_tables
 
 UNFINISHED = PolicyKey(POLICY_PREFIX_ANY_PROTOCOL, subject=0, peer=0, direction=0, protocol=0, port=0)
 """Of a subject that nobody is, so that it decides nothing. There while policy is being changed."""
@@ -32,19 +33,96 @@ K = TypeVar("K")
 V = TypeVar("V")
 
 
-def write_identities(datapath: Datapath, wanted: Mapping[IdentityKey, IdentityValue]) -> int:
-    """Returns how many entries changed."""
-    return _write(datapath.identities, wanted)
+class IdentityMap:
+    """The map of identities, and what was written to it. Entries of instances come and go beside it by `network`, to
+    the same end, so that writing one twice does no harm."""
+
+    def __init__(self, datapath: Datapath) -> None:
+        self.table = datapath.identities
+        self._written: dict[IdentityKey, IdentityValue] | None = None
+
+    def write(self, wanted: Mapping[IdentityKey, IdentityValue]) -> int:
+        """Returns how many entries changed."""
+        known, self._written = self._written, None
+        before = dict(self.table.items()) if known is None else known
+        changed = _put(self.table, before, wanted) + _drop(self.table, before, wanted)
+        self._written = dict(wanted)
+        return changed
 
 
-def write_services(datapath: Datapath, wanted: ServiceTables) -> int:
-    """Grow from the backends up, shrink from the frontends down. Returns how many entries changed."""
-    stale_frontends = _stale(datapath.frontends, wanted.frontends)
-    changed = _put(datapath.backends, wanted.backends) + _put(datapath.slots, wanted.slots)
-    changed += _put(datapath.frontends, wanted.frontends)
-    datapath.frontends.delete_many(stale_frontends)
-    changed += _drop(datapath.slots, wanted.slots) + _drop(datapath.backends, wanted.backends)
-    return changed + len(stale_frontends)
+class ServiceMaps:
+    """The service maps, and what was written to them: only services that changed are looked at again.
+
+    What an agent before this one left is read once. After an error it is read anew. Not for several threads at once.
+    """
+
+    def __init__(self, datapath: Datapath) -> None:
+        self.datapath = datapath
+        self._written: dict[int, tuple[Service, ServiceTables]] | None = None
+
+    def found(self) -> dict[int, BackendValue]:
+        """The backends that are in the kernel."""
+        return dict(self.datapath.backends.items())
+
+    def write(self, services: Iterable[Service]) -> int:
+        """Grow from the backends up, shrink from the frontends down. Returns how many entries changed.
+
+        Flows are told, by the generation, when a backend of theirs may have gone.
+        """
+        wanted = {service.number: service for service in services}
+        known, self._written = self._written, None
+        if known is None:
+            after = {number: (service, service_tables([service])) for number, service in wanted.items()}
+            changed = self._change(_read(self.datapath), _joined(tables for _, tables in after.values()))
+        else:
+            new = {number: one for number, one in wanted.items() if number not in known or known[number][0] != one}
+            replaced = {number: (service, service_tables([service])) for number, service in new.items()}
+            stale = [number for number in known if number not in wanted]
+            before = _joined(known[number][1] for number in (*(new.keys() & known.keys()), *stale))
+            changed = self._change(before, _joined(tables for _, tables in replaced.values()))
+            after = known | replaced
+            for number in stale:
+                del after[number]
+        self._written = after
+        return changed
+
+    def _change(self, before: ServiceTables, after: ServiceTables) -> int:
+        datapath = self.datapath
+        lost = [
+            number
+            for number, value in before.backends.items()
+            if number not in after.backends or after.backends[number].address != value.address
+        ]
+        changed = _put(datapath.backends, before.backends, after.backends)
+        changed += _put(datapath.slots, before.slots, after.slots)
+        changed += _put(datapath.frontends, before.frontends, after.frontends)
+        changed += _drop(datapath.frontends, before.frontends, after.frontends)
+        changed += _drop(datapath.slots, before.slots, after.slots)
+        changed += _drop(datapath.backends, before.backends, after.backends)
+        if lost:
+            raise_generation(datapath)
+        return changed
+
+
+def _read(datapath: Datapath) -> ServiceTables:
+    return ServiceTables(
+        dict(datapath.backends.items()), dict(datapath.slots.items()), dict(datapath.frontends.items())
+    )
+
+
+def _joined(parts: Iterable[ServiceTables]) -> ServiceTables:
+    """Of several services, which have no entry in common."""
+    whole = ServiceTables()
+    for part in parts:
+        for name in ("backends", "slots", "frontends", "maglev"):
+            getattr(whole, name).update(getattr(part, name))
+    return whole
+
+
+def raise_generation(datapath: Datapath) -> None:
+    """Every flow is judged again by its next packet: policy, and whether its backend is there."""
+    state = datapath.state.get(0)
+    datapath.state.put(0, replace(state, generation=(state.generation + 1) & 0xFFFFFFFF))
 
 
 def write_policy(datapath: Datapath, wanted: compiler.Table) -> int:
@@ -59,28 +137,18 @@ def write_policy(datapath: Datapath, wanted: compiler.Table) -> int:
     datapath.policies.put_many(changes.tightening)
     datapath.policies.put_many(changes.loosening)
     datapath.policies.delete_many([key for key in changes.removals if key != UNFINISHED])
-    state = datapath.state.get(0)
-    datapath.state.put(0, replace(state, generation=(state.generation + 1) & 0xFFFFFFFF))
+    raise_generation(datapath)
     datapath.policies.delete_many([UNFINISHED])
     return len(changes)
 
 
-def _write(table: HashMap[K, V], wanted: Mapping[K, V]) -> int:
-    return _put(table, wanted) + _drop(table, wanted)
-
-
-def _put(table: HashMap[K, V], wanted: Mapping[K, V]) -> int:
-    there = dict(table.items())
+def _put(table: HashMap[K, V], there: Mapping[K, V], wanted: Mapping[K, V]) -> int:
     missing = {key: value for key, value in wanted.items() if there.get(key) != value}
     table.put_many(missing)
     return len(missing)
 
 
-def _drop(table: HashMap[K, V], wanted: Mapping[K, V]) -> int:
-    stale = _stale(table, wanted)
+def _drop(table: HashMap[K, V], there: Mapping[K, V], wanted: Mapping[K, V]) -> int:
+    stale = [key for key in there if key not in wanted]
     table.delete_many(stale)
     return len(stale)
-
-
-def _stale(table: HashMap[K, V], wanted: Mapping[K, V]) -> list[K]:
-    return [key for key, _ in table.items() if key not in wanted]

@@ -60,6 +60,7 @@ class InstanceSpec(Noun):
     capabilities: tuple[str, ...] = Field(default=(), description="The whole set, as CAP_CHOWN.")
     stop_signal: str = "SIGTERM"
     stop_grace_period: float = 10.0
+    drain: float = 0.0
     healthcheck: HealthSpec | None = None
     restart: RestartSpec = RestartSpec()
     isolation: Isolation = "container"

@@ -13,6 +13,7 @@ from whit.model.build import BuildSpec
 Protocol = Literal["tcp", "udp"]
 Port = Annotated[int, Field(ge=1, le=65535)]
 Isolation = Literal["container"]
+Algorithm = Literal["random", "maglev"]
 
 
 class PortSpec(Noun):
@@ -21,7 +22,10 @@ class PortSpec(Noun):
     target: Port = Field(description="Port inside the instance.")
     published: Port = Field(description="Port on the node.")
     protocol: Protocol = Field(default="tcp", description="tcp or udp.")
-    host_ip: str = Field(default="0.0.0.0", description="Address of the node; 0.0.0.0 is every one, loopback too.")
+    host_ip: str = Field(
+        default="0.0.0.0",
+        description="Address of the node; 0.0.0.0 is every one of both families, loopback too; :: every IPv6 one.",
+    )
 
 
 class MountSpec(Noun):
@@ -65,6 +69,24 @@ class LimitsSpec(Noun):
     memory: int | None = Field(default=None, ge=6 << 20, description="Bytes; at least 6 MiB.")
     cpus: float | None = Field(default=None, gt=0, description="CPUs, 0.5 is half of one.")
     pids: int | None = Field(default=None, ge=1, description="Processes and threads.")
+    egress: int | None = Field(default=None, ge=1000, description="What it sends, in bytes a second.")
+
+
+class BalanceSpec(Noun):
+    """How a service's instances share what is asked of it."""
+
+    algorithm: Algorithm = Field(
+        default="random", description="random, or maglev: the same client port leads to the same instance."
+    )
+    affinity: int = Field(default=0, ge=0, le=86400 * 7, description="Seconds for which a client keeps its instance.")
+
+
+class EndpointSpec(Noun):
+    """A backend that is no instance: a process of the node, or another machine."""
+
+    address: str = Field(description="IPv4 or IPv6 address.")
+    port: Port = Field(description="Its port, whatever was asked for.")
+    weight: int = Field(default=1, ge=1, le=65535, description="Its share of new connections.")
 
 
 class UseSpec(Noun):
@@ -108,10 +130,29 @@ class ServiceSpec(Noun):
     stop_grace_period: float = Field(default=10.0, ge=0, description="Seconds before SIGKILL.")
     uses: tuple[UseSpec, ...] = Field(default=(), description="The declaration: what it may reach.")
     isolation: Isolation = Field(default="container", description="How an instance is kept apart.")
+    balance: BalanceSpec = Field(default_factory=BalanceSpec, description="How its instances share the load.")
+    drain: float = Field(default=0.0, ge=0, description="Seconds for which connections may go on before it is stopped.")
+    headless: bool = Field(default=False, description="Its name stands for its instances, not for a virtual address.")
+    external_name: str | None = Field(
+        default=None,
+        pattern=r"^[A-Za-z0-9_]([A-Za-z0-9_.-]{0,251}[A-Za-z0-9])?$",
+        description="A name elsewhere that its name stands for; nothing runs.",
+    )
+    endpoints: tuple[EndpointSpec, ...] = Field(default=(), description="Backends that are no instances; nothing runs.")
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Nothing of it runs here."""
+        return self.external_name is not None or bool(self.endpoints)
 
     @model_validator(mode="after")
     def _one_image(self) -> ServiceSpec:
-        if (self.image is None) == (self.build is None):
+        if self.is_elsewhere:
+            if self.image is not None or self.build is not None:
+                raise ValueError("is elsewhere (external_name, endpoints), so it has neither image nor build")
+            if self.external_name is not None and self.endpoints:
+                raise ValueError("has either external_name or endpoints")
+        elif (self.image is None) == (self.build is None):
             raise ValueError("has exactly one of image and build")
         return self
 

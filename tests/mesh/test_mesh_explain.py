@@ -60,7 +60,10 @@ def dumped() -> tuple[Dump, Callable[[int], str], Callable[[int], str]]:
     known |= node.service_identities({address: book.number(f"shop/{name}") for address, name in owners.items()})
     wanted = service_tables(
         Service(
-            0x8000 + number, VIPS[name], APP.services[name].ports, [Backend(number, address, draining=name == "idle")]
+            0x8000 + number,
+            (VIPS[name],),
+            APP.services[name].ports,
+            (Backend(number << 16, address, "unready" if name == "idle" else "active"),),
         )
         for number, (address, name) in enumerate(owners.items(), start=16)
     )
@@ -131,7 +134,7 @@ def test_who_asks_its_own_service_is_never_given_itself() -> None:
     """As pick_backend() of bpf/lib/service.h: another backend, or none."""
     assert asked(WEB, VIPS["web"], 8080).reason == "NO_BACKEND"
     maps, name, rule_text = dumped()
-    both = service_tables([Service(0x8010, VIPS["web"], backends=[Backend(16, WEB), Backend(17, API)])])
+    both = service_tables([Service(0x8010, (VIPS["web"],), backends=(Backend(16 << 16, WEB), Backend(17 << 16, API)))])
     maps = replace(maps, frontends=both.frontends, slots=both.slots, backends=both.backends)
     for source, other in ((WEB, API), (API, WEB)):
         found = explain(maps, Question(source, VIPS["web"], 8080, 6), name, rule_text)

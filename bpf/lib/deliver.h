@@ -28,7 +28,8 @@ static __always_inline int deliver_to_endpoint(const struct packet *packet, cons
 	struct macs macs;
 
 	if (packet->through_stack) {
-		packet->skb->tc_index = TC_INDEX_JUDGED;
+		/* With TC_ACT_OK the kernel makes this the tc_index, and pieces inherit it. */
+		packet->skb->tc_classid = TC_INDEX_JUDGED;
 		return deliver_to_stack(packet);
 	}
 	__builtin_memcpy(macs.destination, endpoint->mac, ETH_ALEN);

@@ -133,3 +133,12 @@ def test_a_connection_over_a_narrower_link(live: Live, version: int) -> None:
     address = live.world.address6(2) if version == 6 else live.world.address(2)
     with echoing(live.place(2), socket.SOCK_STREAM, socket.AF_INET6 if version == 6 else socket.AF_INET):
         assert call(live.place(1), address, 8080, BULK) == BULK
+
+
+def test_the_stack_cuts_what_ipv4_lets_it_cut(live: Live) -> None:
+    """To an instance behind a service: the pieces are not judged again, under the address that they have by then."""
+    narrow(live, 1300)
+    live.serve("198.18.77.200", 0, 0, 2)
+    done = run(live.place(1), "ping", "-c", "1", "-W", "2", "-M", "dont", "-s", "1400", "198.18.77.200")
+    assert "1 received" in done.stdout, done.stdout + done.stderr
+    assert DropReason.TOO_BIG not in {key.reason for key, _ in live.datapath.drops.items()}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from whit.base.errors import InputError, Place, Unavailable
@@ -54,6 +54,25 @@ def host_sources(codename: str, architecture: str, directory: Path = Path("/etc/
     if not text:
         raise Unavailable(
             f"no entry in {directory} serves Debian {codename} for {architecture}",
+            hint=f"add a source with the suite {codename} to {directory}/sources.list.d",
+        )
+    return text
+
+
+def backports(codename: str, architecture: str, directory: Path = Path("/etc/apt")) -> str:
+    """The entry of `codename` itself, led to its backports, which are on the same mirrors; without any other suite.
+
+    Raises:
+        InputError, Unavailable: as `host_sources`.
+    """
+    entries = [source for source in read_all(directory) if codename in source.suites]
+    rendered = (
+        _render(replace(source, suites=(f"{codename}-backports",)), codename, architecture) for source in entries
+    )
+    text = next((stanza for stanza in rendered if stanza), "")
+    if not text:
+        raise Unavailable(
+            f"no entry in {directory} serves Debian {codename} for {architecture}, so its backports cannot be found",
             hint=f"add a source with the suite {codename} to {directory}/sources.list.d",
         )
     return text

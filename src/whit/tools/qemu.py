@@ -1,0 +1,264 @@
+"""QEMU: the command line of a virtual machine, which accelerator really works here, and its control socket (QMP).
+
+Every machine is a q35 with virtio devices and nothing else: no defaults, no display, no network of QEMU's own, the
+seccomp sandbox on. Options: qemu-system-x86_64(1), of 7.2 and later; QMP: docs/interop/qmp-spec.txt of QEMU.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import re
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from whit.base.errors import CommandError, Permanent, TimedOut, Unavailable, WhitError
+from whit.tools import process
+
+Accelerator = Literal["kvm", "tcg"]
+
+_BINARIES = {"x86_64": "qemu-system-x86_64"}
+_KVM = Path("/dev/kvm")
+_SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
+_PROBE_TIMEOUT = 2.0
+"""Seconds; where KVM works, the probe takes 0.2."""
+_QMP_LIMIT = 1 << 20
+
+# mov dx,0x501; mov al,0x31; out dx,al; hlt: the machine ends with the status (0x31 << 1) | 1 (isa-debug-exit).
+_BOOT_SECTOR = bytes.fromhex("ba0105b031eef4").ljust(510, b"\0") + b"\x55\xaa"
+_SMALLEST_DISK = 1 << 20
+_BOOTED = 0x31 << 1 | 1
+
+
+@dataclass(frozen=True)
+class Port:
+    """A virtio-serial port, /dev/virtio-ports/NAME in the guest. QEMU listens at a Unix socket, for one peer."""
+
+    name: str
+    socket: Path
+
+
+@dataclass(frozen=True)
+class Disk:
+    """A raw image or block device. The guest finds it by its serial number, /dev/disk/by-id or serial in sysfs."""
+
+    path: Path
+    serial: str
+    read_only: bool = False
+
+
+@dataclass(frozen=True)
+class Tap:
+    """A tap that exists, by name, in QEMU's network namespace."""
+
+    name: str
+    mac: str
+
+
+@dataclass(frozen=True)
+class Share:
+    """A directory that a virtiofsd serves at `socket`; the guest mounts it by `tag`."""
+
+    tag: str
+    socket: Path
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A virtual machine. `console` takes what the kernel prints; the machine's memory is in MiB."""
+
+    kernel: Path
+    initrd: Path | None
+    append: str
+    console: Path
+    memory: int = 256
+    cpus: int = 1
+    ports: tuple[Port, ...] = ()
+    disks: tuple[Disk, ...] = ()
+    shares: tuple[Share, ...] = ()
+    tap: Tap | None = None
+    qmp: Path | None = None
+    name: str = "whit"
+
+
+def binary() -> str:
+    """The program for machines of the host's own architecture. Raises Unavailable where there is none."""
+    machine = os.uname().machine
+    if machine not in _BINARIES:
+        raise Unavailable(f"virtual machines of {machine} are not supported", hint="use another isolation")
+    return _BINARIES[machine]
+
+
+async def version() -> tuple[int, int]:
+    """Raises Unavailable if QEMU is not installed."""
+    shown = await process.run([binary(), "--version"])
+    found = re.search(r"version (\d+)\.(\d+)", shown.text)
+    if found is None:
+        raise CommandError([binary(), "--version"], 0, shown.text)
+    return int(found[1]), int(found[2])
+
+
+def cpu(accelerator: Accelerator, release: tuple[int, int]) -> str:
+    """TCG of QEMU 7.2 gets cmpxchg16b wrong now and then, which the slab allocator of Linux 6.12 does not survive."""
+    if accelerator == "kvm":
+        return "host"
+    return "max,cx16=off" if release < (10, 0) else "max"
+
+
+_found: list[Accelerator] = []
+
+
+async def accelerator() -> Accelerator:
+    """KVM where a guest really runs: that /dev/kvm can be opened says little, above all in a virtual machine.
+
+    Asked once in the life of a process.
+    """
+    if not _found:
+        works = os.access(_KVM, os.R_OK | os.W_OK) and await _runs_on_kvm()
+        _found.append("kvm" if works else "tcg")
+    return _found[0]
+
+
+async def _runs_on_kvm() -> bool:
+    with tempfile.TemporaryDirectory(prefix="whit-kvm-") as directory:
+        sector = Path(directory) / "boot"
+        sector.write_bytes(_BOOT_SECTOR.ljust(_SMALLEST_DISK, b"\0"))
+        argv = [binary(), *_bare("kvm"), "-m", "64", "-device", "isa-debug-exit,iobase=0x501,iosize=1"]
+        argv += ["-drive", f"file={sector},format=raw,if=ide"]
+        try:
+            return (await process.run(argv, timeout=_PROBE_TIMEOUT, check=False)).returncode == _BOOTED
+        except WhitError:
+            return False
+
+
+def _bare(accelerator: Accelerator) -> list[str]:
+    return [
+        *("-machine", f"q35,accel={accelerator},usb=off,vmport=off,smm=off"),
+        *("-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-sandbox", _SANDBOX),
+    ]
+
+
+def command(machine: Machine, accelerator: Accelerator, release: tuple[int, int]) -> list[str]:
+    """The whole command line. Pure; the sockets are made by QEMU, which replaces old ones."""
+    return [binary(), *_bare(accelerator), *_core(machine, cpu(accelerator, release)), *_devices(machine)]
+
+
+def _core(machine: Machine, model: str) -> Iterator[str]:
+    yield from ("-name", machine.name, "-cpu", model, "-smp", str(machine.cpus))
+    if machine.shares:  # virtiofsd reads the guest's memory
+        yield from ("-object", f"memory-backend-memfd,id=memory,size={machine.memory}M,share=on")
+        yield from ("-numa", "node,memdev=memory")
+    yield from ("-m", f"{machine.memory}M", "-kernel", str(machine.kernel), "-append", machine.append)
+    if machine.initrd is not None:
+        yield from ("-initrd", str(machine.initrd))
+    yield from ("-chardev", f"file,id=console,path={_escaped(machine.console)}", "-serial", "chardev:console")
+    if machine.qmp is not None:
+        yield from ("-qmp", f"unix:{_escaped(machine.qmp)},server=on,wait=off")
+
+
+def _devices(machine: Machine) -> Iterator[str]:
+    yield from ("-device", "virtio-rng-pci")
+    if machine.ports:
+        yield from ("-device", "virtio-serial-pci")
+    for number, port in enumerate(machine.ports):
+        yield from ("-chardev", f"socket,id=port{number},path={_escaped(port.socket)},server=on,wait=off")
+        yield from ("-device", f"virtserialport,chardev=port{number},name={port.name}")
+    for number, disk in enumerate(machine.disks):
+        access = "on" if disk.read_only else "off"
+        yield from ("-drive", f"if=none,id=disk{number},file={_escaped(disk.path)},format=raw,readonly={access}")
+        yield from ("-device", f"virtio-blk-pci,drive=disk{number},serial={disk.serial}")
+    for number, share in enumerate(machine.shares):
+        yield from ("-chardev", f"socket,id=share{number},path={_escaped(share.socket)}")
+        yield from ("-device", f"vhost-user-fs-pci,chardev=share{number},tag={share.tag}")
+    if machine.tap is not None:
+        yield from ("-netdev", f"tap,id=net,ifname={machine.tap.name},script=no,downscript=no")
+        yield from ("-device", f"virtio-net-pci,netdev=net,mac={machine.tap.mac},romfile=")
+
+
+def _escaped(path: Path) -> str:
+    return str(path).replace(",", ",,")
+
+
+async def run_to_end(machine: Machine, *, timeout: float) -> str:
+    """Run a machine until it powers off, and return what it printed.
+
+    Raises:
+        TimedOut: it did not end; the last of what it printed is in the message.
+        CommandError: QEMU itself failed.
+    """
+    argv = command(machine, await accelerator(), await version())
+    try:
+        await process.run(argv, timeout=timeout)
+    except TimedOut as error:
+        tail = "\n".join(_printed(machine).splitlines()[-12:])
+        raise TimedOut(f"{error.message}\nthe machine printed at last:\n{tail}") from None
+    return _printed(machine)
+
+
+def _printed(machine: Machine) -> str:
+    with contextlib.suppress(FileNotFoundError):
+        return machine.console.read_text(errors="replace")
+    return ""
+
+
+class Qmp:
+    """A connection to a machine's control socket. Made by `connected`."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+
+    async def execute(self, command: str, **arguments: Any) -> Any:
+        """The result of one command. Raises Permanent if the machine refuses it."""
+        request: dict[str, Any] = {"execute": command}
+        if arguments:
+            request["arguments"] = arguments
+        self._writer.write(json.dumps(request).encode() + b"\n")
+        await self._writer.drain()
+        while True:
+            answer = await self.message()
+            if "error" in answer:
+                raise Permanent(f"QEMU refused {command}: {answer['error'].get('desc')}")
+            if "return" in answer:
+                return answer["return"]
+
+    async def message(self) -> dict[str, Any]:
+        """The next answer or event. Raises Permanent when the machine is gone."""
+        line = await self._reader.readline()
+        if not line:
+            raise Permanent("the machine's control socket was closed")
+        message: dict[str, Any] = json.loads(line)
+        return message
+
+    async def quit(self) -> None:
+        """End the machine at once, as if its power were cut."""
+        with contextlib.suppress(Permanent, ConnectionError):
+            await self.execute("quit")
+
+
+@asynccontextmanager
+async def connected(socket: Path, *, timeout: float = 5.0) -> AsyncIterator[Qmp]:
+    """Raises TimedOut, or Permanent if no machine listens there."""
+    try:
+        async with asyncio.timeout(timeout):
+            reader, writer = await asyncio.open_unix_connection(socket, limit=_QMP_LIMIT)
+    except TimeoutError:
+        raise TimedOut(f"the machine at {socket} did not answer within {timeout:g} s") from None
+    except OSError as error:
+        raise Permanent(f"no machine listens at {socket}: {error.strerror}") from error
+    try:
+        qmp = Qmp(reader, writer)
+        async with asyncio.timeout(timeout):
+            await qmp.message()
+            await qmp.execute("qmp_capabilities")
+        yield qmp
+    except TimeoutError:
+        raise TimedOut(f"the machine at {socket} did not answer within {timeout:g} s") from None
+    finally:
+        writer.close()

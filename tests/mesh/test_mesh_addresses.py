@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from ipaddress import IPv4Address, IPv4Network, IPv6Network
 
 import pytest
@@ -16,8 +17,8 @@ from whit.mesh.addresses import (
     REST_SECONDS,
     AddressBook,
     Lease,
-    assign_instance,
-    assign_service,
+    assign_instances,
+    assign_services,
     check_pool,
     check_pool6,
     choose_pool,
@@ -27,6 +28,18 @@ from whit.mesh.addresses import (
 )
 
 BOOK = AddressBook(pool="10.77.0.0/16")
+
+
+def assign_instance(book: AddressBook, owner: str, now: float) -> tuple[AddressBook, int]:
+    book = assign_instances(book, [owner], now)
+    return book, book.by_owner("instances")[owner]
+
+
+def assign_service(book: AddressBook, owner: str, now: float) -> tuple[AddressBook, int]:
+    book = assign_services(book, [owner], now)
+    return book, book.by_owner("services")[owner]
+
+
 HALF = 1 << 15
 
 networks = st.builds(
@@ -175,3 +188,23 @@ def test_a_pool_that_is_no_unique_local_48_is_refused(pool: str) -> None:
 def test_a_pool_of_ipv6_that_overlaps_a_route_is_refused_by_its_name() -> None:
     with pytest.raises(Conflict, match="fd00:1:0:9::/64"):
         check_pool6(IPv6Network("fd00:1::/48"), [IPv6Network("fd00:1:0:9::/64")])
+
+
+def test_who_comes_back_is_not_given_what_another_has_by_now_nor_the_other_way_round() -> None:
+    book, offset = assign_instance(BOOK, "a", 0)
+    book = release(book, [], 1)
+    later = 2 + REST_SECONDS
+    both = assign_instances(book, ["b", "a"], later).by_owner("instances")
+    assert both == {"a": offset, "b": offset + 1}
+    other = assign_instances(book, ["b"], later)
+    assert other.by_owner("instances") == {"b": offset}
+    assert assign_instances(other, ["b", "a"], later).by_owner("instances") == {"b": offset, "a": offset + 1}
+
+
+def test_ten_thousand_services_are_given_addresses_in_no_time() -> None:
+    owners = [f"app/service-{number}" for number in range(10_000)]
+    began = time.process_time()
+    book = assign_services(BOOK, owners, 0)
+    assert len(set(book.by_owner("services").values())) == len(owners)
+    assert assign_services(release(book, owners, 1), owners, 1) == book
+    assert time.process_time() - began < 0.5

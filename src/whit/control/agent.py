@@ -199,7 +199,7 @@ class Agent:
         images_, lines = preview.known_images(spec, before)
         release = Release(spec=spec, images=images_, restarts=before.restarts if before else {})
         releases = list((self.releases | {spec.name: release}).values())
-        books = self.network.assigned(releases, self._owners(releases))
+        books = self.network.assigned([one.spec for one in releases], self._owners(releases))
         lines += [one.describe() for one in await self.network.plan_node([r.spec for r in releases])]
         wanted = self._wanted([release], books)
         for action in preview.actions(spec.name, wanted, self.instances.seen()):

@@ -11,7 +11,7 @@ import logging
 import os
 import time
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import TypeVar
@@ -19,14 +19,16 @@ from typing import TypeVar
 from whit.base.errors import InputError, Unavailable
 from whit.base.settings import Settings
 from whit.cluster.documents import Documents
+from whit.control.balancing import Balancing, Replica, outside_identities
 from whit.control.instances import Record
+from whit.datapath.abi import IdentityKey, IdentityValue
 from whit.datapath.datapath import Datapath
 from whit.datapath.install import DatapathConfig
 from whit.kernel import cgroup, links, probes, routes
 from whit.kernel.netlink import NetlinkSocket
 from whit.kernel.sysctl import WriteSysctl
 from whit.kernel.thread import in_thread
-from whit.mesh import addresses, compiler, identities, names, network, node, rules, services, tables
+from whit.mesh import addresses, compiler, identities, names, network, node, rules, tables
 from whit.mesh.addresses import AddressBook
 from whit.mesh.identities import IdentityBook, service_name
 from whit.mesh.rules import RuleBook
@@ -34,7 +36,6 @@ from whit.model.app import AppSpec
 from whit.model.instance import InstanceSpec, NetworkSpec
 from whit.model.operation import Operation, carry_out
 from whit.model.release import Release
-from whit.model.service import ServiceSpec
 from whit.runtime.operations import NetworkFiles
 from whit.tools import iptables
 from whit.tools.iptables import Admission, AdmitTraffic
@@ -71,9 +72,11 @@ class NodeNetwork:
         self.datapath = datapath
         self._compiled: tuple[object, compiler.Table] | None = None
         self._identity_map = tables.IdentityMap(datapath)
-        self._service_maps = tables.ServiceMaps(datapath)
-        self._outside = services.OutsideNumbers(self._service_maps.found())
-        self._virtual: frozenset[str] = frozenset()
+        self._balancing = Balancing(settings, datapath)
+        self._outside: tuple[object, dict[IdentityKey, IdentityValue]] = (None, {})
+        self._assigned: tuple[object, ...] = ()
+        self._nameless: frozenset[str] = frozenset()
+        """Services whose names stand for something else than an address of their own."""
         self._writing = asyncio.Lock()
 
     @classmethod
@@ -102,19 +105,26 @@ class NodeNetwork:
 
         `instances`: app and service by instance name.
         """
-        await self._keep(self.assigned(releases, instances))
+        specs = tuple(release.spec for release in releases)
+        cause = (specs, dict(instances))
+        if cause != self._assigned or self.books.addresses.is_resting:
+            await self._keep(self.assigned(specs, instances))
+            self._assigned = cause
+            self._nameless = frozenset(
+                service_name(app.name, name)
+                for app in specs
+                for name, service in app.services.items()
+                if service.headless or service.external_name is not None
+            )
 
-    def assigned(self, releases: Iterable[Release], instances: Mapping[str, tuple[str, str]]) -> Books:
+    def assigned(self, apps: Sequence[AppSpec], instances: Mapping[str, tuple[str, str]]) -> Books:
         """What `assign` would write down."""
-        apps = [release.spec for release in releases]
         owned = {service_name(app.name, service) for app in apps for service in app.services}
         owned |= {service_name(*where) for where in instances.values()}
         now = time.time()
         book = addresses.release(self.books.addresses, [*owned, *instances], now)
-        for owner in sorted(owned):
-            book, _ = addresses.assign_service(book, owner, now)
-        for owner in instances:
-            book, _ = addresses.assign_instance(book, owner, now)
+        book = addresses.assign_services(book, sorted(owned), now)
+        book = addresses.assign_instances(book, instances, now)
         found = identities.assign(self.books.identities, sorted(owned), rules.networks_used(apps))
         return Books(book, found, self.books.rules)
 
@@ -162,7 +172,7 @@ class NodeNetwork:
         services_of_app = {
             lease.owner.removeprefix(prefix): self.books.addresses.addresses(lease.offset)
             for lease in self.books.addresses.services
-            if lease.owner.startswith(prefix) and lease.owner in self._virtual and lease.released_at is None
+            if lease.owner.startswith(prefix) and lease.owner not in self._nameless and lease.released_at is None
         }
         return NetworkFiles(
             hosts=names.hosts_entries(services_of_app, spec.app),
@@ -247,24 +257,26 @@ class NodeNetwork:
 
     async def _write(self, releases: Sequence[Release], present: Sequence[Record]) -> None:
         apps = [release.spec for release in releases]
-        self._virtual = frozenset(
-            service_name(app.name, name)
-            for app in apps
-            for name, service in app.services.items()
-            if not service.headless and service.external_name is None
-        )
         policy = await self._policy(apps, present)
+        replicas = [Replica.of(record) for record in present]
+        books = self.books
+        # With thousands of services each of these takes longer than the event loop may wait.
+        await in_thread(self._write_identities, apps, replicas, books)
+        await in_thread(tables.write_policy, self.datapath, policy)
+        await in_thread(self._balancing.write, apps, replicas, books.addresses)
+
+    def _write_identities(self, apps: Sequence[AppSpec], replicas: Sequence[Replica], books: Books) -> None:
+        if self._outside[0] != (tuple(apps), books.identities):
+            numbers = {name: number for number, name in books.identities.names.items()}
+            self._outside = (tuple(apps), books.identities), outside_identities(apps, numbers)
         networks: dict[IPv4Network | IPv6Network, int] = {
-            net: self.books.identities.number(str(net)) for net in rules.networks_used(apps)
+            net: books.identities.number(str(net)) for net in rules.networks_used(apps)
         }
-        known = node.node_identities(self.books.addresses, await asyncio.to_thread(_all_links), networks)
+        known = node.node_identities(books.addresses, _all_links(), networks)
         known |= node.service_identities(
-            {address: r.spec.network.identity for r in present for address in r.spec.network.addresses}
+            {address: one.network.identity for one in replicas for address in one.network.addresses}
         )
-        self._identity_map.write(known)
-        tables.write_policy(self.datapath, policy)
-        self._service_maps.write(self._services(apps, present))
-        names.write_state(self.settings, self._names(apps, present))
+        self._identity_map.write(known, self._outside[1])
 
     async def _policy(self, apps: Sequence[AppSpec], records: Sequence[Record]) -> compiler.Table:
         """The policy map as it should be; computed again only if what it follows from has changed."""
@@ -276,66 +288,6 @@ class NodeNetwork:
             await self._keep(Books(self.books.addresses, self.books.identities, book))
             self._compiled = (cause, compiler.compile_rules(found))
         return self._compiled[1]
-
-    def _services(self, apps: Sequence[AppSpec], records: Sequence[Record]) -> list[services.Service]:
-        replicas: dict[tuple[str, str], list[Record]] = {}
-        for record in records:
-            replicas.setdefault((record.spec.app, record.spec.service), []).append(record)
-        given = self.books.addresses.by_owner("services")
-        return [
-            self._service(spec, given[service_name(app.name, name)], replicas.get((app.name, name), []))
-            for app in apps
-            for name, spec in app.services.items()
-            if spec.external_name is None
-        ]
-
-    def _service(self, spec: ServiceSpec, offset: int, replicas: Sequence[Record]) -> services.Service:
-        outside = [
-            services.Backend(
-                self._outside.number(offset, one.address, one.port), one.address, port=one.port, weight=one.weight
-            )
-            for one in spec.endpoints
-        ]
-        return services.Service(
-            number=offset,
-            addresses=() if spec.headless else self.books.addresses.addresses(offset),
-            ports=spec.ports,
-            backends=(*outside, *(one for record in replicas for one in _backends(record))),
-            algorithm=spec.balance.algorithm,
-            affinity=spec.balance.affinity,
-        )
-
-    def _names(self, apps: Sequence[AppSpec], records: Sequence[Record]) -> names.NameTable:
-        given = self.books.addresses.by_owner("services")
-        found: dict[str, dict[str, Sequence[str]]] = {}
-        for app in apps:
-            found[app.name] = {
-                name: self.books.addresses.addresses(given[service_name(app.name, name)])
-                for name, service in app.services.items()
-                if not service.headless and service.external_name is None
-            }
-            for name in (name for name, service in app.services.items() if service.headless):
-                replicas = [one for one in records if (one.spec.app, one.spec.service) == (app.name, name)]
-                backends = [one for record in replicas for one in _backends(record)]
-                found[app.name][name] = services.ready_addresses(backends)
-        return names.NameTable(
-            listen=str(self.books.addresses.resolver),
-            services=found,
-            instances={address: (r.spec.app, r.spec.hostname) for r in records for address in r.spec.network.addresses},
-            aliases={
-                app.name: {
-                    name: service.external_name for name, service in app.services.items() if service.external_name
-                }
-                for app in apps
-            },
-        )
-
-
-def _backends(record: Record) -> Iterator[services.Backend]:
-    state = record.backend_state
-    if state is not None:
-        for address in record.spec.network.addresses:
-            yield services.Backend(services.instance_number(record.spec.network.number, address), address, state)
 
 
 def reaches_outside(app: AppSpec) -> bool:

@@ -84,6 +84,11 @@ class AddressBook(Noun):
     def address6(self, offset: int) -> IPv6Address | None:
         return self.network6[offset] if self.network6 else None
 
+    @property
+    def is_resting(self) -> bool:
+        """Whether something was given back that is to be forgotten once it has rested."""
+        return any(lease.released_at is not None for lease in (*self.instances, *self.services))
+
     def by_owner(self, kind: Literal["instances", "services"]) -> dict[str, int]:
         """Offsets of those that have not been given back."""
         leases = self.instances if kind == "instances" else self.services
@@ -152,17 +157,21 @@ def check_pool(pool: IPv4Network, taken: Iterable[IPv4Network]) -> None:
             )
 
 
-def assign_instance(book: AddressBook, owner: str, now: float) -> tuple[AddressBook, int]:
-    """The offset of an instance's address, the one it has or a new one. It is its endpoint number too."""
-    leases, offset = _assign(book.instances, owner, now, range(FIRST_INSTANCE, book.network.num_addresses // 2))
-    return book.model_copy(update={"instances": leases}), offset
+def assign_instances(book: AddressBook, owners: Iterable[str], now: float) -> AddressBook:
+    """With an address for each of these instances, the one it has or a new one. The offset is its endpoint number too.
+
+    Raises:
+        Unavailable: there are not enough.
+    """
+    offsets = range(FIRST_INSTANCE, book.network.num_addresses // 2)
+    return book.model_copy(update={"instances": _assign(book.instances, owners, now, offsets)})
 
 
-def assign_service(book: AddressBook, owner: str, now: float) -> tuple[AddressBook, int]:
-    """The offset of a service's virtual address."""
+def assign_services(book: AddressBook, owners: Iterable[str], now: float) -> AddressBook:
+    """With a virtual address for each of these services. Raises Unavailable."""
     half = book.network.num_addresses // 2
-    leases, offset = _assign(book.services, owner, now, range(half + 1, 2 * half - 1))
-    return book.model_copy(update={"services": leases}), offset
+    offsets = range(half + 1, 2 * half - 1)
+    return book.model_copy(update={"services": _assign(book.services, owners, now, offsets)})
 
 
 def release(book: AddressBook, keep: Iterable[str], now: float) -> AddressBook:
@@ -186,19 +195,26 @@ def _released(leases: tuple[Lease, ...], kept: frozenset[str], now: float) -> It
             yield lease
 
 
-def _assign(leases: tuple[Lease, ...], owner: str, now: float, offsets: range) -> tuple[tuple[Lease, ...], int]:
-    mine = next((lease for lease in leases if lease.owner == owner), None)
-    if mine is not None and mine.released_at is None:
-        return leases, mine.offset
-    if mine is not None:
-        back = mine.model_copy(update={"released_at": None})
-        return tuple(back if lease is mine else lease for lease in leases), mine.offset
-    taken = {lease.offset for lease in leases if lease.released_at is None or now - lease.released_at < REST_SECONDS}
-    offset = next((candidate for candidate in offsets if candidate not in taken), None)
-    if offset is None:
-        raise Unavailable(
-            f"all {len(offsets)} addresses of this kind are given out or rest",
-            hint=f"wait {REST_SECONDS:g} s after instances have gone, or run fewer",
-        )
-    others = tuple(lease for lease in leases if lease.offset != offset)
-    return (*others, Lease(owner=owner, offset=offset)), offset
+def _assign(leases: tuple[Lease, ...], owners: Iterable[str], now: float, offsets: range) -> tuple[Lease, ...]:
+    """An offset stands in one lease only. Who comes back has his old one, as long as nobody else was given it."""
+    known = {lease.owner: lease for lease in leases}
+    wanted = list(owners)
+    for owner in wanted:
+        if owner in known and known[owner].released_at is not None:
+            known[owner] = known[owner].model_copy(update={"released_at": None})
+    resting = [one for one in known.values() if one.released_at is not None]
+    given = {one.offset for one in known.values() if one.released_at is None}
+    taken = given | {one.offset for one in resting if now - (one.released_at or 0) < REST_SECONDS}
+    free = (offset for offset in offsets if offset not in taken)
+    for owner in wanted:
+        if owner in known:
+            continue
+        offset = next(free, None)
+        if offset is None:
+            raise Unavailable(
+                f"all {len(offsets)} addresses of this kind are given out or rest",
+                hint=f"wait {REST_SECONDS:g} s after instances have gone, or run fewer",
+            )
+        known[owner] = Lease(owner=owner, offset=offset)
+        given.add(offset)
+    return tuple(one for one in known.values() if one.released_at is None or one.offset not in given)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from types import MappingProxyType
 from typing import TypeVar
 
 from whit.datapath.abi import (
@@ -40,13 +41,24 @@ class IdentityMap:
     def __init__(self, datapath: Datapath) -> None:
         self.table = datapath.identities
         self._written: dict[IdentityKey, IdentityValue] | None = None
+        self._outside: Mapping[IdentityKey, IdentityValue] = {}
 
-    def write(self, wanted: Mapping[IdentityKey, IdentityValue]) -> int:
-        """Returns how many entries changed."""
+    def write(
+        self,
+        wanted: Mapping[IdentityKey, IdentityValue],
+        outside: Mapping[IdentityKey, IdentityValue] = MappingProxyType({}),
+    ) -> int:
+        """Returns how many entries changed. `outside` are many that seldom change, and give way to those wanted: they
+        are looked at only if they are not the same object as the last time."""
         known, self._written = self._written, None
-        before = dict(self.table.items()) if known is None else known
-        changed = _put(self.table, before, wanted) + _drop(self.table, before, wanted)
-        self._written = dict(wanted)
+        if known is None or outside is not self._outside:
+            whole = {**outside, **wanted}
+            before = dict(self.table.items()) if known is None else {**self._outside, **known}
+        else:
+            whole = {key: outside[key] for key in known if key in outside} | dict(wanted)
+            before = known
+        changed = _put(self.table, before, whole) + _drop(self.table, before, whole)
+        self._written, self._outside = dict(wanted), outside
         return changed
 
 
@@ -75,7 +87,11 @@ class ServiceMaps:
             after = {number: (service, service_tables([service])) for number, service in wanted.items()}
             changed = self._change(_read(self.datapath), _joined(tables for _, tables in after.values()))
         else:
-            new = {number: one for number, one in wanted.items() if number not in known or known[number][0] != one}
+            new = {
+                number: one
+                for number, one in wanted.items()
+                if number not in known or (known[number][0] is not one and known[number][0] != one)
+            }
             replaced = {number: (service, service_tables([service])) for number, service in new.items()}
             stale = [number for number in known if number not in wanted]
             before = _joined(known[number][1] for number in (*(new.keys() & known.keys()), *stale))

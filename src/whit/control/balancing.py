@@ -1,0 +1,155 @@
+"""From apps and their instances to the services of the maps and the names of the resolver, again after every change.
+
+Works in a thread, one call at a time, and remembers what it made: with ten thousand services, a change of one costs a
+look at each and the making of one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from whit.base.settings import Settings
+from whit.control.instances import Record
+from whit.datapath.abi import IdentityKey, IdentityValue
+from whit.datapath.datapath import Datapath
+from whit.mesh import names, node, services, tables
+from whit.mesh.addresses import AddressBook
+from whit.mesh.identities import service_name
+from whit.model.app import AppSpec
+from whit.model.instance import NetworkSpec
+from whit.model.service import ServiceSpec
+
+
+@dataclass(frozen=True)
+class Replica:
+    """An instance as it was at one moment."""
+
+    app: str
+    service: str
+    hostname: str
+    network: NetworkSpec
+    state: services.State | None
+    """As its service sees it; None if it is not there to be seen."""
+
+    @classmethod
+    def of(cls, record: Record) -> Replica:
+        spec = record.spec
+        return cls(spec.app, spec.service, spec.hostname, spec.network, record.backend_state)
+
+    def backends(self) -> Iterator[services.Backend]:
+        if self.state is not None:
+            for address in self.network.addresses:
+                number = services.instance_number(self.network.number, address)
+                yield services.Backend(number, address, self.state)
+
+
+@dataclass(frozen=True)
+class Made:
+    """A service with what it was made from."""
+
+    spec: ServiceSpec
+    addresses: AddressBook
+    replicas: Sequence[Replica]
+    service: services.Service
+
+
+class Balancing:
+    """Services and names of one node."""
+
+    def __init__(self, settings: Settings, datapath: Datapath) -> None:
+        self.settings = settings
+        self._maps = tables.ServiceMaps(datapath)
+        self._outside = services.OutsideNumbers(self._maps.found())
+        self._made: dict[int, Made] = {}
+        self._named: tuple[object, ...] = ()
+
+    def write(self, apps: Sequence[AppSpec], replicas: Sequence[Replica], addresses: AddressBook) -> None:
+        """Bring the service maps and the file of names to this."""
+        self._maps.write(self._services(apps, replicas, addresses))
+        self._write_names(apps, replicas, addresses)
+
+    def _services(
+        self, apps: Sequence[AppSpec], replicas: Sequence[Replica], addresses: AddressBook
+    ) -> list[services.Service]:
+        sorted_out: dict[tuple[str, str], list[Replica]] = {}
+        for one in replicas:
+            sorted_out.setdefault((one.app, one.service), []).append(one)
+        given = addresses.by_owner("services")
+        before, self._made = self._made, {}
+        for app in apps:
+            for name, spec in app.services.items():
+                if spec.external_name is None:
+                    offset = given[service_name(app.name, name)]
+                    own = sorted_out.get((app.name, name), [])
+                    self._made[offset] = self._remake(before.get(offset), offset, spec, own, addresses)
+        if gone := before.keys() - self._made.keys():
+            self._outside.forget(gone)
+        return [made.service for made in self._made.values()]
+
+    def _remake(
+        self,
+        before: Made | None,
+        offset: int,
+        spec: ServiceSpec,
+        replicas: Sequence[Replica],
+        addresses: AddressBook,
+    ) -> Made:
+        if before and before.spec is spec and before.addresses is addresses and before.replicas == replicas:
+            return before
+        outside = [
+            services.Backend(
+                self._outside.number(offset, one.address, one.port), one.address, port=one.port, weight=one.weight
+            )
+            for one in spec.endpoints
+        ]
+        service = services.Service(
+            number=offset,
+            addresses=() if spec.headless else addresses.addresses(offset),
+            ports=spec.ports,
+            backends=(*outside, *(backend for one in replicas for backend in one.backends())),
+            algorithm=spec.balance.algorithm,
+            affinity=spec.balance.affinity,
+        )
+        return Made(spec, addresses, replicas, before.service if before and before.service == service else service)
+
+    def _write_names(self, apps: Sequence[AppSpec], replicas: Sequence[Replica], addresses: AddressBook) -> None:
+        """Only a headless service's names depend on how its instances are."""
+        headless = {(app.name, name) for app in apps for name, service in app.services.items() if service.headless}
+        seen = tuple(
+            (one.app, one.hostname, one.network.addresses, (one.app, one.service) in headless and one.state)
+            for one in replicas
+        )
+        cause = (tuple(apps), addresses, seen)
+        if cause != self._named:
+            names.write_state(self.settings, name_table(apps, replicas, addresses))
+            self._named = cause
+
+
+def name_table(apps: Sequence[AppSpec], replicas: Sequence[Replica], addresses: AddressBook) -> names.NameTable:
+    """What the resolver answers."""
+    given = addresses.by_owner("services")
+    found: dict[str, dict[str, Sequence[str]]] = {app.name: {} for app in apps}
+    aliases: dict[str, dict[str, str]] = {app.name: {} for app in apps}
+    for app in apps:
+        for name, service in app.services.items():
+            if service.external_name is not None:
+                aliases[app.name][name] = service.external_name
+            elif service.headless:
+                own = [one for one in replicas if (one.app, one.service) == (app.name, name)]
+                found[app.name][name] = services.ready_addresses([back for one in own for back in one.backends()])
+            else:
+                found[app.name][name] = addresses.addresses(given[service_name(app.name, name)])
+    instances = {address: (one.app, one.hostname) for one in replicas for address in one.network.addresses}
+    return names.NameTable(str(addresses.resolver), found, instances, aliases)
+
+
+def outside_identities(apps: Sequence[AppSpec], numbers: Mapping[str, int]) -> dict[IdentityKey, IdentityValue]:
+    """Endpoints of services have their service's identity, so that who uses the service reaches them. Of two services
+    with the same one, the first in the order of their names."""
+    found: dict[str, int] = {}
+    for app in sorted(apps, key=lambda one: one.name):
+        for name, service in sorted(app.services.items()):
+            for one in service.endpoints:
+                found.setdefault(one.address, numbers[service_name(app.name, name)])
+    return node.service_identities(found)

@@ -6,7 +6,7 @@ import asyncio
 from pathlib import Path
 
 import pytest
-from support.guests import QUIET, compiled, debian_kernel, first_root, program
+from support.guests import HAS_QEMU, QUIET, compiled, debian_kernel, first_root, program
 
 from whit.base.errors import NotFound, Permanent, TimedOut
 from whit.image import kernel
@@ -15,7 +15,11 @@ from whit.tools import process, qemu
 
 HERE = Path(__file__).parent
 
-pytestmark = [pytest.mark.network, pytest.mark.slow]
+pytestmark = [
+    pytest.mark.network,
+    pytest.mark.slow,
+    pytest.mark.skipif(not HAS_QEMU, reason="qemu-system-x86 is not installed"),
+]
 
 
 @pytest.fixture

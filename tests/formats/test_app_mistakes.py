@@ -85,7 +85,10 @@ SERVICE_MISTAKES = [
     ),
     ("image: x\nuses: [{service: db, cidr: 10.0.0.0/8}]", "names exactly one of service, cidr and entity"),
     ("image: x\nuses: [{cidr: 10.0.0.1/8}]", "'10.0.0.1/8' is not an IPv4 network"),
-    ("image: x\nisolation: sandbox", "4:16: services.web.isolation: 'sandbox' is not available (available: container)"),
+    (
+        "image: x\nisolation: jail",
+        "4:16: services.web.isolation: 'jail' is not available (available: container, sandbox, microvm)",
+    ),
     ("image: x\nenv_file: gone.env", "gone.env is not a file"),
     ("image: x\nenvironment: {A: [b]}", "4:22: services.web.environment.A: must be text, and is a list"),
     ("image: x\nuser: ${UNSET:?who}", "4:11: services.web.user: the variable UNSET is needed: who"),

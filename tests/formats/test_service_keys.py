@@ -121,6 +121,8 @@ CASES: list[tuple[str, str, Any]] = [
     ),
     ("uses: [{entity: world, port: 443}]", "uses", (UseSpec(entity="world", port=443, protocol="tcp"),)),
     ("isolation: container", "isolation", "container"),
+    ("isolation: sandbox", "isolation", "sandbox"),
+    ("isolation: microvm", "isolation", "microvm"),
     ("x-note: {anything: [goes]}", "image", "x"),
     ("image: debian:12", "image", "debian:12"),
 ]

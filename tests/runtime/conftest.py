@@ -11,7 +11,7 @@ import pytest
 from support.instances import Machine
 
 from whit.base.settings import Settings
-from whit.runtime.driver import Driver
+from whit.runtime.oci import OciDriver
 
 PASSWD = "root:x:0:0:root:/root:/bin/sh\napp:x:1000:1000:An app:/home/app:/bin/sh\nnobody:x:65534:65534::/:/bin/false\n"
 GROUP = "root:x:0:\napp:x:1000:\nextra:x:2000:app,other\nmore:x:2001:app\nnogroup:x:65534:\n"
@@ -39,7 +39,7 @@ def rootfs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 async def machine(settings: Settings, rootfs: Path) -> AsyncIterator[Machine]:
-    found = Machine(await Driver.open(settings), rootfs)
+    found = Machine(await OciDriver.open(settings), rootfs)
     try:
         yield found
     finally:

@@ -102,7 +102,7 @@ async def test_hosts_names_and_the_resolver(machine: Machine) -> None:
 
 async def test_new_hosts_are_seen_by_a_running_instance(machine: Machine) -> None:
     spec = await machine.start("sh", "-c", "until grep -q db /etc/hosts; do sleep 0.05; done; exit 3")
-    await machine.driver.write_network_files(spec, NetworkFiles([("10.1.2.9", ["db"])]))
+    await machine.write_network_files(spec, NetworkFiles([("10.1.2.9", ["db"])]))
     assert (await machine.driver.exit_of(spec.name)).code == 3
 
 

@@ -18,8 +18,8 @@ from whit.base.errors import CommandError
 from whit.model.instance import InstanceSpec
 from whit.model.operation import Operation, carry_out
 from whit.runtime import execute, logs, processes
-from whit.runtime.driver import Driver
 from whit.runtime.execute import ExecRequest
+from whit.runtime.oci import OciDriver
 from whit.runtime.operations import NetworkFiles
 from whit.tools import conmon
 
@@ -34,13 +34,13 @@ import asyncio, os, signal, sys
 from pathlib import Path
 from whit.base.settings import Settings
 from whit.model.instance import InstanceSpec
-from whit.runtime.driver import Driver
+from whit.runtime.oci import OciDriver
 from whit.runtime.execute import ExecRequest, run
 from whit.runtime.operations import NetworkFiles
 
 async def main():
     settings = Settings(id=sys.argv[1], state_root=Path(sys.argv[2]))
-    driver = await Driver.open(settings)
+    driver = await OciDriver.open(settings)
     spec = InstanceSpec.model_validate_json(sys.argv[4])
     operations = driver.plan_start(spec, NetworkFiles())
     if sys.argv[3] == "remove":
@@ -91,8 +91,8 @@ async def test_another_agent_finds_what_runs_and_what_ended(machine: Machine) ->
         killed_agent(machine, "start", spec, START_STEPS)
     await until(lambda: logs.has_ended(machine.layout(ended)))
 
-    driver = await Driver.open(machine.driver.settings)
-    by_name = {found.status.name: found for found in await driver.adopt()}
+    driver = await OciDriver.open(machine.driver.settings)
+    by_name = {found.status.name: found for found in await driver.adopt([running.name, ended.name])}
     assert set(by_name) == {running.name, ended.name}
     status = by_name[running.name].status
     assert (status.state, status.app, status.service, status.revision) == ("running", "test", "web", "one")
@@ -116,7 +116,7 @@ async def test_commands_of_a_killed_agent_are_ended(machine: Machine) -> None:
     layout = machine.layout(spec)
     assert len(processes.of(layout)) == 2
     assert list(layout.execs.iterdir())
-    [found] = await machine.driver.adopt()
+    [found] = await machine.adopt()
     assert found.status.state == "running"
     assert processes.of(layout) == {found.status.pid}
     assert not list(layout.execs.iterdir())
@@ -153,20 +153,20 @@ async def test_after_a_restart_that_was_cut_short(machine: Machine, steps: int) 
     spec = await machine.start("sh", "-c", "test -e /kept && exec sleep 1000; touch /kept")
     assert (await machine.driver.exit_of(spec.name)).code == 0
     killed_agent(machine, "restart", spec, steps)
-    [found] = await machine.driver.adopt()
+    [found] = await machine.adopt()
     assert found.status.state == ["exited", "exited", "exited", "exited", "exited", "created", "running"][steps]
     assert found.status.restarts == (1 if steps > 4 else 0)
     await carry_out(machine.driver.plan_restart(spec, NetworkFiles(), restarts=2))
-    [found] = await machine.driver.adopt()
+    [found] = await machine.adopt()
     assert (found.status.state, found.status.restarts) == ("running", 2)
 
 
 async def check_nothing_stays(machine: Machine, spec: InstanceSpec, steps: int) -> None:
-    found = await machine.driver.adopt()
+    found = await machine.adopt()
     assert [(one.status.name, one.status.state) for one in found] == [] or steps > 0
     assert steps == 0 or found[0].status.state in ("failed", "created", "running")
     await machine.remove(spec.name)
-    assert machine.driver.leftovers() == []
+    assert machine.leftovers() == []
     assert not [name for name in leftovers(machine.driver.settings) if "netns" not in name]
     # And the name can be used again.
     await carry_out(machine.driver.plan_start(machine.spec(), NetworkFiles()))
@@ -178,7 +178,7 @@ async def test_a_removal_that_was_cut_short_is_done_again(machine: Machine, step
     spec = await machine.start()
     killed_agent(machine, "remove", spec, steps)
     await machine.remove(spec.name)
-    assert machine.driver.leftovers() == []
+    assert machine.leftovers() == []
     assert not [name for name in leftovers(machine.driver.settings) if "netns" not in name]
 
 
@@ -200,7 +200,7 @@ async def test_a_failing_start_is_undone(machine: Machine, steps: int) -> None:
     operations: list[Operation] = [*machine.driver.plan_start(spec, NetworkFiles())[:steps], _Fails()]
     with pytest.raises(CommandError):
         await carry_out(operations)
-    assert await machine.driver.adopt() == []
+    assert await machine.adopt() == []
     assert not machine.layout(spec).bundle.exists()
     assert not machine.layout(spec).disk.exists()
     assert not [name for name in leftovers(machine.driver.settings) if "netns" not in name]
@@ -213,10 +213,10 @@ async def test_after_a_reboot(machine: Machine) -> None:
     spec = machine.spec()
     machine.layout(spec).upper.mkdir(parents=True)
     (machine.layout(spec).logs).mkdir(parents=True)
-    assert await machine.driver.adopt() == []
-    assert machine.driver.leftovers() == [spec.name]
+    assert await machine.adopt() == []
+    assert machine.leftovers() == [spec.name]
     await machine.remove(spec.name)
-    assert machine.driver.leftovers() == []
+    assert machine.leftovers() == []
 
 
 async def test_a_killed_monitor_is_named(machine: Machine) -> None:
@@ -238,7 +238,7 @@ async def test_a_monitor_killed_while_no_agent_lived(machine: Machine) -> None:
     assert monitor is not None
     os.kill(monitor, signal.SIGKILL)
     await until(lambda: conmon.monitor_pid(machine.layout(spec).monitored) is None)
-    [found] = await machine.driver.adopt()
+    [found] = await machine.adopt()
     assert found.status.state == "exited"
     assert found.status.exit_code is None
     assert "monitor (conmon) was killed" in found.status.message
@@ -248,7 +248,7 @@ async def test_a_monitor_killed_while_no_agent_lived(machine: Machine) -> None:
 async def test_a_spec_that_cannot_be_read(machine: Machine) -> None:
     spec = await machine.start()
     machine.layout(spec).spec.write_text('{"from": "a release to come"}')
-    [found] = await machine.driver.adopt()
+    [found] = await machine.adopt()
     assert found.spec is None
     assert found.status.state == "failed"
     assert "cannot be read" in found.status.message

@@ -10,9 +10,10 @@ from whit.model.image import Image, ImageConfig
 from whit.model.instance import ExitRecord, InstanceSpec, NetworkSpec
 from whit.model.operation import carry_out
 from whit.runtime import capabilities, logs
-from whit.runtime.driver import Driver
+from whit.runtime.driver import Found
 from whit.runtime.layout import Layout
-from whit.runtime.operations import NetworkFiles
+from whit.runtime.oci import OciDriver
+from whit.runtime.operations import NetworkFiles, WriteNetworkFiles
 
 
 def make_spec(rootfs: Path, *args: str, service: str = "web", index: int = 1, **changes: Any) -> InstanceSpec:
@@ -35,7 +36,7 @@ def make_spec(rootfs: Path, *args: str, service: str = "web", index: int = 1, **
 class Machine:
     """Starts instances under one agent id."""
 
-    def __init__(self, driver: Driver, rootfs: Path) -> None:
+    def __init__(self, driver: OciDriver, rootfs: Path) -> None:
         self.driver, self.rootfs = driver, rootfs
 
     def spec(self, *args: str, **changes: Any) -> InstanceSpec:
@@ -69,12 +70,22 @@ class Machine:
     def printed(self, spec: InstanceSpec) -> str:
         return "\n".join(line.text for line in logs.read(self.layout(spec)))
 
+    async def adopt(self) -> list[Found]:
+        """What a new agent finds."""
+        return await self.driver.adopt(sorted(path.name for path in self.driver.settings.instances_dir.glob("*")))
+
+    def leftovers(self) -> list[str]:
+        return sorted(self.driver.leftovers())
+
+    async def write_network_files(self, spec: InstanceSpec, files: NetworkFiles) -> None:
+        await WriteNetworkFiles(self.layout(spec), spec, files).do()
+
     async def remove(self, name: str) -> None:
         await carry_out(self.driver.plan_remove(name))
 
     async def clean(self) -> None:
         settings = self.driver.settings
-        names = {path.name for path in settings.instances_dir.glob("*")} | set(self.driver.leftovers())
+        names = {path.name for path in settings.instances_dir.glob("*")} | self.driver.leftovers()
         for name in names:
             await self.remove(name)
         for path in settings.netns_dir.glob("*"):

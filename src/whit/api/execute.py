@@ -15,7 +15,8 @@ from fastapi import FastAPI, Query, WebSocket, WebSocketDisconnect
 
 from whit.api.stream import problem_of
 from whit.control.agent import Agent
-from whit.runtime.execute import ExecRequest, Session
+from whit.runtime.driver import Session
+from whit.runtime.execute import ExecRequest
 
 INPUT, STDOUT, STDERR = 0, 1, 2
 CHANNEL = {"stdout": STDOUT, "stderr": STDERR}

@@ -42,8 +42,9 @@ from whit.model.release import Release
 from whit.model.service import DependencySpec
 from whit.model.status import AgentStatus, AppStatus, LogLine
 from whit.runtime import logs
-from whit.runtime.driver import Driver
-from whit.runtime.execute import ExecRequest, Session
+from whit.runtime.driver import Session
+from whit.runtime.drivers import Drivers
+from whit.runtime.execute import ExecRequest
 
 log = logging.getLogger(__name__)
 
@@ -57,14 +58,14 @@ class Agent:
     """One node's agent. Made by `start`."""
 
     def __init__(
-        self, settings: Settings, documents: Documents, network: NodeNetwork, driver: Driver, images_: ImageStore
+        self, settings: Settings, documents: Documents, network: NodeNetwork, drivers: Drivers, images_: ImageStore
     ) -> None:
         self.settings = settings
         self.documents = documents
         self.network = network
-        self.driver = driver
+        self.drivers = drivers
         self.images = images_
-        self.instances = Instances(driver, network, images_, self._changed, self._write_maps)
+        self.instances = Instances(drivers, network, images_, self._changed, self._write_maps)
         self.flow_log = FlowLog()
         self.releases: dict[str, Release] = {}
         self.wanted: dict[str, Wanted] = {}
@@ -84,14 +85,14 @@ class Agent:
         store = await SqliteStore.open(settings.database)
         documents = Documents(store)
         network = await NodeNetwork.open(settings, documents)
-        driver = await Driver.open(settings)
-        agent = cls(settings, documents, network, driver, ImageStore(settings))
+        drivers = await Drivers.open(settings)
+        agent = cls(settings, documents, network, drivers, ImageStore(settings))
         agent.releases = {release.spec.name: release for release in await documents.list(Release, "release")}
         await agent.instances.adopt(agent._dependencies_of)
         network.attach_host()
         loops = (agent._reconcile(), agent.flow_log.pump(network.datapath.events), logs.keep_all(settings))
         agent._tasks = [asyncio.create_task(loop) for loop in loops]
-        log.info("agent %s %s, pool %s, %s", settings.id, __version__, network.books.addresses.pool, driver.runtime)
+        log.info("agent %s %s, pool %s, %s", settings.id, __version__, network.books.addresses.pool, agent.runtime)
         return agent
 
     async def stop(self) -> None:
@@ -238,6 +239,8 @@ class Agent:
         return {"app": self.app_status(name).model_dump(mode="json")}
 
     async def _admit(self, spec: AppSpec) -> None:
+        for service in spec.services.values():
+            self.drivers.of(service.isolation)
         admission.admit(spec, self.releases.values())
         before = self.releases.get(spec.name)
         held = {port for service in before.spec.services.values() for port in service.ports} if before else set()
@@ -266,7 +269,7 @@ class Agent:
         await waiting.until(holds, lambda: self.changes, timeout, what)
 
     def _last_words(self, instance: str) -> str:
-        printed = logs.read(self.driver.layout(instance), last=LAST_WORDS)
+        printed = logs.read(self.drivers.layout(instance), last=LAST_WORDS)
         return "\n".join(f"  {line.text}" for line in printed) or "  (it printed nothing)"
 
     def _app_lock(self, name: str) -> asyncio.Lock:
@@ -280,6 +283,11 @@ class Agent:
 
     # ---- what is seen ----
 
+    @property
+    def runtime(self) -> str:
+        """What runs plain containers, as `runc 1.1.5`."""
+        return self.drivers.of("container").runtime
+
     def status(self) -> AgentStatus:
         return AgentStatus(
             id=self.settings.id,
@@ -287,7 +295,7 @@ class Agent:
             pid=os.getpid(),
             pool=self.network.books.addresses.pool,
             pool6=str(self.network.books.addresses.network6 or ""),
-            runtime=self.driver.runtime,
+            runtime=self.runtime,
             apps=len(self.releases),
         )
 
@@ -309,12 +317,13 @@ class Agent:
     ) -> AsyncIterator[LogLine]:
         names = [one.name for one in self.instance_statuses(app) if not members or {one.name, one.service} & {*members}]
         start = datetime.fromisoformat(since) if since else None
-        return self.driver.lines(names, follow=follow, last=tail, since=start)
+        return self.drivers.lines(names, follow=follow, last=tail, since=start)
 
     def execute(self, instance: str, request: ExecRequest) -> AbstractAsyncContextManager[Session]:
-        if instance not in self.instances.records:
+        record = self.instances.records.get(instance)
+        if record is None:
             raise NotFound(f"there is no instance {instance}", hint="`whit ps` lists what there is")
-        return self.driver.execute(instance, request)
+        return self.drivers.of(record.spec.isolation).execute(instance, request)
 
     async def flows(self, query: FlowQuery, *, follow: bool) -> AsyncIterator[Flow]:
         self.flow_log.collect(self.network.datapath.events)

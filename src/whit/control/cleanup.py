@@ -20,7 +20,7 @@ from whit.datapath.datapath import uninstall
 from whit.kernel import cgroup, links, mount, netns, pidfd, sysctl
 from whit.kernel.netlink import NetlinkSocket
 from whit.model.operation import carry_out
-from whit.runtime.driver import Driver
+from whit.runtime.drivers import Drivers
 from whit.tools import iptables, nft
 
 PATIENCE = 5.0
@@ -84,13 +84,13 @@ async def _instances(settings: Settings) -> list[str]:
     if not settings.run_dir.exists():
         return []
     try:
-        driver = await Driver.open(settings)
+        drivers = await Drivers.open(settings)
     except Unavailable:
         return []
     names = {path.name for path in settings.instances_dir.iterdir()} if settings.instances_dir.is_dir() else set()
-    names |= set(driver.leftovers())
+    names |= set(drivers.leftovers())
     for name in sorted(names):
-        await carry_out(driver.plan_remove(name, keep_log=True))
+        await carry_out(drivers.plan_remove(name, keep_log=True))
     return [f"instance {name}" for name in sorted(names)]
 
 

@@ -29,6 +29,7 @@ from whit.model.operation import Operation, carry_out
 from whit.model.service import DependencySpec
 from whit.runtime import health, restart
 from whit.runtime.driver import Driver
+from whit.runtime.drivers import Drivers
 from whit.runtime.operations import NetworkFiles
 
 log = logging.getLogger(__name__)
@@ -88,18 +89,21 @@ class Instances:
 
     def __init__(
         self,
-        driver: Driver,
+        drivers: Drivers,
         networks: Networks,
         leases: Leases,
         changed: Callable[[], None],
         publish: Callable[[], Awaitable[None]],
     ) -> None:
-        self.driver = driver
+        self.drivers = drivers
         self.networks = networks
         self.leases = leases
         self.changed = changed
         self.publish = publish
         self.records: dict[str, Record] = {}
+
+    def _driver(self, spec: InstanceSpec) -> Driver:
+        return self.drivers.of(spec.isolation)
 
     # ---- what is seen ----
 
@@ -111,9 +115,9 @@ class Instances:
 
     async def adopt(self, depends_on: Callable[[InstanceSpec], Mapping[str, DependencySpec]]) -> None:
         """Take over what an earlier agent left: running, ended, or half made."""
-        for found in await self.driver.adopt():
+        for found in await self.drivers.adopt():
             if found.spec is None:
-                await carry_out(self.driver.plan_remove(found.status.name))
+                await carry_out(self.drivers.plan_remove(found.status.name))
                 continue
             record = Record(found.spec, depends_on(found.spec), found.status, found.status.restarts)
             self.records[found.spec.name] = record
@@ -127,8 +131,8 @@ class Instances:
             else:
                 # It was being made, or was being removed, when the agent died: away with it, then anew.
                 self._work(record, self._remove(record))
-        for name in self.driver.leftovers():
-            await carry_out([*self.driver.plan_remove(name, keep_log=True), ReleaseImage(self.leases, name)])
+        for name in self.drivers.leftovers():
+            await carry_out([*self.drivers.plan_remove(name, keep_log=True), ReleaseImage(self.leases, name)])
 
     # ---- what is done ----
 
@@ -158,21 +162,21 @@ class Instances:
                 operations = self._starting(wanted[name].spec)
             case Restart(name):
                 spec = self.records[name].spec
-                operations = self.driver.plan_restart(spec, self.networks.files(spec), restarts=1)
+                operations = self._driver(spec).plan_restart(spec, self.networks.files(spec), restarts=1)
             case Remove(name):
                 spec = self.records[name].spec
-                stop = self.driver.plan_stop(name, spec.stop_signal, spec.stop_grace_period)
+                stop = self._driver(spec).plan_stop(name, spec.stop_signal, spec.stop_grace_period)
                 operations = [*stop, *self._removing(spec)]
         return [operation.describe() for operation in operations]
 
     def _starting(self, spec: InstanceSpec) -> list[Operation]:
         connect = self.networks.plan_connect(spec)
         hold = HoldImage(self.leases, spec.name, spec.image)
-        return [hold, *_sources(spec), *connect, *self.driver.plan_start(spec, self.networks.files(spec))]
+        return [hold, *_sources(spec), *connect, *self._driver(spec).plan_start(spec, self.networks.files(spec))]
 
     def _removing(self, spec: InstanceSpec) -> list[Operation]:
         disconnect = self.networks.plan_disconnect(spec)
-        return [*self.driver.plan_remove(spec.name), *disconnect, ReleaseImage(self.leases, spec.name)]
+        return [*self._driver(spec).plan_remove(spec.name), *disconnect, ReleaseImage(self.leases, spec.name)]
 
     def release(self) -> None:
         """Stop watching; the instances go on."""
@@ -231,11 +235,11 @@ class Instances:
         """The same network, files and writable layer; a new process."""
         record.update(state="restarting")
         spec, restarts = record.spec, record.status.restarts + 1
-        if not self.driver.layout(spec.name).bundle.exists():
+        if not self.drivers.layout(spec.name).bundle.exists():
             # Its first start failed and was taken back as a whole.
             await self._start(record)
             return
-        await carry_out(self.driver.plan_restart(spec, self.networks.files(spec), restarts=restarts))
+        await carry_out(self._driver(spec).plan_restart(spec, self.networks.files(spec), restarts=restarts))
         record.update(restarts=restarts)
         self._running(record)
 
@@ -247,7 +251,7 @@ class Instances:
             await self.publish()
             await self._drain(record)
             self._unwatch(record)
-            await carry_out(self.driver.plan_stop(spec.name, spec.stop_signal, spec.stop_grace_period))
+            await carry_out(self._driver(spec).plan_stop(spec.name, spec.stop_signal, spec.stop_grace_period))
             record.ended = True
             await self.publish()
         self._unwatch(record)
@@ -270,6 +274,7 @@ class Instances:
     # ---- what happens ----
 
     def _running(self, record: Record) -> None:
+        driver = self._driver(record.spec)
         record.started = time.monotonic()
         record.ended = False
         record.update(
@@ -277,8 +282,8 @@ class Instances:
             started_at=datetime.now(UTC),
             exit_code=None,
             message="",
-            pid=self.driver.pid_of(record.spec.name),
-            runtime=self.driver.runtime,
+            pid=driver.pid_of(record.spec.name),
+            runtime=driver.runtime,
             health="starting" if record.spec.healthcheck else "none",
         )
         self._watch(record, adopted=False)
@@ -305,7 +310,7 @@ class Instances:
         await self.publish()
 
     async def _watch_exit(self, record: Record) -> None:
-        ended = await self.driver.exit_of(record.spec.name)
+        ended = await self._driver(record.spec).exit_of(record.spec.name)
         if not record.leaving:
             self._settle_exit(record, ended, time.monotonic() - record.started)
             self._unwatch(record)
@@ -331,14 +336,14 @@ class Instances:
             self.changed()
 
         async def check(command: tuple[str, ...], timeout: float) -> health.CheckResult:
-            return await self.driver.check(record.spec.name, command, timeout)
+            return await self._driver(record.spec).check(record.spec.name, command, timeout)
 
         with contextlib.suppress(asyncio.CancelledError):
             await health.watch(record.spec.healthcheck, check, changed)
 
     def _health_file(self, record: Record) -> Path:
         """The last finding, for an agent that comes later: it must not take a healthy backend out of its service."""
-        return self.driver.layout(record.spec.name).bundle / "health"
+        return self.drivers.layout(record.spec.name).bundle / "health"
 
     def _recall_health(self, record: Record) -> None:
         with contextlib.suppress(FileNotFoundError):

@@ -12,7 +12,7 @@ from whit.model.build import BuildSpec
 
 Protocol = Literal["tcp", "udp"]
 Port = Annotated[int, Field(ge=1, le=65535)]
-Isolation = Literal["container"]
+Isolation = Literal["container", "sandbox", "microvm"]
 Algorithm = Literal["random", "maglev"]
 
 

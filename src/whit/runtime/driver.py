@@ -1,101 +1,23 @@
-"""The container driver: the plans that start, stop and remove an instance, and what a new agent finds.
+"""The seam between instances and what keeps them apart: what every driver offers. drivers.py knows which serves what.
 
-Planners are pure; `Driver` binds them to one agent's settings and machine. Nothing is remembered here: the instance's
-directory, the monitor's exit file, the runtime and the kernel say what is.
+A driver remembers nothing: the instance's directory (layout.py) and the machine say what is.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from datetime import datetime
-from pathlib import Path
-from typing import Any
+from typing import Protocol
 
 from pydantic import ValidationError
 
-from whit.base.settings import Settings
-from whit.kernel import cgroup
-from whit.kernel.mount import MountOverlay, unmount
-from whit.kernel.thread import in_thread
-from whit.model.instance import ExitRecord, InstanceSpec, InstanceStatus, State
+from whit.model.instance import ExitRecord, InstanceSpec, InstanceStatus
 from whit.model.operation import Operation
-from whit.model.status import LogLine
-from whit.runtime import execute, logs, monitor, rootfs
+from whit.runtime.execute import ExecRequest, Stream
 from whit.runtime.health import CheckResult
-from whit.runtime.host import HostFacts
 from whit.runtime.layout import Layout
-from whit.runtime.operations import (
-    ClaimName,
-    CreateContainer,
-    NetworkFiles,
-    Removal,
-    StartContainer,
-    StopContainer,
-    WriteBundle,
-    WriteNetworkFiles,
-    remove_container,
-)
-from whit.runtime.volumes import SeedVolumes, volumes_of
-from whit.tools import conmon
-from whit.tools.oci_runtime import ContainerState
-
-
-def plan_start(spec: InstanceSpec, settings: Settings, host: HostFacts, files: NetworkFiles) -> list[Operation]:
-    """From nothing to a running container with an empty writable layer. Its network namespace must exist."""
-    layout = Layout(settings, spec.name)
-    seed = [SeedVolumes(layout, spec)] if volumes_of(spec, layout) else []
-    return [
-        ClaimName(layout, spec),
-        rootfs.MakeWritableLayer(layout),
-        MountOverlay(layout.rootfs, spec.image.layers, layout.upper, layout.work),
-        *seed,
-        WriteNetworkFiles(layout, spec, files),
-        WriteBundle(layout, spec, host),
-        cgroup.CreateCgroup(layout.cgroup),
-        CreateContainer(layout, spec, host),
-        StartContainer(layout, host),
-    ]
-
-
-def plan_restart(
-    spec: InstanceSpec, settings: Settings, host: HostFacts, files: NetworkFiles, *, restarts: int
-) -> list[Operation]:
-    """Start an instance that ended once more, with the writable layer and the log that it has. `restarts` counts
-    this one too."""
-    layout = Layout(settings, spec.name)
-    return [
-        Removal(f"forget the ended container {spec.name}", lambda: remove_container(layout, host)),
-        WriteNetworkFiles(layout, spec, files),
-        WriteBundle(layout, spec, host),
-        cgroup.CreateCgroup(layout.cgroup),
-        CreateContainer(layout, spec, host, restarts),
-        StartContainer(layout, host),
-    ]
-
-
-def plan_stop(name: str, settings: Settings, host: HostFacts, signal: str, grace: float) -> list[Operation]:
-    """End the instance; its exit status, log and files stay. `grace` in seconds."""
-    return [StopContainer(Layout(settings, name), host, signal, grace)]
-
-
-def plan_remove(name: str, settings: Settings, host: HostFacts, *, keep_log: bool = False) -> list[Operation]:
-    """Take away whatever there is of the instance, also if it never started or was removed in part already."""
-    layout = Layout(settings, name)
-    log = [] if keep_log else [_remove_directory(layout.logs)]
-    return [
-        Removal(f"remove container {name}", lambda: remove_container(layout, host)),
-        Removal(f"unmount {layout.rootfs}", lambda: in_thread(unmount, layout.rootfs)),
-        _remove_directory(layout.disk),
-        *log,
-        _remove_directory(layout.bundle),
-    ]
-
-
-def _remove_directory(path: Path) -> Removal:
-    return Removal(f"remove {path}", lambda: in_thread(rootfs.remove_tree, path))
+from whit.runtime.operations import NetworkFiles
 
 
 @dataclass(frozen=True)
@@ -108,152 +30,74 @@ class Found:
     ended: ExitRecord | None
 
 
-async def adopt(settings: Settings, host: HostFacts) -> list[Found]:
-    """Everything that runs or ended while no agent lived, by name.
+class Session(Protocol):
+    """A command that runs in an instance. See execute.Session."""
 
-    Commands that an earlier agent ran in instances are ended: nobody listens to them any more.
-    """
-    if not settings.instances_dir.is_dir():
-        return []
-    containers = await host.runtime.containers()
-    layouts = [Layout(settings, path.name) for path in sorted(settings.instances_dir.iterdir())]
-    found = [await _find(layout, host, containers.get(layout.name)) for layout in layouts]
-    for layout in layouts:
-        await execute.kill_marked(layout)
-        for path in layout.execs.glob("*"):
-            path.unlink(missing_ok=True)
-    return found
+    async def write(self, data: bytes) -> None: ...
 
+    async def end_input(self) -> None: ...
 
-def leftovers(settings: Settings) -> list[str]:
-    """Names of which there is a trace but no bundle, as after a reboot: `plan_remove` takes the traces away."""
-    places = [settings.state_dir / "instances", settings.logs_dir, settings.run_dir / "runtime"]
-    places += [root / settings.cgroup.lstrip("/") for root in cgroup.find().roots]
-    names = {path.name for place in places if place.is_dir() for path in place.iterdir() if path.is_dir()}
-    return sorted(name for name in names if not Layout(settings, name).bundle.exists())
+    def output(self) -> AsyncIterator[tuple[Stream, bytes]]: ...
+
+    def resize(self, rows: int, columns: int) -> None: ...
+
+    async def wait(self) -> int: ...
+
+    async def kill(self) -> None: ...
 
 
-async def _find(layout: Layout, host: HostFacts, container: ContainerState | None) -> Found:
-    spec = _spec(layout)
-    state, message, ended = await _condition(layout, host, container)
-    if spec is None:
-        message = f"what it was started from cannot be read; {message}".rstrip("; ")
-    start = _start(layout)
-    status = InstanceStatus(
-        name=layout.name,
-        app=spec.app if spec else "",
-        service=spec.service if spec else "",
-        state=state if spec else "failed",
-        health="starting" if spec and spec.healthcheck and state == "running" else "none",
-        address=spec.network.address if spec else "",
-        address6=spec.network.address6 if spec else "",
-        pid=container.pid if container and state == "running" else None,
-        image=spec.image.name if spec else "",
-        started_at=datetime.fromisoformat(start["started_at"]) if "started_at" in start else None,
-        exit_code=ended.code if ended else None,
-        restarts=start.get("restarts", 0),
-        message=message,
-        runtime=start.get("runtime", ""),
-        revision=spec.revision if spec else "",
-    )
-    return Found(status, spec, ended)
+class Driver(Protocol):
+    """What it takes to serve an isolation. Planners are pure; each removal is content with what has gone already."""
+
+    @property
+    def runtime(self) -> str:
+        """Program and version, as `runc 1.1.5`."""
+        ...
+
+    def plan_start(self, spec: InstanceSpec, files: NetworkFiles) -> list[Operation]:
+        """From nothing to a running instance. Its network namespace and link exist."""
+        ...
+
+    def plan_restart(self, spec: InstanceSpec, files: NetworkFiles, *, restarts: int) -> list[Operation]:
+        """Start one that ended once more, with what it wrote. `restarts` counts this one too."""
+        ...
+
+    def plan_stop(self, name: str, signal: str, grace: float) -> list[Operation]:
+        """End it; exit status, log and files stay. `grace` in seconds."""
+        ...
+
+    def plan_remove(self, name: str, *, keep_log: bool = False) -> list[Operation]:
+        """Take away whatever there is of it, in whatever state."""
+        ...
+
+    async def adopt(self, names: Sequence[str]) -> list[Found]:
+        """What became of these while no agent lived."""
+        ...
+
+    def leftovers(self) -> set[str]:
+        """Names of which there is a trace but no bundle, as after a reboot."""
+        ...
+
+    async def exit_of(self, name: str) -> ExitRecord:
+        """Wait for its end."""
+        ...
+
+    def pid_of(self, name: str) -> int | None:
+        """The process of this machine that ends with it, if it lives."""
+        ...
+
+    def execute(self, name: str, request: ExecRequest) -> AbstractAsyncContextManager[Session]:
+        """Run a command in it. Raises Conflict if it does not run."""
+        ...
+
+    async def check(self, name: str, command: tuple[str, ...], timeout: float) -> CheckResult:
+        """One health check, for health.watch."""
+        ...
 
 
-async def _condition(
-    layout: Layout, host: HostFacts, container: ContainerState | None
-) -> tuple[State, str, ExitRecord | None]:
-    """Its state, why, and how it ended."""
-    if logs.has_ended(layout):
-        record = monitor.record(layout)
-        return "exited", record.cause, record
-    if container is None:
-        return "failed", "its start was cut short", None
-    if container.status in ("running", "paused") and conmon.monitor_pid(layout.monitored) is not None:
-        return "running", "", None
-    if container.status in ("creating", "created"):
-        return "created", "its start was cut short", None
-    # It ended a moment ago, or its monitor was killed: either way this does not take long.
-    record = await monitor.exit_of(layout, host)
-    return "exited", record.cause, record
-
-
-def _spec(layout: Layout) -> InstanceSpec | None:
+def read_spec(layout: Layout) -> InstanceSpec | None:
+    """What the instance was started from, if that can be read."""
     try:
         return InstanceSpec.model_validate_json(layout.spec.read_text())
     except (FileNotFoundError, ValidationError):
         return None
-
-
-def _start(layout: Layout) -> Mapping[str, Any]:
-    try:
-        document = json.loads(layout.start.read_text())
-    except (FileNotFoundError, ValueError):
-        return {}
-    return document if isinstance(document, dict) else {}
-
-
-@dataclass(frozen=True)
-class Driver:
-    """The container driver of one agent on this machine."""
-
-    settings: Settings
-    host: HostFacts
-
-    @classmethod
-    async def open(cls, settings: Settings) -> Driver:
-        """Raises Unavailable if no runtime works here."""
-        return cls(settings, await HostFacts.read(settings))
-
-    @property
-    def runtime(self) -> str:
-        """As `runc 1.1.5`."""
-        return f"{self.host.runtime.kind} {self.host.runtime.version}"
-
-    def plan_start(self, spec: InstanceSpec, files: NetworkFiles) -> list[Operation]:
-        return plan_start(spec, self.settings, self.host, files)
-
-    def plan_restart(self, spec: InstanceSpec, files: NetworkFiles, *, restarts: int) -> list[Operation]:
-        return plan_restart(spec, self.settings, self.host, files, restarts=restarts)
-
-    def plan_stop(self, name: str, signal: str, grace: float) -> list[Operation]:
-        return plan_stop(name, self.settings, self.host, signal, grace)
-
-    def plan_remove(self, name: str, *, keep_log: bool = False) -> list[Operation]:
-        return plan_remove(name, self.settings, self.host, keep_log=keep_log)
-
-    async def adopt(self) -> list[Found]:
-        return await adopt(self.settings, self.host)
-
-    def leftovers(self) -> list[str]:
-        return leftovers(self.settings)
-
-    async def exit_of(self, name: str) -> ExitRecord:
-        """Wait for the instance's end. See monitor.exit_of."""
-        return await monitor.exit_of(self.layout(name), self.host)
-
-    def pid_of(self, name: str) -> int | None:
-        """The main process, if it lives."""
-        return monitor.main_process(self.layout(name))
-
-    async def write_network_files(self, spec: InstanceSpec, files: NetworkFiles) -> None:
-        """Tell a running instance new names and addresses."""
-        await WriteNetworkFiles(self.layout(spec.name), spec, files).do()
-
-    def execute(self, name: str, request: execute.ExecRequest) -> AbstractAsyncContextManager[execute.Session]:
-        """A command in a running instance. See execute.session."""
-        return execute.session(self.layout(name), self.host, request)
-
-    async def check(self, name: str, command: tuple[str, ...], timeout: float) -> CheckResult:
-        """One health check, for health.watch."""
-        result = await execute.run(self.layout(name), self.host, execute.ExecRequest(command), timeout=timeout)
-        output = result.output.decode(errors="replace")
-        if result.code is None:
-            return CheckResult(ok=False, output=f"{output}\nit took longer than {timeout:g} s".lstrip())
-        return CheckResult(ok=result.code == 0, output=output)
-
-    def lines(self, names: Iterable[str], **options: Any) -> AsyncIterator[LogLine]:
-        """What instances printed. Options as of logs.lines."""
-        return logs.lines([self.layout(name) for name in names], **options)
-
-    def layout(self, name: str) -> Layout:
-        return Layout(self.settings, name)

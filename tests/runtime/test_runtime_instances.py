@@ -16,7 +16,7 @@ from whit.base.errors import Conflict, InputError, NotFound
 from whit.model.instance import ResolvedMount
 from whit.model.operation import carry_out
 from whit.model.service import LimitsSpec
-from whit.runtime import capabilities
+from whit.runtime import capabilities, logs
 from whit.runtime.operations import NetworkFiles
 
 pytestmark = [pytest.mark.machine, pytest.mark.timeout(120)]
@@ -73,7 +73,7 @@ async def test_a_long_line_and_both_streams(machine: Machine) -> None:
     script = "head -c 300000 /dev/zero | tr '\\0' x; echo; echo oops >&2; printf last"
     spec = await machine.start("sh", "-c", script)
     await machine.driver.exit_of(spec.name)
-    found = [line async for line in machine.driver.lines([spec.name])]
+    found = [line async for line in logs.lines([machine.layout(spec)])]
     assert [(line.stream, len(line.text)) for line in found if line.stream == "stdout"] == [
         ("stdout", 300000),
         ("stdout", 4),

@@ -222,7 +222,7 @@ async def test_conmon_rotates_and_nothing_is_lost(machine: Machine, monkeypatch:
     monkeypatch.setattr(logs, "POLL", 0.01)
     spec = await machine.start("sh", "-c", "for i in $(seq 20); do seq $i$i 200 500000; sleep 0.1; done; printf end")
     keeper = asyncio.create_task(logs.keep_all(machine.driver.settings))
-    followed = [line.text async for line in machine.driver.lines([spec.name], follow=True)]
+    followed = [line.text async for line in logs.lines([machine.layout(spec)], follow=True)]
     assert (await machine.driver.exit_of(spec.name)).code == 0
     keeper.cancel()
     wanted = [str(n) for i in range(1, 21) for n in range(int(f"{i}{i}"), 500001, 200)] + ["end"]

@@ -168,7 +168,7 @@ def test_flows(run_whit: Run, recorded: Any, tmp_path: Path) -> None:
     assert lines[1].strip().startswith("POLICY_EGRESS: the source may not reach it: rule 7: web is declared")
     assert len(lines) == 5
     assert lines[4].strip() == "nobody declared it"
-    asked = {"source": ["shop/web"], "destination": ["10.1.2.3"], "verdict": ["deny"], "limit": ["3"]}
+    asked = {"kind": ["flow"], "source": ["shop/web"], "destination": ["10.1.2.3"], "verdict": ["deny"], "limit": ["3"]}
     assert recorded.last("GET")[1] == asked
     documents = [json.loads(line) for line in run_whit("--json", "flows").stdout.splitlines()]
     assert [(one["verdict"], one["rule"]) for one in documents] == [("deny", 7), ("allow", 7), ("allow", 7)]

@@ -121,7 +121,7 @@ def test_an_unfinished_record_holds_up_those_behind() -> None:
     assert numbers(ring.read()) == [2, 3]
 
 
-def test_a_record_of_another_size_is_no_flow_event(producer: Producer, pins: Pins) -> None:
+def test_a_record_of_another_size_is_no_event(producer: Producer, pins: Pins) -> None:
     producer.put(1)
     with FlowEvents(pins.maps / "ring") as events, pytest.raises(Permanent, match="20 bytes"):
         list(events.poll())

@@ -1,19 +1,21 @@
-"""Events become flows with names; the log keeps the last, filters, and lets followers read on."""
+"""The log keeps the last flows in memory and the others on disk, filters, and lets followers read on."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import resource
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-
-import pytest
+from pathlib import Path
 
 from whit.datapath import abi
 from whit.datapath.address import Address
-from whit.mesh.flows import Dictionary, FlowLog, flow_of
+from whit.mesh.flow_store import FlowStore
+from whit.mesh.flows import FlowLog
 from whit.mesh.identities import IdentityBook
-from whit.model.flow import Flow
+from whit.mesh.naming import Dictionary
 
 WEB, API = 0x1000001, 0x1000002
 WORDS = Dictionary(
@@ -21,7 +23,6 @@ WORDS = Dictionary(
     {7: "shop/web uses api:80/tcp", 8: "shop/api is declared: only those that use it reach it", 9: "x: undeclared"},
     {16: "shop-web-1"},
 )
-BOOT = datetime(2026, 1, 1, tzinfo=UTC)
 EVENT = abi.FlowEvent(
     time_ns=1_500_000_000,
     kind=abi.EventKind.FLOW,
@@ -45,46 +46,6 @@ EVENT = abi.FlowEvent(
     icmp_type=0,
     icmp_code=0,
 )
-
-
-def flow(**changes: int) -> Flow:
-    return flow_of(replace(EVENT, **changes), WORDS, BOOT, {1: "w-t-16", 2: "eth0"})
-
-
-def test_numbers_become_names() -> None:
-    seen = flow()
-    assert Flow.model_validate(seen.model_dump()) == seen
-    assert (seen.source.name, seen.destination.name, seen.service) == ("shop/web", "shop/api", "10.77.128.1:8080")
-    assert (seen.verdict, seen.rule, seen.rule_text, seen.reason) == ("allow", 7, "shop/web uses api:80/tcp", "")
-    assert (seen.protocol, seen.hook, seen.link) == ("tcp", "from-instance", "shop-web-1")
-    assert seen.time == BOOT + timedelta(seconds=1.5)
-    assert flow(ifindex=2).link == "eth0"
-
-
-@pytest.mark.parametrize(
-    ("reason", "rule"),
-    [(abi.DropReason.POLICY_INGRESS, 8), (abi.DropReason.POLICY_EGRESS, 7)],
-)
-def test_a_drop_names_the_rule_of_the_side_that_dropped(reason: abi.DropReason, rule: int) -> None:
-    seen = flow(verdict=abi.Verdict.DENY, reason=reason)
-    assert (seen.verdict, seen.reason, seen.rule) == ("deny", reason.name, rule)
-    assert seen.reason_text == abi.DROP_TEXTS[reason]
-
-
-def test_what_came_from_outside_is_named_by_the_rule_that_admitted_it() -> None:
-    assert flow(egress_rule=0).rule == 8
-
-
-def test_audited_and_undeclared_flows_are_marked() -> None:
-    assert flow(flags=abi.PolicyFlags.AUDIT).verdict == "audit"
-    assert flow(egress_rule=9).undeclared
-    assert not flow().undeclared
-    assert not flow(egress_rule=9, verdict=abi.Verdict.DENY, reason=1).undeclared
-
-
-def test_a_reason_of_a_later_release_is_told_by_its_number() -> None:
-    seen = flow(verdict=abi.Verdict.DENY, reason=999)
-    assert (seen.reason, seen.reason_text) == ("reason 999", "")
 
 
 def test_the_log_keeps_the_last_and_finds_the_wanted() -> None:
@@ -127,3 +88,102 @@ async def test_a_slow_follower_misses_some_and_never_holds_up_the_log() -> None:
     assert (await first).destination.port == 0
     assert len(log) == 50_000
     await flows.aclose()
+
+
+def kept(directory: Path, limit: int = 1 << 20) -> FlowLog:
+    log = FlowLog(4, FlowStore(directory, limit))
+    log.words = WORDS
+    return log
+
+
+def ports(log: FlowLog, **how: int) -> list[int]:
+    return [one.destination.port for one in log.past(lambda _: True, **how)]
+
+
+def test_what_no_longer_is_in_memory_is_read_from_disk(tmp_path: Path) -> None:
+    log = kept(tmp_path)
+    for start in range(0, 20, 5):
+        log.add([record(port) for port in range(start, start + 5)])
+        log.keep()
+    log.add([record(99)])
+    assert ports(log) == [*range(20), 99]
+    assert ports(log, limit=7) == [14, 15, 16, 17, 18, 19, 99]
+
+
+def test_flows_outlive_the_agent_and_keep_their_names(tmp_path: Path) -> None:
+    first = kept(tmp_path)
+    first.context.boot = datetime(2026, 1, 1, tzinfo=UTC)
+    first.learn_name(EVENT.source.packed, EVENT.destination.packed, "api.example.com")
+    first.add([replace(EVENT, ifindex=1).pack()])
+    first.keep()
+    second = kept(tmp_path)
+    second.add([record(5)])
+    second.keep()
+    old, new = kept(tmp_path).past(lambda _: True)
+    assert (old.link, old.destination.dns, old.destination.name) == ("lo", "api.example.com", "shop/api")
+    assert old.time == datetime(2026, 1, 1, tzinfo=UTC) + timedelta(seconds=1.5)
+    assert (new.destination.port, new.destination.dns) == (5, "")
+
+
+def test_the_oldest_make_room_on_disk(tmp_path: Path) -> None:
+    limit = 1 << 20
+    log = kept(tmp_path, limit)
+    for start in range(0, 20_000, 1000):
+        log.add([record(port) for port in range(start, start + 1000)])
+        log.keep()
+    taken = sum(path.stat().st_size for path in tmp_path.iterdir())
+    assert limit * 0.7 < taken <= limit
+    found = ports(log)
+    assert found == list(range(20_000 - len(found), 20_000))
+    assert len(found) > 7_000
+    assert ports(kept(tmp_path, limit)) == found
+
+
+def test_a_torn_end_and_a_stranger_do_no_harm(tmp_path: Path) -> None:
+    log = kept(tmp_path)
+    log.add([record(1), record(2)])
+    log.keep()
+    (segment,) = tmp_path.iterdir()
+    segment.write_bytes(segment.read_bytes()[:-7])
+    again = kept(tmp_path)
+    again.add([record(3)])
+    again.keep()
+    assert ports(again) == [1, 3]
+    (tmp_path / "00000000000000ff.flows").write_bytes(b"whit flows 999\n" + bytes(400))
+    assert ports(kept(tmp_path)) == [1, 3]
+
+
+def test_a_full_disk_loses_flows_and_nothing_else(tmp_path: Path) -> None:
+    log = kept(tmp_path)
+    log.add([record(port) for port in range(6)])
+    log.keep()
+    log.add([record(port) for port in range(10, 16)])
+    with files_of_at_most(400):
+        log.keep()
+    log.add([record(port) for port in range(20, 26)])
+    log.keep()
+    assert ports(log)[-6:] == [*range(20, 26)]
+    assert set(ports(log)) >= {*range(6), *range(20, 26)}
+
+
+@contextlib.contextmanager
+def files_of_at_most(size: int) -> Iterator[None]:
+    """Writing beyond it fails with EFBIG, in the midst of what is written."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_time_ends_the_search(tmp_path: Path) -> None:
+    log = kept(tmp_path)
+    log.context.boot = datetime(2026, 1, 1, tzinfo=UTC)
+    log.add([replace(EVENT, time_ns=second * 10**9).pack() for second in range(60)])
+    log.keep()
+    looked: list[datetime] = []
+    since = log.context.boot + timedelta(seconds=50)
+    found = log.past(lambda one: looked.append(one.time) is None and one.time >= since, since=since)
+    assert len(found) == 10
+    assert len(looked) == 15

@@ -136,7 +136,7 @@ class Pair:
 
     def last_flow(self) -> Flow:
         self.log.collect(self.datapath.events)
-        return self.log.past(lambda _: True, limit=1)[0]
+        return self.log.past(lambda one: one.kind == "flow", limit=1)[0]
 
     def explain(self, source: str, target: str, port: int = 7000) -> Explanation:
         address = str(BOOK.node) if source == "host" else self.specs[source].network.address

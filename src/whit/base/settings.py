@@ -23,6 +23,8 @@ class Settings:
     id: str = DEFAULT_ID
     run_root: Path = Path("/run/whit")
     state_root: Path = Path("/var/lib/whit")
+    flows_mib: int = 64
+    """How much disk the record of flows may take; 0 keeps none."""
 
     def __post_init__(self) -> None:
         if not _ID.fullmatch(self.id):
@@ -37,6 +39,7 @@ class Settings:
             id=os.environ.get("WHIT_ID", DEFAULT_ID),
             run_root=Path(os.environ.get("WHIT_RUN_ROOT", "/run/whit")),
             state_root=Path(os.environ.get("WHIT_STATE_ROOT", "/var/lib/whit")),
+            flows_mib=_number("WHIT_FLOWS_MIB", 64),
         )
 
     @property
@@ -78,6 +81,10 @@ class Settings:
         return self.state_dir / "logs"
 
     @property
+    def flows_dir(self) -> Path:
+        return self.state_dir / "flows"
+
+    @property
     def resolver_dir(self) -> Path:
         return self.run_dir / "resolver"
 
@@ -106,3 +113,10 @@ class Settings:
     @property
     def link_prefix(self) -> str:
         return f"w-{self.id}-"
+
+
+def _number(variable: str, default: int) -> int:
+    text = os.environ.get(variable, str(default))
+    if not text.isdecimal():
+        raise InputError(f"{variable} is {text!r}, which is no number", hint=f"the default is {default}")
+    return int(text)

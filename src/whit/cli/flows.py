@@ -26,44 +26,71 @@ def add(app: typer.Typer) -> None:
 def flows(
     run: Invocation,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with what comes.")] = False,
+    ends: Annotated[bool, typer.Option("--ends", help="Connections that were closed: bytes, duration, RTT.")] = False,
+    http: Annotated[bool, typer.Option("--http", help="HTTP requests with their answers.")] = False,
     source: Annotated[str, typer.Option("--from", metavar="PARTY", help="Only from this service or address.")] = "",
-    destination: Annotated[str, typer.Option("--to", metavar="PARTY", help="Only to this service or address.")] = "",
+    destination: Annotated[
+        str, typer.Option("--to", metavar="PARTY", help="Only to this service, address or DNS name.")
+    ] = "",
     verdict: Annotated[str, typer.Option(metavar="VERDICT", help=f"Only {', '.join(VERDICTS)}.")] = "",
     reason: Annotated[str, typer.Option(metavar="NAME", help="Only drops for this reason.")] = "",
+    rule: Annotated[int | None, typer.Option(metavar="N", min=1, help="Only what this rule decided.")] = None,
+    undeclared: Annotated[bool, typer.Option("--undeclared", help="Only what nobody declared.")] = False,
     port: Annotated[int | None, typer.Option(metavar="PORT", min=1, max=65535, help="Only to this port.")] = None,
+    protocol: Annotated[str, typer.Option(metavar="NAME", help="Only tcp, udp, icmp or icmpv6.")] = "",
+    family: Annotated[str, typer.Option(metavar="4|6", help="Only IPv4 or IPv6.")] = "",
+    status: Annotated[str, typer.Option(metavar="CODE", help="Only HTTP with this status: 503, or 5xx.")] = "",
+    method: Annotated[str, typer.Option(metavar="NAME", help="Only HTTP with this method.")] = "",
+    path: Annotated[str, typer.Option(metavar="PREFIX", help="Only HTTP with a path that begins so.")] = "",
     since: Annotated[str, typer.Option(metavar="TIME", help="From then on: 10m, 2h, or an RFC 3339 time.")] = "",
+    until: Annotated[str, typer.Option(metavar="TIME", help="Up to then.")] = "",
     app: Annotated[str, typer.Option(metavar="APP", help="Only flows that this app takes part in.")] = "",
     limit: Annotated[int | None, typer.Option(metavar="N", min=1, help="The last so many.")] = None,
 ) -> None:
-    """Print the connections and drops that the kernel saw.
+    """Print the connections and drops that the kernel saw, also those before the agent was started.
 
-    A drop comes with its reason and the rule that decided.
+    A drop comes with its reason and the rule that decided. Without --ends and --http, and filters of HTTP, only
+    beginnings and drops are printed.
 
     \b
     Example:
       whit flows -f --verdict deny
       whit flows --from web --to db --json
+      whit flows --http --status 5xx --since 10m
     """
     from whit.cli.inspection import point_in_time
 
     if verdict and verdict not in VERDICTS:
         raise InputError(f"--verdict: there is no verdict {verdict}", hint=f"one of {', '.join(VERDICTS)}")
+    if family not in ("", "4", "6"):
+        raise InputError(f"--family: {family} is neither 4 nor 6")
+    http = http or bool(status or method or path)
     query: Query = {
         "follow": follow,
+        "kind": [*(["end"] if ends else []), *(["http"] if http else [])] or ["flow"],
         "app": app,
         "source": _peer(run, source),
         "destination": _peer(run, destination),
         "verdict": verdict,
-        "reason": reason,
+        "reason": reason.upper().replace("-", "_"),
+        "rule": rule,
+        "undeclared": undeclared,
         "port": port,
+        "protocol": protocol.lower(),
+        "family": family,
+        "status": status.lower(),
+        "method": method,
+        "path": path,
         "since": point_in_time(since),
+        "until": point_in_time(until),
         "limit": limit,
     }
+    printer = FlowPrinter(run.output)
     for flow in run.client.flows(query):
         if run.json:
             run.output.item(flow)
         else:
-            print_flow(run.output, flow)
+            printer.show(flow)
 
 
 def explain(
@@ -91,17 +118,67 @@ def explain(
     return 1 if exit_code and explanation.verdict == "deny" else 0
 
 
-def print_flow(output: Output, flow: Flow) -> None:
-    """One line; a second one, indented, says why something was dropped or that nobody declared it."""
-    time = flow.time.astimezone().strftime("%H:%M:%S.%f")[:-3]
-    way = f"{party_text(flow.source)} -> {party_text(flow.destination)} {flow.protocol}"
-    asked = f" (asked for {flow.service})" if flow.service else ""
-    output.line(f"{time} {flow.verdict:<8} {way}{asked}", style=COLOURS.get(flow.verdict, ""))
+class FlowPrinter:
+    """One line a flow, in columns that grow with what is in them; a second line, indented, says why."""
+
+    def __init__(self, output: Output) -> None:
+        self.output = output
+        self.widths = [0, 0]
+
+    def show(self, flow: Flow) -> None:
+        time = flow.time.astimezone().strftime("%H:%M:%S.%f")[:-3]
+        ends = [party_text(flow.source), party_text(flow.destination)]
+        self.widths = [max(pair) for pair in zip(self.widths, map(len, ends), strict=True)]
+        source, destination = (text.ljust(width) for text, width in zip(ends, self.widths, strict=True))
+        what = flow.verdict if flow.kind == "flow" else flow.kind
+        line = f"{time} {what:<8} {source} -> {destination} {flow.protocol}{detail(flow)}"
+        self.output.line(line, style=_flow_style(flow))
+        if text := reason_said(flow):
+            self.output.line(f"             {text}")
+
+
+def _flow_style(flow: Flow) -> str:
+    if flow.http and flow.http.status >= 500:
+        return "red"
+    return COLOURS.get(flow.verdict, "") if flow.kind == "flow" else ""
+
+
+def detail(flow: Flow) -> str:
+    """What only some kinds have, after a space; empty if there is nothing."""
+    from whit.cli.inspection import size_text
+
+    if flow.http:
+        return f" {flow.http.method} {flow.http.path} {flow.http.status} {duration_text(flow.http.latency_us / 1e6)}"
+    if flow.end:
+        end = flow.end
+        rtt = f", rtt {duration_text(end.rtt_us / 1e6)}" if end.rtt_us else ""
+        again = f", {end.retransmits} retransmitted" if end.retransmits else ""
+        how = ", reset" if end.reset else ""
+        sizes = f"{size_text(end.bytes)} out, {size_text(end.reply_bytes)} back"
+        return f" {duration_text(end.seconds)}, {sizes}{rtt}{again}{how}"
+    return f" (asked for {flow.service})" if flow.service else ""
+
+
+def reason_said(flow: Flow) -> str:
+    """`POLICY_EGRESS: …: rule 7: …`; empty where there is nothing to explain."""
     why = [flow.reason, flow.reason_text, rule_said(flow.rule, flow.rule_text)] if flow.reason else []
+    if flow.verdict == "audit":
+        why = ["would be denied", rule_said(flow.rule, flow.rule_text)]
     if flow.undeclared:
         why.append("nobody declared it")
-    if text := ": ".join(part for part in why if part):
-        output.line(f"             {text}")
+    return ": ".join(part for part in why if part)
+
+
+def duration_text(seconds: float) -> str:
+    """`120 us`, `3.1 ms`, `2.50 s`, `5m03s`, `2h10m`."""
+    if seconds < 0.001:
+        return f"{seconds * 1e6:.0f} us"
+    if seconds < 1:
+        return f"{seconds * 1e3:.1f} ms"
+    if seconds < 60:
+        return f"{seconds:.2f} s"
+    minutes, rest = divmod(int(seconds), 60)
+    return f"{minutes}m{rest:02}s" if minutes < 60 else f"{minutes // 60}h{minutes % 60:02}m"
 
 
 def print_explanation(output: Output, explanation: Explanation) -> None:
@@ -131,8 +208,11 @@ def rule_said(rule: int, text: str) -> str:
 
 
 def party_text(party: Party) -> str:
-    address = f"{party.address}:{party.port}" if party.port else party.address
-    return f"{party.name} {address}" if party.name else address
+    """`shop/api 10.1.0.2:8000`; with the DNS name that was asked for, where there is one."""
+    host = f"[{party.address}]" if party.port and ":" in party.address else party.address
+    address = f"{host}:{party.port}" if party.port else host
+    name = party.dns or party.name
+    return f"{name} {address}" if name else address
 
 
 def _end(party: Party) -> str:

@@ -30,6 +30,7 @@ from whit.control.network import Books, NodeNetwork
 from whit.control.observe import FlowQuery
 from whit.control.plan import next_retry, plan
 from whit.image.store import ImageStore
+from whit.mesh.flow_store import FlowStore
 from whit.mesh.flows import FlowLog
 from whit.model.app import AppSpec
 from whit.model.feature import Feature
@@ -66,7 +67,7 @@ class Agent:
         self.drivers = drivers
         self.images = images_
         self.instances = Instances(drivers, network, images_, self._changed, self._write_maps)
-        self.flow_log = FlowLog()
+        self.flow_log = FlowLog(store=_flow_store(settings))
         self.releases: dict[str, Release] = {}
         self.wanted: dict[str, Wanted] = {}
         self._leaving: dict[str, Release] = {}
@@ -100,6 +101,7 @@ class Agent:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        self.flow_log.keep()
         self.instances.release()
         self.network.datapath.close()
         await self.documents.store.close()
@@ -326,9 +328,11 @@ class Agent:
         return self.drivers.of(record.spec.isolation).execute(instance, request)
 
     async def flows(self, query: FlowQuery, *, follow: bool) -> AsyncIterator[Flow]:
+        query = query.with_addresses(self.instance_statuses())
         self.flow_log.collect(self.network.datapath.events)
-        # A full log takes most of a second to read.
-        for flow in await asyncio.to_thread(self.flow_log.past, query.matches, query.limit):
+        # A full log takes seconds to read.
+        past = self.flow_log.past
+        for flow in await asyncio.to_thread(past, query.matches, query.limit, query.sieve(), query.since):
             yield flow
         if follow:
             async for flow in self.flow_log.follow(query.matches):
@@ -343,6 +347,10 @@ class Agent:
 
     async def features(self) -> list[Feature]:
         return await doctor.features(self.settings)
+
+
+def _flow_store(settings: Settings) -> FlowStore | None:
+    return FlowStore(settings.flows_dir, settings.flows_mib << 20) if settings.flows_mib else None
 
 
 def _essence(release: Release) -> Mapping[str, Any]:

@@ -111,12 +111,37 @@ class RingReader:
                 pass
 
 
+Event = abi.FlowEvent | abi.EndEvent | abi.HttpEvent | abi.HopEvent
+
+_KIND = 8
+"""Where the kind stands in every record."""
+_EVENTS: dict[int, type[Event]] = {
+    abi.EventKind.FLOW: abi.FlowEvent,
+    abi.EventKind.END: abi.EndEvent,
+    abi.EventKind.HTTP: abi.HttpEvent,
+    abi.EventKind.HOP: abi.HopEvent,
+}
+
+
+def kind_of(record: bytes) -> int:
+    """The number of the record's kind, which may be one of a later release."""
+    return record[_KIND]
+
+
+def event_of(record: bytes) -> Event:
+    """Raises Permanent if the record is of another version of Whit."""
+    kind = _EVENTS.get(kind_of(record)) if len(record) > _KIND else None
+    if kind is None or len(record) != kind.SIZE:
+        raise Permanent(f"an event of {len(record)} bytes is of no known kind", hint="it is of another version")
+    return kind.unpack(record)
+
+
 class FlowEvents(RingReader):
-    """The ring of flow events."""
+    """The ring of events."""
 
     def poll(self, limit: int = _LIMIT) -> Iterator[abi.FlowEvent]:
-        """The events that are ready, oldest first."""
+        """The flow events that are ready, oldest first; those of other kinds are gone then."""
         for record in self.read(limit):
-            if len(record) != abi.FlowEvent.SIZE:
-                raise Permanent(f"{self.path} holds a record of {len(record)} bytes", hint="it is of another version")
-            yield abi.FlowEvent.unpack(record)
+            event = event_of(record)
+            if isinstance(event, abi.FlowEvent):
+                yield event

@@ -1,114 +1,75 @@
-"""Flows: what the datapath tells of connections, kept in a ring in memory, and read with names instead of numbers.
+"""The flow log: what the datapath tells of connections. The last records are in memory, those before them on disk.
 
-The datapath never wakes anybody for a flow event; `pump` looks every 25 ms. What is kept are the events as they came,
-130 bytes each: identities and rule ids are never given to others, so they can be named when somebody asks.
+The datapath never wakes anybody for an event; `pump` looks every 25 ms while something happens, and less often while
+nothing does. What is kept are the records as they came; they are named when somebody asks.
 """
 
 from __future__ import annotations
 
 import asyncio
-import re
+import logging
 import socket
 import struct
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 
+from whit.base.errors import Permanent
 from whit.datapath import abi
-from whit.datapath.address import Address
-from whit.datapath.events import RingReader
-from whit.mesh.identities import IdentityBook
-from whit.mesh.rules import UNDECLARED
-from whit.model.flow import Flow, Party, Verdict
+from whit.datapath.events import RingReader, event_of, kind_of
+from whit.mesh.flow_store import Batch, FlowStore
+from whit.mesh.naming import Context, Dictionary, flow_of
+from whit.model.flow import Flow
 
-CAPACITY = 65_536
+log = logging.getLogger(__name__)
+
+CAPACITY = 32_768
 POLL_SECONDS = 0.025
+IDLE_SECONDS = 0.2
+"""At most so long between looks while nothing happens: a ring holds the events of 50,000 flows a second for as long."""
+KEEP_SECONDS = 1.0
+"""After which records are on disk."""
 FOLLOWER_ROOM = 4096
-_REASONS = {reason.value: reason for reason in abi.DropReason if reason}
-_HOOKS = {hook.value: hook.name.lower().replace("_", "-") for hook in abi.Hook}
-_OWN_LINK = re.compile(r"w-[a-z0-9]+-(\d+)")
+ASKED_ROOM = 4096
 _IFINDEX = struct.Struct("=I")
 _IFINDEX_OFFSET = next(offset for name, offset, _ in abi.LAYOUT["flow_event"][1] if name == "ifindex")
-PROTOCOLS = {1: "icmp", 6: "tcp", 17: "udp", 132: "sctp"}
+
+DISORDER = timedelta(seconds=5)
+"""Records of several processors, and of two agents, are not quite in the order of their times."""
+_TIME = struct.Struct("<Q")
+
+Sieve = Callable[[bytes], bool]
+"""Tells from a record whether it is worth while to name it."""
 
 
-@dataclass
-class Dictionary:
-    """What numbers mean. Control replaces the fields as they change."""
-
-    identities: IdentityBook = field(default_factory=IdentityBook)
-    rules: dict[int, str] = field(default_factory=dict)
-    links: dict[int, str] = field(default_factory=dict)
-    """Instances by endpoint number, which their links are named for."""
-
-    def rule(self, number: int) -> str:
-        return self.rules.get(number, "") if number else ""
-
-    def link(self, name: str) -> str:
-        """The instance at the end of a link of ours; the link's own name for others."""
-        found = _OWN_LINK.fullmatch(name)
-        return self.links.get(int(found[1]), name) if found else name
+def everything(record: bytes) -> bool:
+    return True
 
 
-def flow_of(event: abi.FlowEvent, words: Dictionary, boot: datetime, links: Mapping[int, str]) -> Flow:
-    """`boot`: the wall-clock time at which the monotonic clock was 0. `links`: names by index."""
-    reason = _REASONS.get(event.reason)
-    rule = deciding_rule(event)
-    text = words.rule(rule)
-    # Not validated: these are our own numbers and names, and a person may ask for 65,536 flows at once.
-    return Flow.model_construct(
-        time=boot + timedelta(microseconds=event.time_ns / 1000),
-        source=_party(event.source, event.source_port, event.source_identity, words),
-        destination=_party(event.destination, event.destination_port, event.destination_identity, words),
-        service="" if event.service == event.destination else f"{event.service}:{event.service_port}",
-        protocol=PROTOCOLS.get(event.protocol, str(event.protocol)),
-        verdict=_verdict(event),
-        reason=reason.name if reason else "" if not event.reason else f"reason {event.reason}",
-        reason_text=abi.DROP_TEXTS[reason] if reason else "",
-        rule=rule,
-        rule_text=text,
-        hook=_HOOKS.get(event.hook, str(event.hook)),
-        link=words.link(links.get(event.ifindex, str(event.ifindex))),
-        undeclared=event.verdict == abi.Verdict.ALLOW and UNDECLARED in text,
-    )
-
-
-def deciding_rule(event: abi.FlowEvent) -> int:
-    """The one that denied; of a flow that both ends let through, the source's, or the destination's if it has none."""
-    if event.reason == abi.DropReason.POLICY_INGRESS:
-        return event.ingress_rule
-    if event.reason == abi.DropReason.POLICY_EGRESS:
-        return event.egress_rule
-    return event.egress_rule or event.ingress_rule
-
-
-def _verdict(event: abi.FlowEvent) -> Verdict:
-    if event.verdict == abi.Verdict.DENY:
-        return "deny"
-    if event.flags & abi.PolicyFlags.AUDIT:
-        return "audit"
-    return "redirect" if event.verdict == abi.Verdict.REDIRECT else "allow"
-
-
-def _party(address: Address, port: int, identity: int, words: Dictionary) -> Party:
-    name = words.identities.name(identity) if identity else ""
-    return Party.model_construct(address=str(address), port=port, identity=identity, name=name)
+def _time_of(record: bytes, context: Context) -> datetime:
+    return context.boot + timedelta(microseconds=_TIME.unpack_from(record)[0] / 1000)
 
 
 class FlowLog:
     """The last flows, and those to come."""
 
-    def __init__(self, capacity: int = CAPACITY) -> None:
+    def __init__(self, capacity: int = CAPACITY, store: FlowStore | None = None) -> None:
         self.words = Dictionary()
-        self.boot = datetime.now(UTC) - timedelta(seconds=time.monotonic())
+        self.context = Context(datetime.now(UTC) - timedelta(seconds=time.monotonic()))
+        self.store = store
+        self.lag = 0.0
+        """Seconds by which the event loop was late at worst since somebody last set this to 0."""
         self._records: deque[bytes] = deque(maxlen=capacity)
-        self._links: dict[int, str] = {}
+        self._next = store.next if store else 0
+        self._fresh = Batch()
         self._followers: set[asyncio.Queue[bytes]] = set()
+        self._hop_listeners: set[Callable[[abi.HopEvent], None]] = set()
 
     def __len__(self) -> int:
         return len(self._records)
+
+    # ---- taking ----
 
     def collect(self, events: RingReader) -> int:
         """Take what the ring holds. Returns how many."""
@@ -118,27 +79,79 @@ class FlowLog:
 
     def add(self, records: list[bytes]) -> None:
         """Events as they lie in the ring."""
-        self._records.extend(records)
-        self._name_links(records)
+        flows = self._without_hops(records)
+        self._records.extend(flows)
+        self._next += len(flows)
+        self._name_links(flows)
+        if self.store:
+            self._fresh.records += flows
         for follower in self._followers:
-            for record in records[: follower.maxsize - follower.qsize()]:
+            for record in flows[: follower.maxsize - follower.qsize()]:
                 follower.put_nowait(record)
+
+    def learn_name(self, asker: bytes, address: bytes, name: str) -> None:
+        """That an instance asked for a name and was given this address; both in 16 bytes."""
+        pair = asker + address
+        if self.context.asked.pop(pair, None) != name and self.store:
+            self._fresh.asked[pair] = name
+        self.context.asked[pair] = name
+        if len(self.context.asked) > ASKED_ROOM:
+            del self.context.asked[next(iter(self.context.asked))]
 
     async def pump(self, events: RingReader) -> None:
         """Collect for ever."""
+        pause = POLL_SECONDS
+        kept = time.monotonic()
         while True:
-            self.collect(events)
-            await asyncio.sleep(POLL_SECONDS)
+            pause = POLL_SECONDS if self.collect(events) or self._hop_listeners else min(2 * pause, IDLE_SECONDS)
+            now = time.monotonic()
+            if self._fresh.records and now - kept > KEEP_SECONDS:
+                await asyncio.to_thread(self._write, *self._take())
+                kept = now
+            before = time.monotonic()
+            await asyncio.sleep(pause)
+            self.lag = max(self.lag, time.monotonic() - before - pause)
 
-    def past(self, wanted: Callable[[Flow], bool], limit: int = 0) -> list[Flow]:
-        """The flows that are wanted, oldest first: all, or the last `limit` of them.
+    def keep(self) -> None:
+        """Have on disk what came since the last time."""
+        self._write(*self._take())
 
-        Takes some 15 µs for each that is looked at: a second for a full ring. May be called in another thread.
+    def _take(self) -> tuple[Batch, Context]:
+        """What is to be written. In the thread that adds: what comes from now on is for the next time."""
+        fresh, self._fresh = self._fresh, Batch()
+        links = {index: self.words.link(name) for index, name in self.context.links.items()}
+        fresh.links = {index: links[index] for index in fresh.links}
+        return fresh, Context(self.context.boot, links, dict(self.context.asked))
+
+    def _write(self, fresh: Batch, context: Context) -> None:
+        """A full disk loses flows, nothing else."""
+        try:
+            if self.store:
+                self.store.append(fresh, context)
+        except OSError as error:
+            log.error("%d flows are not kept: %s", len(fresh.records), error)
+
+    # ---- telling ----
+
+    def past(
+        self,
+        wanted: Callable[[Flow], bool],
+        limit: int = 0,
+        sieve: Sieve = everything,
+        since: datetime | None = None,
+    ) -> list[Flow]:
+        """The flows that are wanted, oldest first: all since then, or the last `limit` of them.
+
+        Takes some 15 µs for each that passes the sieve: half a second for a full memory. May be called in any thread.
         """
         found: deque[Flow] = deque()
-        for record in reversed(tuple(self._records)):
-            flow = self._flow(record)
-            if wanted(flow):
+        for record, context in self._backwards():
+            if since and _time_of(record, context) < since - DISORDER:
+                break
+            if not sieve(record):
+                continue
+            flow = self._flow(record, context)
+            if flow and wanted(flow):
                 found.appendleft(flow)
                 if len(found) == limit:
                     break
@@ -150,19 +163,46 @@ class FlowLog:
         self._followers.add(queue)
         try:
             while True:
-                flow = self._flow(await queue.get())
-                if wanted(flow):
+                flow = self._flow(await queue.get(), self.context)
+                if flow and wanted(flow):
                     yield flow
         finally:
             self._followers.discard(queue)
 
-    def _flow(self, record: bytes) -> Flow:
-        return flow_of(abi.FlowEvent.unpack(record), self.words, self.boot, self._links)
+    def listen(self, listener: Callable[[abi.HopEvent], None]) -> Callable[[], None]:
+        """Have `listener` told every hop of traced packets. Returns what ends it."""
+        self._hop_listeners.add(listener)
+        return lambda: self._hop_listeners.discard(listener)
+
+    def _backwards(self) -> Iterator[tuple[bytes, Context]]:
+        records, following = tuple(self._records), self._next
+        for record in reversed(records):
+            yield record, self.context
+        if self.store:
+            yield from self.store.backwards(following - len(records))
+
+    def _flow(self, record: bytes, context: Context) -> Flow | None:
+        """None for what another version of Whit left."""
+        try:
+            return flow_of(event_of(record), self.words, context)
+        except (Permanent, TypeError):
+            return None
+
+    def _without_hops(self, records: list[bytes]) -> list[bytes]:
+        hops = [record for record in records if kind_of(record) == abi.EventKind.HOP]
+        if not hops:
+            return records
+        for record in hops:
+            for listener in tuple(self._hop_listeners):
+                listener(abi.HopEvent.unpack(record))
+        return [record for record in records if kind_of(record) != abi.EventKind.HOP]
 
     def _name_links(self, records: list[bytes]) -> None:
         """While they are there: an index is not given to another link before all others have been used."""
-        for index in {_IFINDEX.unpack_from(record, _IFINDEX_OFFSET)[0] for record in records} - self._links.keys():
+        known: Mapping[int, str] = self.context.links
+        for index in {_IFINDEX.unpack_from(record, _IFINDEX_OFFSET)[0] for record in records} - known.keys():
             try:
-                self._links[index] = socket.if_indextoname(index)
+                name = socket.if_indextoname(index)
             except OSError:
-                self._links[index] = str(index)
+                name = str(index)
+            self.context.links[index] = self._fresh.links[index] = name

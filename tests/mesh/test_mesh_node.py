@@ -127,3 +127,10 @@ def test_the_host_link_holds_the_nodes_ipv6_address_too() -> None:
     book = BOOK.model_copy(update={"pool6": "fd00:1::/64", "ipv6": True})
     assert IPv6Interface("fd00:1::1/128") in node.host_link(SETTINGS, book).addresses
     assert not node.is_host_link_right([LO, OWN], SETTINGS, book)
+
+
+@pytest.mark.parametrize(("gigabytes", "entries"), [(0.5, 1 << 16), (1, 1 << 16), (2, 1 << 17), (24, 1 << 18)])
+def test_maps_grow_with_the_memory_of_the_machine(gigabytes: float, entries: int) -> None:
+    sizes = node.map_sizes(int(gigabytes * 2**30))
+    assert sizes["slots"] == sizes["backends"] == sizes["frontends"] == entries
+    assert node.map_sizes(2**30, 1000)["slots"] == 1000

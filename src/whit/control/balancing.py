@@ -62,7 +62,8 @@ class Balancing:
         self._maps = tables.ServiceMaps(datapath)
         self._outside = services.OutsideNumbers(self._maps.found())
         self._made: dict[int, Made] = {}
-        self._named: tuple[object, ...] = ()
+        self._named: dict[str, AppNames] = {}
+        self._written_names: object = None
 
     def write(self, apps: Sequence[AppSpec], replicas: Sequence[Replica], addresses: AddressBook) -> None:
         """Bring the service maps and the file of names to this."""
@@ -114,42 +115,67 @@ class Balancing:
         return Made(spec, addresses, replicas, before.service if before and before.service == service else service)
 
     def _write_names(self, apps: Sequence[AppSpec], replicas: Sequence[Replica], addresses: AddressBook) -> None:
-        """Only a headless service's names depend on how its instances are."""
-        headless = {(app.name, name) for app in apps for name, service in app.services.items() if service.headless}
-        seen = tuple(
-            (one.app, one.hostname, one.network.addresses, (one.app, one.service) in headless and one.state)
-            for one in replicas
-        )
-        cause = (tuple(apps), addresses, seen)
-        if cause != self._named:
-            names.write_state(self.settings, name_table(apps, replicas, addresses))
-            self._named = cause
+        """Of an app that is as it was, nothing is made again."""
+        instances = {address: (one.app, one.hostname) for one in replicas for address in one.network.addresses}
+        given: dict[str, int] = {}
+        before, self._named = self._named, {}
+        for app in apps:
+            own = tuple(one for one in replicas if one.app == app.name) if has_headless(app) else ()
+            kept = before.get(app.name)
+            if kept is None or kept.app is not app or kept.addresses is not addresses or kept.replicas != own:
+                given = given or addresses.by_owner("services")
+                kept = app_names(app, own, addresses, given)
+            self._named[app.name] = kept
+        cause = ({name: (one.services, one.aliases) for name, one in self._named.items()}, instances)
+        if cause != self._written_names:
+            table = names.NameTable(
+                listen=str(addresses.resolver),
+                services={name: one.services for name, one in self._named.items()},
+                instances=instances,
+                aliases={name: one.aliases for name, one in self._named.items()},
+            )
+            names.write_state(self.settings, table)
+            self._written_names = cause
 
 
-def name_table(apps: Sequence[AppSpec], replicas: Sequence[Replica], addresses: AddressBook) -> names.NameTable:
-    """What the resolver answers."""
-    given = addresses.by_owner("services")
-    found: dict[str, dict[str, Sequence[str]]] = {app.name: {} for app in apps}
-    aliases: dict[str, dict[str, str]] = {app.name: {} for app in apps}
-    for app in apps:
-        for name, service in app.services.items():
-            if service.external_name is not None:
-                aliases[app.name][name] = service.external_name
-            elif service.headless:
-                own = [one for one in replicas if (one.app, one.service) == (app.name, name)]
-                found[app.name][name] = services.ready_addresses([back for one in own for back in one.backends()])
-            else:
-                found[app.name][name] = addresses.addresses(given[service_name(app.name, name)])
-    instances = {address: (one.app, one.hostname) for one in replicas for address in one.network.addresses}
-    return names.NameTable(str(addresses.resolver), found, instances, aliases)
+@dataclass(frozen=True)
+class AppNames:
+    """The names of an app's services, with what they were made from."""
+
+    app: AppSpec
+    addresses: AddressBook
+    replicas: tuple[Replica, ...]
+    """Those that names depend on."""
+    services: dict[str, Sequence[str]]
+    aliases: dict[str, str]
 
 
-def outside_identities(apps: Sequence[AppSpec], numbers: Mapping[str, int]) -> dict[IdentityKey, IdentityValue]:
+def has_headless(app: AppSpec) -> bool:
+    return any(service.headless for service in app.services.values())
+
+
+def app_names(
+    app: AppSpec, replicas: tuple[Replica, ...], addresses: AddressBook, given: Mapping[str, int]
+) -> AppNames:
+    """What the resolver answers for the app. `given`: offsets of services."""
+    found: dict[str, Sequence[str]] = {}
+    aliases: dict[str, str] = {}
+    for name, service in app.services.items():
+        if service.external_name is not None:
+            aliases[name] = service.external_name
+        elif service.headless:
+            own = [backend for one in replicas if one.service == name for backend in one.backends()]
+            found[name] = services.ready_addresses(own)
+        else:
+            found[name] = addresses.addresses(given[service_name(app.name, name)])
+    return AppNames(app, addresses, replicas, found, aliases)
+
+
+def outside_identities(app: AppSpec, numbers: Mapping[str, int]) -> dict[IdentityKey, IdentityValue]:
     """Endpoints of services have their service's identity, so that who uses the service reaches them. Of two services
     with the same one, the first in the order of their names."""
     found: dict[str, int] = {}
-    for app in sorted(apps, key=lambda one: one.name):
-        for name, service in sorted(app.services.items()):
-            for one in service.endpoints:
-                found.setdefault(one.address, numbers[service_name(app.name, name)])
+    for name, service in sorted(app.services.items()):
+        for one in service.endpoints:
+            found.setdefault(one.address, numbers[service_name(app.name, name)])
     return node.service_identities(found)

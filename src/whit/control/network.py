@@ -12,7 +12,7 @@ import os
 import time
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import TypeVar
 
@@ -73,7 +73,7 @@ class NodeNetwork:
         self._compiled: tuple[object, compiler.Table] | None = None
         self._identity_map = tables.IdentityMap(datapath)
         self._balancing = Balancing(settings, datapath)
-        self._outside: tuple[object, dict[IdentityKey, IdentityValue]] = (None, {})
+        self._outside: dict[str, tuple[AppSpec, dict[IdentityKey, IdentityValue]]] = {}
         self._assigned: tuple[object, ...] = ()
         self._nameless: frozenset[str] = frozenset()
         """Services whose names stand for something else than an address of their own."""
@@ -94,7 +94,9 @@ class NodeNetwork:
         )
         await documents.put(books.addresses, "addresses")
         pools = books.addresses.network, books.addresses.network6
-        config = DatapathConfig(pools[0], mark=mark_of(settings.id), mark_mask=MARK_MASK, pool6=pools[1])
+        config = DatapathConfig(
+            pools[0], mark=mark_of(settings.id), mark_mask=MARK_MASK, pool6=pools[1], sizes=_map_sizes()
+        )
         datapath = await asyncio.to_thread(Datapath.install, settings, config)
         return cls(settings, documents, books, datapath)
 
@@ -105,17 +107,17 @@ class NodeNetwork:
 
         `instances`: app and service by instance name.
         """
-        specs = tuple(release.spec for release in releases)
-        cause = (specs, dict(instances))
+        specs = [release.spec for release in releases]
+        self._nameless = frozenset(
+            service_name(app.name, name)
+            for app in specs
+            for name, service in app.services.items()
+            if service.headless or service.external_name is not None
+        )
+        cause = (tuple((app.name, *app.services) for app in specs), rules.networks_used(specs), dict(instances))
         if cause != self._assigned or self.books.addresses.is_resting:
-            await self._keep(self.assigned(specs, instances))
+            await self._keep(await in_thread(self.assigned, specs, dict(instances)))
             self._assigned = cause
-            self._nameless = frozenset(
-                service_name(app.name, name)
-                for app in specs
-                for name, service in app.services.items()
-                if service.headless or service.external_name is not None
-            )
 
     def assigned(self, apps: Sequence[AppSpec], instances: Mapping[str, tuple[str, str]]) -> Books:
         """What `assign` would write down."""
@@ -129,10 +131,16 @@ class NodeNetwork:
         return Books(book, found, self.books.rules)
 
     async def _keep(self, books: Books) -> None:
-        for kind in ("addresses", "identities", "rules"):
-            if getattr(books, kind) != getattr(self.books, kind):
-                await self.documents.put(getattr(books, kind), kind)
-        self.books = books
+        """Those that are as they were stay the same objects: what follows from them need not be made again."""
+        changed = {
+            kind: getattr(books, kind)
+            for kind in ("addresses", "identities", "rules")
+            if getattr(books, kind) != getattr(self.books, kind)
+        }
+        for kind, book in changed.items():
+            await self.documents.put(book, kind)
+        if changed:
+            self.books = replace(self.books, **changed)
 
     def spec_of(self, name: str, app: str, service: str, books: Books | None = None) -> NetworkSpec:
         """What an instance was given."""
@@ -266,9 +274,14 @@ class NodeNetwork:
         await in_thread(self._balancing.write, apps, replicas, books.addresses)
 
     def _write_identities(self, apps: Sequence[AppSpec], replicas: Sequence[Replica], books: Books) -> None:
-        if self._outside[0] != (tuple(apps), books.identities):
-            numbers = {name: number for number, name in books.identities.names.items()}
-            self._outside = (tuple(apps), books.identities), outside_identities(apps, numbers)
+        before, self._outside = self._outside, {}
+        numbers: dict[str, int] = {}
+        for app in apps:
+            kept = before.get(app.name)
+            if kept is None or kept[0] is not app:
+                numbers = numbers or {name: number for number, name in books.identities.names.items()}
+                kept = (app, outside_identities(app, numbers))
+            self._outside[app.name] = kept
         networks: dict[IPv4Network | IPv6Network, int] = {
             net: books.identities.number(str(net)) for net in rules.networks_used(apps)
         }
@@ -276,7 +289,7 @@ class NodeNetwork:
         known |= node.service_identities(
             {address: one.network.identity for one in replicas for address in one.network.addresses}
         )
-        self._identity_map.write(known, self._outside[1])
+        self._identity_map.write(known, {name: found for name, (_, found) in self._outside.items()})
 
     async def _policy(self, apps: Sequence[AppSpec], records: Sequence[Record]) -> compiler.Table:
         """The policy map as it should be; computed again only if what it follows from has changed."""
@@ -315,6 +328,14 @@ def _with_ipv6(book: AddressBook) -> AddressBook:
     pool = asked or addresses.choose_pool6(taken)
     own = next(pool.subnets(new_prefix=addresses.NODE6_PREFIX))
     return book.model_copy(update={"ipv6": True, "pool6": str(own)})
+
+
+def _map_sizes() -> dict[str, int]:
+    asked = os.environ.get("WHIT_MAP_ENTRIES")
+    if asked is not None and not asked.isdecimal():
+        raise InputError(f"WHIT_MAP_ENTRIES: {asked!r} is not a number", hint="as 262144, or leave it out")
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return node.map_sizes(memory, int(asked) if asked else None)
 
 
 def _choose_pool() -> IPv4Network:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Iterable, Iterator
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Literal
 
@@ -32,6 +33,10 @@ FIRST_INSTANCE = 16
 """Offsets in the pool: 1 is the node, 2 the resolver; those below this one are kept for more of that kind."""
 
 
+_network4, _network6 = lru_cache(4)(IPv4Network), lru_cache(4)(IPv6Network)
+"""Reading the text takes longer than all else that is done with a pool."""
+
+
 class Lease(Noun):
     """One owner's address (an offset in the pool) and, for instances, its endpoint number."""
 
@@ -54,7 +59,7 @@ class AddressBook(Noun):
 
     @property
     def network(self) -> IPv4Network:
-        return IPv4Network(self.pool)
+        return _network4(self.pool)
 
     @property
     def node(self) -> IPv4Address:
@@ -70,7 +75,7 @@ class AddressBook(Noun):
 
     @property
     def network6(self) -> IPv6Network | None:
-        return IPv6Network(self.pool6) if self.ipv6 and self.pool6 else None
+        return _network6(self.pool6) if self.ipv6 and self.pool6 else None
 
     @property
     def mesh6(self) -> IPv6Network | None:

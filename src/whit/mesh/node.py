@@ -19,6 +19,22 @@ AGENT_LINK = re.compile(r"w-[a-z][a-z0-9]{0,6}-(host|\d+)")
 """Links of instances and nodes, of whichever agent of this machine (`Settings.link`)."""
 
 
+MAP_ENTRIES = 1 << 16
+"""Of each map of services, on a small machine."""
+_MOST_ENTRIES = 1 << 18
+_BYTES_AN_ENTRY = 1 << 14
+"""Of the machine's memory. An entry takes 60 to 90 bytes of the kernel's, whether it is used or not."""
+
+
+def map_sizes(memory: int, asked: int | None = None) -> dict[str, int]:
+    """Entries of the maps that grow with services, by name: as many as asked for, or as the memory (bytes) suggests."""
+    entries = asked or MAP_ENTRIES
+    while not asked and entries < min(_MOST_ENTRIES, memory // _BYTES_AN_ENTRY):
+        entries *= 2
+    # Those of the trie are taken as they are needed.
+    return {"frontends": entries, "slots": entries, "backends": entries, "identities": max(entries, _MOST_ENTRIES)}
+
+
 def host_link(settings: Settings, book: AddressBook) -> CreateHostLink:
     """The link of the node's own addresses and the resolver's."""
     own: list[IPv4Interface | IPv6Interface] = [IPv4Interface(book.node), IPv4Interface(book.resolver)]

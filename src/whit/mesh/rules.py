@@ -129,6 +129,8 @@ def _rule(draft: Draft, number: int) -> Rule:
 
 def _app(app: AppSpec, peers: Peers) -> Iterator[Draft]:
     for name, service in app.services.items():
+        if service.is_elsewhere:
+            continue  # nobody of it is here to be judged: who reaches it is decided by those who use it
         who = service_name(app.name, name)
         subject = peers.numbers[who]
         yield from _default_deny(app, who, subject)

@@ -81,21 +81,21 @@ def service_tables(services: Iterable[Service]) -> ServiceTables:
     tables = ServiceTables()
     for service in services:
         for address in service.addresses:
-            _add(tables, service, FrontendKey(Address.from_ip(address), 0, 0), target=0)
+            key = FrontendKey(Address.from_ip(address), 0, 0)
+            _add(tables, service, key, target=0, ipv6=":" in address)
         for port in service.ports:
             for address in ANYWHERE if port.host_ip == ANYWHERE[0] else (port.host_ip,):
                 key = FrontendKey(Address.from_ip(address), port.published, PROTOCOLS[port.protocol])
-                _add(tables, service, key, target=port.target)
+                _add(tables, service, key, target=port.target, ipv6=":" in address)
     return tables
 
 
-def _add(tables: ServiceTables, service: Service, key: FrontendKey, target: int) -> None:
+def _add(tables: ServiceTables, service: Service, key: FrontendKey, target: int, *, ipv6: bool) -> None:
     """A frontend of one family, and the backends of that family for this target."""
-    version = key.address.ip.version
     number = service.number << 16 | target
-    if version == 6:
+    if ipv6:
         number ^= _OF_IPV6
-    taking = _of_family(service, version, tables, target)
+    taking = _of_family(service, tables, target, ipv6=ipv6)
     chosen = _slots(taking)
     for slot, backend in enumerate(chosen):
         tables.slots[SlotKey(service=number, slot=slot)] = backend
@@ -111,9 +111,9 @@ def _flags(service: Service, taking: Mapping[int, int]) -> int:
     return maglev | (FrontendFlags.AFFINITY if service.affinity else 0)
 
 
-def _of_family(service: Service, version: int, tables: ServiceTables, target: int) -> dict[int, int]:
+def _of_family(service: Service, tables: ServiceTables, target: int, *, ipv6: bool) -> dict[int, int]:
     """Enters the backends of a family. Returns the weights, by number, of those that take new flows."""
-    there = [one for one in service.backends if (":" in one.address) == (version == 6) and one.state != "down"]
+    there = [one for one in service.backends if (":" in one.address) == ipv6 and one.state != "down"]
     wanted = "active" if any(one.state == "active" for one in there) else "leaving"
     taking: dict[int, int] = {}
     for one in sorted(there, key=lambda each: each.number):
@@ -160,7 +160,8 @@ class OutsideNumbers:
         """Two services with the same backend have a number each."""
         key = service, address, port
         if key not in self._given:
-            self._given[key] = self._known.pop((str(ip_address(address)), port), 0) or self._next()
+            before = self._known.pop((str(ip_address(address)), port), 0) if self._known else 0
+            self._given[key] = before or self._next()
         return self._given[key]
 
     def forget(self, services: Iterable[int]) -> None:

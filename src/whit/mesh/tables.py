@@ -30,6 +30,8 @@ UNFINISHED = PolicyKey(POLICY_PREFIX_ANY_PROTOCOL, subject=0, peer=0, direction=
 """Of a subject that nobody is, so that it decides nothing. There while policy is being changed."""
 MARK = PolicyValue(rule=0, precedence=0, verdict=Verdict.DENY, flags=0, redirect_port=0)
 
+Identities = Mapping[IdentityKey, IdentityValue]
+
 K = TypeVar("K")
 V = TypeVar("V")
 
@@ -41,24 +43,25 @@ class IdentityMap:
     def __init__(self, datapath: Datapath) -> None:
         self.table = datapath.identities
         self._written: dict[IdentityKey, IdentityValue] | None = None
-        self._outside: Mapping[IdentityKey, IdentityValue] = {}
+        self._outside: dict[str, Identities] = {}
 
-    def write(
-        self,
-        wanted: Mapping[IdentityKey, IdentityValue],
-        outside: Mapping[IdentityKey, IdentityValue] = MappingProxyType({}),
-    ) -> int:
-        """Returns how many entries changed. `outside` are many that seldom change, and give way to those wanted: they
-        are looked at only if they are not the same object as the last time."""
+    def write(self, wanted: Identities, outside: Mapping[str, Identities] = MappingProxyType({})) -> int:
+        """Returns how many entries changed. `outside` are many that seldom change, by app, and give way to those
+        wanted: of an app they are looked at only if they are not the same object as the last time."""
         known, self._written = self._written, None
-        if known is None or outside is not self._outside:
-            whole = {**outside, **wanted}
-            before = dict(self.table.items()) if known is None else {**self._outside, **known}
+        if known is None:
+            before = dict(self.table.items())
+            after = {key: value for part in outside.values() for key, value in part.items()}
         else:
-            whole = {key: outside[key] for key in known if key in outside} | dict(wanted)
-            before = known
-        changed = _put(self.table, before, whole) + _drop(self.table, before, whole)
-        self._written, self._outside = dict(wanted), outside
+            names = [name for name in {*self._outside, *outside} if self._outside.get(name) is not outside.get(name)]
+            before = {key: value for name in names for key, value in self._outside.get(name, {}).items()} | known
+            after = {key: value for name in names for key, value in outside.get(name, {}).items()}
+            # What one has given up may be another's too.
+            lost = before.keys() - after.keys() - wanted.keys()
+            after |= {key: part[key] for part in outside.values() for key in lost & part.keys()} if lost else {}
+        after |= wanted
+        changed = _put(self.table, before, after) + _drop(self.table, before, after)
+        self._written, self._outside = dict(wanted), dict(outside)
         return changed
 
 

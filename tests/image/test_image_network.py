@@ -23,13 +23,13 @@ from support.images import need, overlay
 
 from whit.base.errors import InputError, NotFound, Permanent, Unreachable
 from whit.base.settings import Settings
-from whit.image import confine, debian, manifest, sources
+from whit.image import confine, debian, manifest
 from whit.image.store import ImageStore
 from whit.image.workshop import module_environment
 from whit.model.build import BuildSpec, DebianPart, DirectoryPart, PythonPart
 from whit.model.image import Image
 from whit.model.progress import Report
-from whit.tools import apt
+from whit.tools import apt, apt_sources
 
 pytestmark = [pytest.mark.network, pytest.mark.root, pytest.mark.slow]
 
@@ -376,8 +376,8 @@ async def test_unsigned_mirror_and_unknown_key_are_refused(mirror: tuple[str, Pa
 
 
 async def test_host_sources_are_those_of_its_release() -> None:
-    text = sources.host_sources(sources.release(), manifest.architecture())
-    assert sources.release() in text
+    text = apt_sources.host_sources(apt_sources.release(), manifest.architecture())
+    assert apt_sources.release() in text
 
 
 # A registry on loopback.

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from whit.base.errors import InputError, NotFound, Unavailable
-from whit.image import accounts, debian, reference, sources
+from whit.image import accounts, debian, reference
 from whit.image.reference import PathReference, RegistryReference
 from whit.image.tree import Entry, Tree
-from whit.tools import apt, pip
+from whit.tools import apt, apt_sources, pip
 
 ONE_LINE = """
 # deb http://one.example/ignored bookworm main
@@ -48,7 +48,7 @@ def test_entries_that_serve_the_release(etc: Path) -> None:
     (etc / "sources.list").write_text(ONE_LINE)
     (etc / "sources.list.d" / "debian.sources").write_text(DEB822)
     (etc / "sources.list.d" / "old.list.save").write_text("deb http://four.example bookworm main")
-    assert sources.host_sources("bookworm", "amd64", etc) == (
+    assert apt_sources.host_sources("bookworm", "amd64", etc) == (
         "Types: deb\nURIs: http://one.example/debian\nSuites: bookworm\nComponents: main contrib\n"
         "Architectures: amd64\nSigned-By: /k.gpg\n"
         "\n"
@@ -61,29 +61,29 @@ def test_entries_that_serve_the_release(etc: Path) -> None:
 def test_entry_for_another_architecture_does_not_serve(etc: Path) -> None:
     (etc / "sources.list").write_text("deb [arch=arm64] http://one.example bookworm main")
     with pytest.raises(Unavailable, match="bookworm"):
-        sources.host_sources("bookworm", "amd64", etc)
+        apt_sources.host_sources("bookworm", "amd64", etc)
 
 
 @pytest.mark.parametrize("option", ["trusted=yes", "allow-insecure=yes", "allow-weak=yes"])
 def test_unchecked_source_is_refused_with_its_place(etc: Path, option: str) -> None:
     (etc / "sources.list").write_text(f"\ndeb [{option}] http://one.example bookworm main\n")
     with pytest.raises(InputError, match=r"sources.list:2: .*without checking"):
-        sources.host_sources("bookworm", "amd64", etc)
+        apt_sources.host_sources("bookworm", "amd64", etc)
 
 
 def test_unchecked_source_in_deb822(etc: Path) -> None:
     text = "Types: deb\nURIs: http://a.example\nSuites: bookworm\nComponents: main\nTrusted: yes\n"
     (etc / "sources.list.d" / "a.sources").write_text(text)
     with pytest.raises(InputError, match=r"a.sources:1"):
-        sources.host_sources("bookworm", "amd64", etc)
+        apt_sources.host_sources("bookworm", "amd64", etc)
 
 
 def test_release(tmp_path: Path) -> None:
     (tmp_path / "os-release").write_text('ID=debian\nVERSION_CODENAME=bookworm\nPRETTY_NAME="Debian GNU/Linux 12"\n')
-    assert sources.release(tmp_path / "os-release") == "bookworm"
+    assert apt_sources.release(tmp_path / "os-release") == "bookworm"
     (tmp_path / "os-release").write_text('ID=fedora\nPRETTY_NAME="Fedora"\n')
     with pytest.raises(Unavailable, match="Fedora"):
-        sources.release(tmp_path / "os-release")
+        apt_sources.release(tmp_path / "os-release")
 
 
 @pytest.mark.parametrize(

@@ -16,9 +16,8 @@ from pathlib import Path
 from typing import Literal
 
 from whit.base.errors import NotFound
-from whit.image import sources
 from whit.image.tree import Entry
-from whit.tools import apt, modprobe, process
+from whit.tools import apt, apt_sources, modprobe, process
 
 Series = Literal["stable", "backports"]
 """Of Debian 12: Linux 6.1 and 6.12."""
@@ -69,11 +68,11 @@ async def obtain(store: Path, architecture: str, series: Series = "stable", *, r
 
 async def _fetch(home: Path, architecture: str, series: Series) -> str:
     """The digest of the newest package, which is then unpacked below `home`."""
-    codename = sources.release()
-    choose = sources.host_sources if series == "stable" else sources.backports
+    codename = apt_sources.release()
+    choose = apt_sources.host_sources if series == "stable" else apt_sources.backports
     with tempfile.TemporaryDirectory(prefix=".apt-", dir=home) as private:
         root = apt.Root(home / "apt", Path(private), architecture)
-        await root.prepare(choose(codename, architecture), sources.host_credentials(), _SCRIPTS_ONLY)
+        await root.prepare(choose(codename, architecture), apt_sources.host_credentials(), _SCRIPTS_ONLY)
         await root.update(LISTS_MAX_AGE)
         package = await _newest(root, architecture)
         if not (home / package.sha256).exists():

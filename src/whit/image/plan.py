@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Literal
 
 from whit.base.errors import InputError, NotLocked
-from whit.image import archive, directory, layer, manifest, needs, project, sources
+from whit.image import archive, directory, layer, manifest, needs, project
 from whit.image.linking import Rule
 from whit.image.needs import Graph, Node
 from whit.model.build import BuildSpec, DebianPart, DirectoryPart, LayoutPart, PythonPart
 from whit.model.lock import FILE, Lock, Locked, asked_debian, asked_python
+from whit.tools import apt_sources
 
 VERSION = 4
 
@@ -99,8 +100,8 @@ def make(spec: BuildSpec, lock: Lock | None = None) -> Plan:
         raise InputError("a part is linked by closure, and nothing proves that the image works", hint=hint)
     graph = needs.resolve(spec)
     names = graph.packages
-    codename = sources.release() if names else ""
-    text = sources.host_sources(codename, manifest.architecture()) if names else ""
+    codename = apt_sources.release() if names else ""
+    text = apt_sources.host_sources(codename, manifest.architecture()) if names else ""
     python = project.python_version(codename) if any(isinstance(part, PythonPart) for part in spec.parts) else ""
     packaged = tuple(node.id for node in graph.nodes if node.packages)
     title = f"Debian {codename}: {', '.join(names)}"

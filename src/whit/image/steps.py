@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from whit.base.errors import DigestMismatch
-from whit.image import archive, directory, layer, manifest, project, sources, worker
+from whit.image import archive, directory, layer, manifest, project, worker
 from whit.image.bill import Bill, Package
 from whit.image.layout import Layout
 from whit.image.linking import Order
@@ -22,7 +22,7 @@ from whit.image.records import Records, StepResult, write_whole
 from whit.image.tree import MERGED_USR, Tree
 from whit.image.workshop import Bench, Workshop
 from whit.model.lock import Locked, LockedPackage, LockedWheel, not_locked
-from whit.tools import pip
+from whit.tools import apt_sources, pip
 
 Say = Callable[[str], None]
 
@@ -179,7 +179,7 @@ def _request(step: Step, plan: Plan, bench: Bench, refresh: bool) -> dict[str, A
             "architecture": manifest.architecture(),
             "names": step.names,
             "sources": plan.sources,
-            "auth": sources.host_credentials(),
+            "auth": apt_sources.host_credentials(),
             "refresh": refresh,
         }
     assert step.project is not None

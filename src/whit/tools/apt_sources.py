@@ -1,4 +1,4 @@
-"""Sources: which entries of the host's /etc/apt serve a release, rendered for a private apt.
+"""The sources of apt: which entries of the host's /etc/apt serve a release, rendered for a private apt.
 
 Reads both notations (sources.list(5)): one line an entry, and deb822. Entries that switch off the checking of
 signatures are refused; the keys are those that the host trusts for the entry.

@@ -44,7 +44,8 @@ struct endpoint_key {
 };
 
 enum endpoint_flags {
-	ENDPOINT_TAP = 1, /* there is no peer to hand packets to: they leave by the node's side of the link */
+	ENDPOINT_TAP = 1,     /* there is no peer to hand packets to: they leave by the node's side of the link */
+	ENDPOINT_LIMITED = 2, /* what it sends is counted against `limits` */
 };
 
 struct endpoint_value {
@@ -113,7 +114,7 @@ struct frontend_key {
 
 enum frontend_flags {
 	FRONTEND_MAGLEV = 1,   /* the backend follows from the client's tuple, by the service's table in `maglev` */
-	FRONTEND_AFFINITY = 2, /* a client keeps its backend for `affinity_seconds` after it was last seen */
+	FRONTEND_AFFINITY = 2, /* a client keeps its backend for `affinity_seconds` after it last began a flow */
 };
 
 struct frontend_value {
@@ -157,13 +158,13 @@ struct affinity_value {
 	__u32 pad;
 };
 
-/* ---- limits: what an instance may send, by the ifindex of the host side of its link. A token bucket. ---- */
+/* ---- limits: what an instance may send, by the ifindex of the host side of its link ---- */
 
+/* A virtual schedule (ITU-T I.371, GCRA): each packet takes its time, and may be early by so much. */
 struct limit_value {
 	__u64 bytes_per_second;
-	__u64 burst; /* bytes */
-	__u64 tokens;
-	__u64 last_ns;
+	__u64 burst_ns;
+	__u64 busy_until_ns; /* kept by the datapath; CLOCK_MONOTONIC */
 };
 
 /* ---- conntrack: two entries a flow, one for each way, each found by one look-up ---- */
@@ -185,6 +186,7 @@ enum flow_flags {
 	FLOW_UPLINK = 16, /* the initiator is outside: replies leave by `ifindex` */
 	FLOW_FIN = 32,    /* TCP: whoever sends this way has finished; closing when both have */
 	FLOW_HAIRPIN = 64, /* the initiator is its own backend: to it, its packets come from the service's address */
+	FLOW_DENIED = 128, /* TCP: policy came to deny it. Kept, so that what is sent again begins no flow */
 };
 
 struct flow_value {
@@ -204,11 +206,12 @@ struct flow_value {
 	__be16 policy_port; /* the responder's port after translation, or ICMP's type and code: what policy was asked */
 	__u16 pad;
 	__u32 retransmits; /* TCP segments of this way that were seen before */
-	__u32 rtt_us;	   /* last measured between a segment of this way and its acknowledgement; 0: not yet */
+	__u32 rtt_us;	   /* last measured from a segment of the other way to its acknowledgement; 0: not yet */
 	__u32 next_sequence;
 	__u32 sampled_sequence;
 	__u32 pad2;
-	__u64 sampled_ns;
+	__u64 sampled_ns;     /* when the other way sent `sampled_sequence`; 0: nothing is awaited */
+	__u64 next_sample_ns; /* before which this way is not measured again */
 	__u64 began_ns;
 };
 

@@ -114,6 +114,20 @@ struct {
 	__uint(max_entries, 65536);
 } affinity SEC(".maps");
 
+/* By service, of those that ask for it. A new table takes the place of the old one at once. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH_OF_MAPS);
+	__type(key, __u32);
+	__uint(max_entries, 4096);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__array(values, struct {
+		__uint(type, BPF_MAP_TYPE_ARRAY);
+		__type(key, __u32);
+		__type(value, __u32); /* backend */
+		__uint(max_entries, MAGLEV_SIZE);
+	});
+} maglev SEC(".maps");
+
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__type(key, __u32); /* ifindex */

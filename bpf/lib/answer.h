@@ -171,9 +171,9 @@ static __noinline int answer_error(const struct packet *packet, __u8 type, __u8 
 }
 
 /* Nobody takes the flow: the packet is counted and reported as dropped, and the client told. */
-static __noinline int refuse(const struct packet *packet, struct flow_event *event)
+static __noinline int refuse(const struct packet *packet, struct flow_event *event, enum drop_reason reason)
 {
-	int end = drop_reported(packet, event, DROP_NO_BACKEND);
+	int end = drop_reported(packet, event, reason);
 
 	if (!is_answerable(packet))
 		return end;

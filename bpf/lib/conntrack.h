@@ -46,6 +46,13 @@ static __always_inline struct flow_key opposite(const struct flow_key *tuple, co
 		way.source = flow->translation;
 		way.source_port = flow->translation_port;
 	}
+	/* Both ends are the instance; on either way the service stands for the one who is far. */
+	if (flow->flags & FLOW_HAIRPIN) {
+		if (flow->flags & FLOW_REPLY)
+			way.source = tuple->source;
+		else
+			way.destination = tuple->destination;
+	}
 	return way;
 }
 
@@ -57,7 +64,7 @@ static __always_inline __u64 timeout_of(const struct flow_value *flow, __u8 prot
 	case IPPROTO_TCP:
 		if (flow->flags & FLOW_CLOSING)
 			return tcp_closing_timeout_ns;
-		return established ? tcp_established_timeout_ns : tcp_syn_timeout_ns;
+		return established || (flow->flags & FLOW_DENIED) ? tcp_established_timeout_ns : tcp_syn_timeout_ns;
 	case IPPROTO_UDP:
 		return established ? udp_established_timeout_ns : udp_timeout_ns;
 	case IPPROTO_ICMP:
@@ -85,7 +92,7 @@ static __always_inline bool is_syn(const struct packet *packet)
 static __always_inline bool begins_anew(const struct packet *packet, const struct flow_value *flow)
 {
 	if (packet->tuple.protocol == IPPROTO_TCP)
-		return is_syn(packet) && ((flow->flags & FLOW_CLOSING) || is_over(packet, flow));
+		return is_syn(packet) && ((flow->flags & (FLOW_CLOSING | FLOW_DENIED)) || is_over(packet, flow));
 	return is_over(packet, flow);
 }
 
@@ -98,16 +105,31 @@ is_taken(const struct packet *packet, const struct flow_key *way, const struct f
 {
 	const struct flow_value *found = bpf_map_lookup_elem(&flows, way);
 
-	if (!found || (found->flags & FLOW_CLOSING) || is_over(packet, found))
+	if (!found || (found->flags & (FLOW_CLOSING | FLOW_DENIED)) || is_over(packet, found))
 		return false;
 	return !same_address(&found->translation, &wanted->translation) ||
 	       found->translation_port != wanted->translation_port;
 }
 
-/* What policy is asked about: only TCP and UDP have ports. */
+/* What policy is asked about: the port, or the type and code of ICMP; other protocols have nothing of the kind. */
 static __always_inline __be16 policy_port(const struct flow_event *event)
 {
-	return event->protocol == IPPROTO_TCP || event->protocol == IPPROTO_UDP ? event->destination_port : 0;
+	switch (event->protocol) {
+	case IPPROTO_TCP:
+	case IPPROTO_UDP:
+		return event->destination_port;
+	case IPPROTO_ICMP:
+	case IPPROTO_ICMPV6:
+		return bpf_htons(event->icmp_type << 8 | event->icmp_code);
+	default:
+		return 0;
+	}
+}
+
+/* An instance that was given itself as a backend. */
+static __always_inline bool is_hairpin(const struct flow_event *event)
+{
+	return same_address(&event->source, &event->destination);
 }
 
 /* Enter a flow that was allowed, in both ways or in none. Its first packet is counted as all others are, by touch. */
@@ -116,9 +138,11 @@ remember(const struct packet *packet, const struct flow_event *event, __u32 gene
 {
 	struct flow_value flow = {
 		.last_seen_ns = packet->now_ns,
+		.began_ns = packet->now_ns,
 		.translation = event->destination,
 		.translation_port = event->destination_port,
-		.flags = packet->hook == HOOK_FROM_UPLINK ? FLOW_UPLINK : 0,
+		.flags = (packet->hook == HOOK_FROM_UPLINK ? FLOW_UPLINK : 0) |
+			 (is_hairpin(event) ? FLOW_HAIRPIN : 0),
 		.ifindex = packet->skb->ifindex,
 		.backend = backend,
 		.initiator = event->source_identity,
@@ -170,26 +194,6 @@ static __always_inline void describe_flow(const struct packet *packet, const str
 	event->destination_identity = flow->responder;
 }
 
-/* Policy is not what it was when this entry was allowed: ask again. Returns TC_ACT_OK, or the end of the packet. */
-static __noinline int recheck(const struct packet *packet, struct flow_value *flow, __u32 generation)
-{
-	struct flow_event event = {};
-	enum drop_reason reason;
-
-	describe_flow(packet, flow, &event);
-	reason = judge(&event, flow->policy_port);
-	if (reason) {
-		forget(packet, flow);
-		return drop_reported(packet, &event, reason);
-	}
-	flow->egress_rule = event.egress_rule;
-	flow->ingress_rule = event.ingress_rule;
-	flow->generation = generation;
-	if ((event.flags & POLICY_AUDIT) && !(flow->flags & FLOW_REPLY))
-		report(&event);
-	return TC_ACT_OK;
-}
-
 /* Set flags in both entries. A FIN sets FLOW_CLOSING only if the other side has sent one too. */
 static __noinline void turn(const struct packet *packet, struct flow_value *flow, __u16 flags)
 {
@@ -203,6 +207,52 @@ static __noinline void turn(const struct packet *packet, struct flow_value *flow
 	flow->flags |= flags;
 	if (other)
 		other->flags |= flags;
+}
+
+/* Whether the backend of a flow that is translated has been taken away, or is down. Asked when the generation differs. */
+static __always_inline bool has_lost_backend(const struct flow_value *flow)
+{
+	const struct backend_value *backend;
+
+	if ((flow->flags & FLOW_REPLY) || !flow->backend)
+		return false;
+	backend = bpf_map_lookup_elem(&backends, &flow->backend);
+	return !backend || backend->state == BACKEND_DOWN || !same_address(&backend->address, &flow->translation);
+}
+
+/*
+ * Policy came to deny the flow. The entries of TCP stay: its ends send what was not acknowledged again, and without
+ * them what the responder sends would begin a flow the other way round, which policy may allow.
+ */
+static __always_inline void end_denied(const struct packet *packet, struct flow_value *flow)
+{
+	if (packet->tuple.protocol != IPPROTO_TCP) {
+		forget(packet, flow);
+		return;
+	}
+	flow->last_seen_ns = packet->now_ns;
+	turn(packet, flow, FLOW_DENIED);
+}
+
+/* Policy is not what it was when this entry was allowed: ask again. Returns TC_ACT_OK, or the end of the packet. */
+static __noinline int recheck(const struct packet *packet, struct flow_value *flow, __u32 generation)
+{
+	struct flow_event event = {};
+	enum drop_reason reason;
+
+	describe_flow(packet, flow, &event);
+	reason = judge(&event, flow->policy_port);
+	if (reason) {
+		end_denied(packet, flow);
+		return drop_reported(packet, &event, reason);
+	}
+	flow->flags &= ~FLOW_DENIED;
+	flow->egress_rule = event.egress_rule;
+	flow->ingress_rule = event.ingress_rule;
+	flow->generation = generation;
+	if ((event.flags & POLICY_AUDIT) && !(flow->flags & FLOW_REPLY))
+		report(&event);
+	return TC_ACT_OK;
 }
 
 /* A packet of a flow has come by: count it, and follow the state of the connection. */

@@ -48,6 +48,8 @@ static __always_inline void describe(const struct packet *packet, struct flow_ev
 	event->destination_port = packet->tuple.destination_port;
 	event->service_port = packet->tuple.destination_port;
 	event->protocol = packet->tuple.protocol;
+	event->icmp_type = packet->icmp_type;
+	event->icmp_code = packet->icmp_code;
 	event->source_identity = packet->identity;
 	event->ifindex = packet->skb->ifindex;
 	event->length = packet->length;

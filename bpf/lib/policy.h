@@ -41,19 +41,19 @@ static __always_inline bool ruled(struct policy_key *key, __u32 *rule, __u8 *fla
 
 /*
  * Both directions for the identities and the protocol of `event`, into its rules and flags. The world, the node and its
- * resolver are nobody's subjects, so they need no case of their own. Inlining it twice would cost more than the call.
+ * resolver are nobody's subjects, so they need no case of their own. A global function, which the verifier looks at
+ * once and not for each of its callers.
  */
-static __noinline enum drop_reason judge(struct flow_event *event, __be16 port)
+__noinline enum drop_reason judge(struct flow_event *event, __be16 port)
 {
-	struct policy_key key = {
-		.prefix_length = POLICY_PREFIX_EXACT,
-		.subject = event->source_identity,
-		.peer = event->destination_identity,
-		.direction = DIRECTION_EGRESS,
-		.protocol = event->protocol,
-		.port = port,
-	};
+	struct policy_key key = { .prefix_length = POLICY_PREFIX_EXACT, .port = port };
 
+	if (!event)
+		return DROP_INTERNAL;
+	key.subject = event->source_identity;
+	key.peer = event->destination_identity;
+	key.direction = DIRECTION_EGRESS;
+	key.protocol = event->protocol;
 	if (!ruled(&key, &event->egress_rule, &event->flags))
 		return DROP_POLICY_EGRESS;
 	key.subject = event->destination_identity;

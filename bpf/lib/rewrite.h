@@ -109,13 +109,18 @@ static __always_inline long rewrite_port(const struct packet *packet, __u32 fiel
 	return bpf_skb_store_bytes(packet->skb, packet->l4_offset + field, &new, sizeof(new), 0);
 }
 
-/* To the backend on the initiator's way, from the service on the reply's. */
+/*
+ * To the backend on the initiator's way, from the service on the reply's. If both are one instance, the other address
+ * has to change too: its stack would not take a packet from itself.
+ */
 static __noinline enum drop_reason translate(struct packet *packet, const struct flow_value *flow)
 {
+	bool reply = flow->flags & FLOW_REPLY;
 	struct flow_key *tuple = &packet->tuple;
+	struct address far = reply ? tuple->source : tuple->destination;
 	long failed;
 
-	if (flow->flags & FLOW_REPLY)
+	if (reply)
 		failed = rewrite_address(packet, true, &tuple->source, &flow->translation) ||
 			 rewrite_port(packet, offsetof(struct tcphdr, source), &tuple->source_port,
 				      flow->translation_port);
@@ -123,6 +128,8 @@ static __noinline enum drop_reason translate(struct packet *packet, const struct
 		failed = rewrite_address(packet, false, &tuple->destination, &flow->translation) ||
 			 rewrite_port(packet, offsetof(struct tcphdr, dest), &tuple->destination_port,
 				      flow->translation_port);
+	if (!failed && (flow->flags & FLOW_HAIRPIN))
+		failed = rewrite_address(packet, !reply, reply ? &tuple->destination : &tuple->source, &far);
 	return failed ? DROP_REWRITE_FAILED : DROP_NONE;
 }
 

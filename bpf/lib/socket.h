@@ -79,11 +79,11 @@ static __noinline int refuse_socket(struct bpf_sock_addr *ctx, const struct sock
 static __always_inline int balance_socket(struct bpf_sock_addr *ctx, bool ipv6)
 {
 	struct socket_value socket = { .address = peer_of(ctx, ipv6), .port = ctx->user_port };
-	struct address nobody = {}; /* the process is no instance, so every backend will do */
+	struct flow_key asker = { .protocol = ctx->protocol };
 	const struct frontend_value *frontend;
 	const struct backend_value *backend;
 	__u64 cookie = bpf_get_socket_cookie(ctx);
-	__u32 identity, number = 0;
+	__u32 identity, number;
 
 	if (!is_of_node(ctx) || (ctx->protocol != IPPROTO_TCP && ctx->protocol != IPPROTO_UDP))
 		return SOCKET_PROCEED;
@@ -91,7 +91,11 @@ static __always_inline int balance_socket(struct bpf_sock_addr *ctx, bool ipv6)
 	frontend = frontend_of(&socket.address, socket.port, ctx->protocol, identity);
 	if (!frontend)
 		return SOCKET_PROCEED;
-	backend = pick_backend(frontend, &nobody, &number);
+	/* It has no address yet: its namespace stands for it. */
+	asker.source.words[2] = netns_cookie >> 32;
+	asker.source.words[3] = netns_cookie;
+	number = pick_backend(frontend, &asker);
+	backend = bpf_map_lookup_elem(&backends, &number);
 	if (!backend || !is_same_family(&backend->address, &socket.address))
 		return refuse_socket(ctx, &socket, identity);
 	socket.backend = backend->address;

@@ -27,21 +27,22 @@ char LICENSE[] SEC("license") = "Apache-2.0";
 /* The service behind a destination, if it is one that this hook looks for. */
 static __always_inline const struct frontend_value *asked_for(const struct packet *packet)
 {
-	/* Ports published on every address of the node are for the outside; an instance asks the service itself. */
-	__u32 identity = packet->hook == HOOK_FROM_UPLINK ? IDENTITY_HOST : IDENTITY_UNKNOWN;
+	const struct flow_key *asked = &packet->tuple;
 
 	if (packet->hook == HOOK_TO_INSTANCE)
 		return NULL;
-	return frontend_of(&packet->tuple.destination, packet->tuple.destination_port, packet->tuple.protocol,
-			   identity);
+	return frontend_of(&asked->destination, asked->destination_port, asked->protocol,
+			   identity_of(&asked->destination));
 }
 
 /* Put the backend that is to answer into `event`. */
 static __always_inline enum drop_reason
 balance(const struct packet *packet, const struct frontend_value *frontend, struct flow_event *event, __u32 *number)
 {
-	const struct backend_value *backend = pick_backend(frontend, &packet->tuple.source, number);
+	const struct backend_value *backend;
 
+	*number = pick_backend(frontend, &packet->tuple);
+	backend = bpf_map_lookup_elem(&backends, number);
 	if (!backend || !is_same_family(&backend->address, &packet->tuple.destination))
 		return DROP_NO_BACKEND;
 	event->destination = backend->address;
@@ -60,7 +61,7 @@ static __noinline int admit(struct packet *packet)
 
 	describe(packet, &event);
 	if (frontend && balance(packet, frontend, &event, &backend))
-		return refuse(packet, &event);
+		return refuse(packet, &event, DROP_NO_BACKEND);
 	if (!event.source_identity)
 		event.source_identity = identity_of(&event.source);
 	event.destination_identity = identity_of(&event.destination);
@@ -75,6 +76,15 @@ static __noinline int admit(struct packet *packet)
 	return TC_ACT_OK;
 }
 
+/* A connection cannot go on with another backend, and is told. */
+static __noinline int refuse_lost(const struct packet *packet, const struct flow_value *flow)
+{
+	struct flow_event event = {};
+
+	describe_flow(packet, flow, &event);
+	return refuse(packet, &event, DROP_BACKEND_GONE);
+}
+
 /* The entry of the packet's flow, made if this is its first packet. NULL: the packet has met its end, in `end`. */
 static __always_inline struct flow_value *known_or_admitted(struct packet *packet, int *end)
 {
@@ -82,8 +92,16 @@ static __always_inline struct flow_value *known_or_admitted(struct packet *packe
 	__u32 generation = policy_generation();
 
 	if (flow && !begins_anew(packet, flow)) {
-		*end = flow->generation == generation ? TC_ACT_OK : recheck(packet, flow, generation);
-		return *end == TC_ACT_OK ? flow : NULL;
+		if (flow->generation == generation)
+			return flow;
+		if (!has_lost_backend(flow)) {
+			*end = recheck(packet, flow, generation);
+			return *end == TC_ACT_OK ? flow : NULL;
+		}
+		if (packet->tuple.protocol == IPPROTO_TCP && !is_syn(packet)) {
+			*end = refuse_lost(packet, flow);
+			return NULL;
+		}
 	}
 	*end = admit(packet);
 	if (*end != TC_ACT_OK)

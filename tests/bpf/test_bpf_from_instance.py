@@ -107,6 +107,7 @@ def test_both_ways_of_a_flow_are_remembered(lab: Lab) -> None:
         next_sequence=there.next_sequence,
         sampled_sequence=there.sampled_sequence,
         sampled_ns=there.sampled_ns,
+        next_sample_ns=there.next_sample_ns,
         began_ns=there.began_ns,
     )
     assert back == replace(there, flags=FlowFlags.REPLY, packets=0, bytes=0)

@@ -31,7 +31,7 @@ pytestmark = pytest.mark.root
 CONFIG = DatapathConfig(pool=IPv4Network("10.99.0.0/24"), sizes={"flows": 1000})
 OTHER = dataclasses.replace(CONFIG, mark=1, mark_mask=1)
 KEY = FlowKey(Address.from_ip("10.99.0.1"), Address.from_ip("10.99.0.2"), 1, 2, 6)
-VALUE = FlowValue(1, 2, 3, Address.from_ip("0.0.0.0"), 4, 0, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18)
+VALUE = FlowValue(1, 2, 3, Address.from_ip("0.0.0.0"), 4, 0, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19)
 
 
 @pytest.fixture(params=["tcx", "clsact"])

@@ -36,6 +36,7 @@ class ReservedIdentity(IntEnum):
 
 class EndpointFlags(IntFlag):
     TAP = 1
+    LIMITED = 2
 
 
 class Direction(IntEnum):
@@ -72,6 +73,7 @@ class FlowFlags(IntFlag):
     UPLINK = 16
     FIN = 32
     HAIRPIN = 64
+    DENIED = 128
 
 
 class Hook(IntEnum):
@@ -483,20 +485,18 @@ _AFFINITY_VALUE = struct.Struct(AffinityValue.FORMAT)
 
 @dataclass(frozen=True, slots=True)
 class LimitValue:
-    FORMAT: ClassVar[str] = "<QQQQ"
-    SIZE: ClassVar[int] = 32
+    FORMAT: ClassVar[str] = "<QQQ"
+    SIZE: ClassVar[int] = 24
 
     bytes_per_second: int
-    burst: int
-    tokens: int
-    last_ns: int
+    burst_ns: int
+    busy_until_ns: int
 
     def pack(self) -> Raw:
         return _LIMIT_VALUE.pack(
             self.bytes_per_second,
-            self.burst,
-            self.tokens,
-            self.last_ns,
+            self.burst_ns,
+            self.busy_until_ns,
         )
 
     @classmethod
@@ -550,8 +550,8 @@ _FLOW_KEY = struct.Struct(FlowKey.FORMAT)
 
 @dataclass(frozen=True, slots=True)
 class FlowValue:
-    FORMAT: ClassVar[str] = "<QQQ16s2sHIIIIIII2s2xIIII4xQQ"
-    SIZE: ClassVar[int] = 112
+    FORMAT: ClassVar[str] = "<QQQ16s2sHIIIIIII2s2xIIII4xQQQ"
+    SIZE: ClassVar[int] = 120
 
     last_seen_ns: int
     packets: int
@@ -572,6 +572,7 @@ class FlowValue:
     next_sequence: int
     sampled_sequence: int
     sampled_ns: int
+    next_sample_ns: int
     began_ns: int
 
     def pack(self) -> Raw:
@@ -595,6 +596,7 @@ class FlowValue:
             self.next_sequence,
             self.sampled_sequence,
             self.sampled_ns,
+            self.next_sample_ns,
             self.began_ns,
         )
 
@@ -620,6 +622,7 @@ class FlowValue:
             next_sequence,
             sampled_sequence,
             sampled_ns,
+            next_sample_ns,
             began_ns,
         ) = _FLOW_VALUE.unpack(data)
         return cls(
@@ -642,6 +645,7 @@ class FlowValue:
             next_sequence,
             sampled_sequence,
             sampled_ns,
+            next_sample_ns,
             began_ns,
         )
 
@@ -1397,12 +1401,11 @@ LAYOUT: dict[str, tuple[int, tuple[tuple[str, int, int], ...]]] = {
         ),
     ),
     "limit_value": (
-        32,
+        24,
         (
             ("bytes_per_second", 0, 8),
-            ("burst", 8, 8),
-            ("tokens", 16, 8),
-            ("last_ns", 24, 8),
+            ("burst_ns", 8, 8),
+            ("busy_until_ns", 16, 8),
         ),
     ),
     "flow_key": (
@@ -1417,7 +1420,7 @@ LAYOUT: dict[str, tuple[int, tuple[tuple[str, int, int], ...]]] = {
         ),
     ),
     "flow_value": (
-        112,
+        120,
         (
             ("last_seen_ns", 0, 8),
             ("packets", 8, 8),
@@ -1440,7 +1443,8 @@ LAYOUT: dict[str, tuple[int, tuple[tuple[str, int, int], ...]]] = {
             ("sampled_sequence", 88, 4),
             ("pad2", 92, 4),
             ("sampled_ns", 96, 8),
-            ("began_ns", 104, 8),
+            ("next_sample_ns", 104, 8),
+            ("began_ns", 112, 8),
         ),
     ),
     "fragment_key": (
@@ -1629,6 +1633,7 @@ ENUMS: dict[str, dict[str, int]] = {
     },
     "endpoint_flags": {
         "ENDPOINT_TAP": 1,
+        "ENDPOINT_LIMITED": 2,
     },
     "direction": {
         "DIRECTION_EGRESS": 0,
@@ -1659,6 +1664,7 @@ ENUMS: dict[str, dict[str, int]] = {
         "FLOW_UPLINK": 16,
         "FLOW_FIN": 32,
         "FLOW_HAIRPIN": 64,
+        "FLOW_DENIED": 128,
     },
     "hook": {
         "HOOK_FROM_INSTANCE": 1,

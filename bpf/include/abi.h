@@ -380,6 +380,15 @@ struct hop_event {
 	__u32 pad2;
 };
 
+/* A request that was not answered yet, under the tuple of its answer. */
+struct request_value {
+	__u64 began_ns; /* CLOCK_MONOTONIC */
+	__u8 method;
+	__u8 path_length;
+	__u8 pad[6];
+	__u8 path[HTTP_PATH_BYTES];
+};
+
 /* ---- edges: counters for each pair of identities, port of the responder and protocol ---- */
 
 /* Bucket i of a latency counts those below 64 us << i; the last one all that are longer. */

@@ -37,6 +37,9 @@ const volatile __be32 pool_mask = 0;
 const volatile struct address pool6 = {};
 const volatile struct address pool6_mask = {};
 
+/* 1: look for HTTP/1 in TCP payloads. */
+const volatile __u8 observe_http = 1;
+
 /*
  * After how much silence a flow is over: its tuple then starts a new one. Entries are not deleted by it; the sweeper
  * in user space does so by the same figures. Established is "the responder has answered".

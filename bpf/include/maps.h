@@ -59,6 +59,14 @@ struct {
 	__uint(max_entries, 262144);
 } flows SEC(".maps");
 
+/* Where a new entry is put together: the stack has no room for it. A program is not interrupted by another one. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__type(key, __u32);
+	__type(value, struct flow_value);
+	__uint(max_entries, 1);
+} new_flow SEC(".maps");
+
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__type(key, __u64); /* socket cookie */
@@ -141,6 +149,13 @@ struct {
 	__type(value, struct edge_value);
 	__uint(max_entries, 16384);
 } edges SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__type(key, struct flow_key);
+	__type(value, struct request_value);
+	__uint(max_entries, 16384);
+} requests SEC(".maps");
 
 /* Tuples whose packets tell every hop. */
 struct {

@@ -11,21 +11,40 @@
 #ifndef WHIT_CONNTRACK_H
 #define WHIT_CONNTRACK_H
 
+#include "edge.h"
 #include "event.h"
 #include "parse.h"
 #include "policy.h"
+#include "trace.h"
 
 static __always_inline struct flow_value *flow_of(const struct packet *packet)
 {
 	return bpf_map_lookup_elem(&flows, &packet->tuple);
 }
 
-static __always_inline __u32 policy_generation(void)
+/* What user space says for all packets: the generation, and whether this one is traced. */
+static __always_inline void recall_state(struct packet *packet)
 {
 	__u32 zero = 0;
 	const struct datapath_state *found = bpf_map_lookup_elem(&state, &zero);
+	const __u32 *trace = NULL;
 
-	return found ? found->generation : 0;
+	if (!found)
+		return;
+	packet->generation = found->generation;
+	if (found->tracing)
+		trace = bpf_map_lookup_elem(&traces, &packet->tuple);
+	packet->trace = trace ? *trace : 0;
+}
+
+static __always_inline void
+tell_judged(const struct packet *packet, const struct flow_event *event, enum drop_reason reason)
+{
+	bool egress = reason != DROP_POLICY_EGRESS;
+
+	hop(packet, HOP_EGRESS, event->egress_rule, egress ? VERDICT_ALLOW : VERDICT_DENY);
+	if (egress)
+		hop(packet, HOP_INGRESS, event->ingress_rule, reason ? VERDICT_DENY : VERDICT_ALLOW);
 }
 
 /* The key of a flow's other entry, given the key and the value of one. */
@@ -111,57 +130,59 @@ is_taken(const struct packet *packet, const struct flow_key *way, const struct f
 	       found->translation_port != wanted->translation_port;
 }
 
-/* What policy is asked about: the port, or the type and code of ICMP; other protocols have nothing of the kind. */
-static __always_inline __be16 policy_port(const struct flow_event *event)
-{
-	switch (event->protocol) {
-	case IPPROTO_TCP:
-	case IPPROTO_UDP:
-		return event->destination_port;
-	case IPPROTO_ICMP:
-	case IPPROTO_ICMPV6:
-		return bpf_htons(event->icmp_type << 8 | event->icmp_code);
-	default:
-		return 0;
-	}
-}
-
 /* An instance that was given itself as a backend. */
 static __always_inline bool is_hairpin(const struct flow_event *event)
 {
 	return same_address(&event->source, &event->destination);
 }
 
+/* The entry of the initiator's way; NULL cannot be. */
+static __always_inline struct flow_value *
+entry_of(const struct packet *packet, const struct flow_event *event, __u32 backend)
+{
+	__u32 zero = 0;
+	struct flow_value *flow = bpf_map_lookup_elem(&new_flow, &zero);
+
+	if (!flow)
+		return NULL;
+	__builtin_memset(flow, 0, sizeof(*flow));
+	flow->last_seen_ns = packet->now_ns;
+	flow->began_ns = packet->now_ns;
+	flow->translation = event->destination;
+	flow->translation_port = event->destination_port;
+	flow->flags = packet->hook == HOOK_FROM_UPLINK ? FLOW_UPLINK : 0;
+	if (is_hairpin(event))
+		flow->flags |= FLOW_HAIRPIN;
+	if (!same_address(&event->destination, &event->service) || event->destination_port != event->service_port)
+		flow->flags |= FLOW_TRANSLATED;
+	flow->ifindex = packet->skb->ifindex;
+	flow->backend = backend;
+	flow->initiator = event->source_identity;
+	flow->responder = event->destination_identity;
+	flow->egress_rule = event->egress_rule;
+	flow->ingress_rule = event->ingress_rule;
+	flow->generation = packet->generation;
+	flow->policy_port = policy_port(event);
+	return flow;
+}
+
 /* Enter a flow that was allowed, in both ways or in none. Its first packet is counted as all others are, by touch. */
 static __noinline enum drop_reason
-remember(const struct packet *packet, const struct flow_event *event, __u32 generation, __u32 backend)
+remember(const struct packet *packet, const struct flow_event *event, __u32 backend)
 {
-	struct flow_value flow = {
-		.last_seen_ns = packet->now_ns,
-		.began_ns = packet->now_ns,
-		.translation = event->destination,
-		.translation_port = event->destination_port,
-		.flags = (packet->hook == HOOK_FROM_UPLINK ? FLOW_UPLINK : 0) |
-			 (is_hairpin(event) ? FLOW_HAIRPIN : 0),
-		.ifindex = packet->skb->ifindex,
-		.backend = backend,
-		.initiator = event->source_identity,
-		.responder = event->destination_identity,
-		.egress_rule = event->egress_rule,
-		.ingress_rule = event->ingress_rule,
-		.generation = generation,
-		.policy_port = policy_port(event),
-	};
-	struct flow_key way = opposite(&packet->tuple, &flow);
+	struct flow_value *flow = entry_of(packet, event, backend);
+	struct flow_key way;
 
-	if (!same_address(&event->destination, &event->service) || event->destination_port != event->service_port)
-		flow.flags |= FLOW_TRANSLATED;
-	if (bpf_map_update_elem(&flows, &packet->tuple, &flow, BPF_ANY))
+	if (!flow)
+		return DROP_INTERNAL;
+	way = opposite(&packet->tuple, flow);
+	if (bpf_map_update_elem(&flows, &packet->tuple, flow, BPF_ANY))
 		return DROP_CONNTRACK_FULL;
-	flow.translation = event->service;
-	flow.translation_port = event->service_port;
-	flow.flags |= FLOW_REPLY;
-	if (!is_taken(packet, &way, &flow) && !bpf_map_update_elem(&flows, &way, &flow, BPF_ANY))
+	flow->translation = event->service;
+	flow->translation_port = event->service_port;
+	flow->flags |= FLOW_REPLY;
+	trace_also(packet, &way);
+	if (!is_taken(packet, &way, flow) && !bpf_map_update_elem(&flows, &way, flow, BPF_ANY))
 		return DROP_NONE;
 	bpf_map_delete_elem(&flows, &packet->tuple);
 	return DROP_CONNTRACK_FULL;
@@ -194,6 +215,42 @@ static __always_inline void describe_flow(const struct packet *packet, const str
 	event->destination_identity = flow->responder;
 }
 
+/* A connection is over: what it came to, once. `flow` is the way that ended it. */
+static __noinline void
+report_end(const struct packet *packet, const struct flow_value *flow, const struct flow_value *other)
+{
+	struct end_event *event = bpf_ringbuf_reserve(&events, sizeof(*event), 0);
+	bool reply = flow->flags & FLOW_REPLY;
+	const struct flow_value *forth = reply ? other : flow, *back = reply ? flow : other;
+
+	if (!event) {
+		count_drop(DROP_NONE, HOOK_LOST_EVENTS, sizeof(*event));
+		return;
+	}
+	event->time_ns = packet->now_ns;
+	event->kind = EVENT_END;
+	event->hook = packet->hook;
+	event->flow_flags = flow->flags;
+	event->ifindex = packet->skb->ifindex;
+	event->source = reply ? packet->tuple.destination : packet->tuple.source;
+	event->destination = reply ? packet->tuple.source : flow->translation;
+	event->source_port = reply ? packet->tuple.destination_port : packet->tuple.source_port;
+	event->destination_port = reply ? packet->tuple.source_port : flow->translation_port;
+	event->protocol = packet->tuple.protocol;
+	event->reset = !!(packet->tcp_flags & TCP_RST);
+	event->pad = 0;
+	event->source_identity = flow->initiator;
+	event->destination_identity = flow->responder;
+	event->duration_ns = packet->now_ns - flow->began_ns;
+	event->packets = forth->packets;
+	event->bytes = forth->bytes;
+	event->reply_packets = back->packets;
+	event->reply_bytes = back->bytes;
+	event->rtt_us = back->rtt_us ? back->rtt_us : forth->rtt_us;
+	event->retransmits = forth->retransmits + back->retransmits;
+	bpf_ringbuf_submit(event, BPF_RB_NO_WAKEUP);
+}
+
 /* Set flags in both entries. A FIN sets FLOW_CLOSING only if the other side has sent one too. */
 static __noinline void turn(const struct packet *packet, struct flow_value *flow, __u16 flags)
 {
@@ -204,6 +261,8 @@ static __noinline void turn(const struct packet *packet, struct flow_value *flow
 		flow->flags |= FLOW_FIN;
 		flags = other && !(other->flags & FLOW_FIN) ? 0 : FLOW_CLOSING;
 	}
+	if (other && (flags & ~flow->flags & FLOW_CLOSING))
+		report_end(packet, flow, other);
 	flow->flags |= flags;
 	if (other)
 		other->flags |= flags;
@@ -235,13 +294,14 @@ static __always_inline void end_denied(const struct packet *packet, struct flow_
 }
 
 /* Policy is not what it was when this entry was allowed: ask again. Returns TC_ACT_OK, or the end of the packet. */
-static __noinline int recheck(const struct packet *packet, struct flow_value *flow, __u32 generation)
+static __noinline int recheck(const struct packet *packet, struct flow_value *flow)
 {
 	struct flow_event event = {};
 	enum drop_reason reason;
 
 	describe_flow(packet, flow, &event);
 	reason = judge(&event, flow->policy_port);
+	tell_judged(packet, &event, reason);
 	if (reason) {
 		end_denied(packet, flow);
 		return drop_reported(packet, &event, reason);
@@ -249,26 +309,30 @@ static __noinline int recheck(const struct packet *packet, struct flow_value *fl
 	flow->flags &= ~FLOW_DENIED;
 	flow->egress_rule = event.egress_rule;
 	flow->ingress_rule = event.ingress_rule;
-	flow->generation = generation;
+	flow->generation = packet->generation;
 	if ((event.flags & POLICY_AUDIT) && !(flow->flags & FLOW_REPLY))
 		report(&event);
 	return TC_ACT_OK;
 }
 
 /* A packet of a flow has come by: count it, and follow the state of the connection. */
-static __always_inline void touch(const struct packet *packet, struct flow_value *flow)
+static __always_inline struct edge_value *touch(const struct packet *packet, struct flow_value *flow)
 {
-	__u32 segments = packet->skb->gso_segs;
+	__u32 segments = packet->skb->gso_segs ? packet->skb->gso_segs : 1;
+	struct edge_value *edge = edge_of(packet, flow);
 
 	flow->last_seen_ns = packet->now_ns;
-	__sync_fetch_and_add(&flow->packets, segments ? segments : 1);
+	__sync_fetch_and_add(&flow->packets, segments);
 	__sync_fetch_and_add(&flow->bytes, packet->length);
+	if (edge)
+		count_packet(edge, packet, flow, segments);
 	if ((flow->flags & (FLOW_REPLY | FLOW_ESTABLISHED)) == FLOW_REPLY)
 		turn(packet, flow, FLOW_ESTABLISHED);
 	if (packet->tcp_flags & TCP_RST)
 		turn(packet, flow, FLOW_CLOSING);
 	else if ((packet->tcp_flags & TCP_FIN) && !(flow->flags & FLOW_FIN))
 		turn(packet, flow, FLOW_FIN);
+	return edge;
 }
 
 #endif

@@ -18,6 +18,7 @@ struct macs {
 
 static __always_inline int deliver_to_stack(const struct packet *packet)
 {
+	hop(packet, HOP_STACK, 0, 0);
 	if (packet->hook == HOOK_FROM_INSTANCE)
 		packet->skb->mark = (packet->skb->mark & ~mark_mask) | (mark & mark_mask);
 	return TC_ACT_OK;
@@ -36,6 +37,7 @@ static __always_inline int deliver_to_endpoint(const struct packet *packet, cons
 	__builtin_memcpy(macs.source, endpoint->host_mac, ETH_ALEN);
 	if (bpf_skb_store_bytes(packet->skb, 0, &macs, sizeof(macs), 0))
 		return drop(packet, DROP_REWRITE_FAILED);
+	hop(packet, HOP_INSTANCE, endpoint->ifindex, 0);
 	if (redirect_peer && !(endpoint->flags & ENDPOINT_TAP))
 		return bpf_redirect_peer(endpoint->ifindex, 0);
 	packet->skb->tc_index = TC_INDEX_JUDGED;
@@ -49,9 +51,11 @@ static __noinline int deliver(const struct packet *packet, __u32 uplink)
 
 	if (endpoint)
 		return deliver_to_endpoint(packet, endpoint);
-	if (uplink)
+	if (uplink) {
+		hop(packet, HOP_OUTSIDE, uplink, 0);
 		/* Past routing and FORWARD chains, which know nothing of this flow; the neighbour is looked up. */
 		return bpf_redirect_neigh(uplink, NULL, 0, 0);
+	}
 	if (leads_nowhere(&packet->tuple.destination, identity_of(&packet->tuple.destination)))
 		return drop(packet, DROP_UNKNOWN_ENDPOINT);
 	return deliver_to_stack(packet);

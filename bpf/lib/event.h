@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What people see: one event for each flow that is let through and for each drop, and counters of drops.
+ * What people see: one event for each flow that is let through and for each drop.
  *
  * struct flow_event is also the record in which a verdict is worked out, so nothing is copied to report it. Source is
  * always the initiator of the flow, also if it is an answer that is dropped.
@@ -8,25 +8,17 @@
 #ifndef WHIT_EVENT_H
 #define WHIT_EVENT_H
 
+#include <linux/in.h>
+#include <linux/in6.h>
 #include <linux/pkt_cls.h>
 
-#include "drops.h"
+#include <bpf/bpf_endian.h>
+
+#include "drop.h"
+#include "edge.h"
 #include "maps.h"
 #include "packet.h"
-
-static __always_inline void count_drop(enum drop_reason reason, __u8 hook, __u32 length)
-{
-	struct drop_key key = { .reason = reason, .hook = hook };
-	struct drop_value *found = bpf_map_lookup_elem(&drops, &key);
-	struct drop_value first = { .packets = 1, .bytes = length };
-
-	if (found) {
-		found->packets++;
-		found->bytes += length;
-	} else {
-		bpf_map_update_elem(&drops, &key, &first, BPF_ANY);
-	}
-}
+#include "trace.h"
 
 /* A ring that is full loses the event, never the packet. */
 static __always_inline void report(struct flow_event *event)
@@ -56,6 +48,21 @@ static __always_inline void describe(const struct packet *packet, struct flow_ev
 	event->hook = packet->hook;
 }
 
+/* What policy is asked about: the port, or the type and code of ICMP; other protocols have nothing of the kind. */
+static __always_inline __be16 policy_port(const struct flow_event *event)
+{
+	switch (event->protocol) {
+	case IPPROTO_TCP:
+	case IPPROTO_UDP:
+		return event->destination_port;
+	case IPPROTO_ICMP:
+	case IPPROTO_ICMPV6:
+		return bpf_htons(event->icmp_type << 8 | event->icmp_code);
+	default:
+		return 0;
+	}
+}
+
 /* Neighbour discovery and its like, which hosts send without being asked: reports of it would drown all others. */
 static __always_inline bool is_chatter(const struct packet *packet, enum drop_reason reason)
 {
@@ -66,6 +73,9 @@ static __always_inline bool is_chatter(const struct packet *packet, enum drop_re
 static __noinline int drop_reported(const struct packet *packet, struct flow_event *event, enum drop_reason reason)
 {
 	count_drop(reason, packet->hook, packet->length);
+	hop(packet, HOP_DROPPED, reason, 0);
+	if (reason == DROP_POLICY_EGRESS || reason == DROP_POLICY_INGRESS)
+		count_denied(event, policy_port(event));
 	event->reason = reason;
 	if (!is_chatter(packet, reason))
 		report(event);

@@ -31,6 +31,7 @@ static __always_inline bool is_own_address(struct packet *packet)
 	    !same_mac(endpoint->mac, packet->mac))
 		return false;
 	packet->identity = endpoint->identity;
+	packet->limited = !!(endpoint->flags & ENDPOINT_LIMITED);
 	return true;
 }
 

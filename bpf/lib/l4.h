@@ -55,6 +55,8 @@ static __always_inline enum drop_reason parse_tcp(struct packet *packet)
 	packet->tuple.destination_port = tcp.dest;
 	packet->l4_head = tcp.doff * 4;
 	packet->tcp_flags = ((__u8 *)&tcp)[TCP_FLAGS_OFFSET];
+	packet->sequence = bpf_ntohl(tcp.seq);
+	packet->acknowledged = bpf_ntohl(tcp.ack_seq);
 	return DROP_NONE;
 }
 

@@ -34,6 +34,10 @@ struct packet {
 	__u32 l4_offset;
 	__u32 l4_length; /* up to the end that the IP header names */
 	__u32 fragment_id;
+	__u32 sequence; /* of TCP */
+	__u32 acknowledged;
+	__u32 generation; /* of policies and backends, now */
+	__u32 trace;	  /* the number of the trace that wants to know, or 0 */
 	__u32 identity; /* of the source where the hook has found it out, or 0 */
 	__u8 hook;
 	__u8 kind;
@@ -48,6 +52,8 @@ struct packet {
 	__u8 hop_limit;     /* IPv6 only */
 	__u8 l4_head;       /* length of the TCP or UDP header */
 	__u8 through_stack; /* the stack is to cut it into pieces */
+	__u8 limited;	    /* counts against what its sender may send */
+	__u8 pad[3];
 };
 
 static __always_inline struct packet begin(struct __sk_buff *skb, __u8 hook)

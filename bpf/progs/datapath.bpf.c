@@ -14,13 +14,16 @@
 #include "deliver.h"
 #include "event.h"
 #include "fragment.h"
+#include "http.h"
 #include "icmp_error.h"
 #include "identity.h"
+#include "limit.h"
 #include "mtu.h"
 #include "parse.h"
 #include "rewrite.h"
 #include "service.h"
 #include "socket.h"
+#include "tcp.h"
 
 char LICENSE[] SEC("license") = "Apache-2.0";
 
@@ -55,7 +58,7 @@ balance(const struct packet *packet, const struct frontend_value *frontend, stru
 static __noinline int admit(struct packet *packet)
 {
 	const struct frontend_value *frontend = asked_for(packet);
-	__u32 generation = policy_generation(), backend = 0;
+	__u32 backend = 0;
 	struct flow_event event = {};
 	enum drop_reason reason;
 
@@ -67,11 +70,15 @@ static __noinline int admit(struct packet *packet)
 	event.destination_identity = identity_of(&event.destination);
 	if (leads_nowhere(&event.destination, event.destination_identity))
 		return drop_reported(packet, &event, DROP_UNKNOWN_ENDPOINT);
+	if (backend)
+		hop(packet, HOP_SERVICE, frontend ? frontend->service : 0, backend);
 	reason = judge(&event, policy_port(&event));
+	tell_judged(packet, &event, reason);
 	if (!reason)
-		reason = remember(packet, &event, generation, backend);
+		reason = remember(packet, &event, backend);
 	if (reason)
 		return drop_reported(packet, &event, reason);
+	hop(packet, HOP_REMEMBERED, 0, 0);
 	report(&event);
 	return TC_ACT_OK;
 }
@@ -89,13 +96,13 @@ static __noinline int refuse_lost(const struct packet *packet, const struct flow
 static __always_inline struct flow_value *known_or_admitted(struct packet *packet, int *end)
 {
 	struct flow_value *flow = flow_of(packet);
-	__u32 generation = policy_generation();
 
 	if (flow && !begins_anew(packet, flow)) {
-		if (flow->generation == generation)
+		hop(packet, HOP_KNOWN, flow->flags, 0);
+		if (flow->generation == packet->generation)
 			return flow;
 		if (!has_lost_backend(flow)) {
-			*end = recheck(packet, flow, generation);
+			*end = recheck(packet, flow);
 			return *end == TC_ACT_OK ? flow : NULL;
 		}
 		if (packet->tuple.protocol == IPPROTO_TCP && !is_syn(packet)) {
@@ -112,19 +119,33 @@ static __always_inline struct flow_value *known_or_admitted(struct packet *packe
 	return flow;
 }
 
+/* What goes by of a connection, for those who look. */
+static __noinline void observe(const struct packet *packet, struct flow_value *flow, struct edge_value *edge)
+{
+	follow_connection(packet, flow, edge);
+	if (observe_http)
+		follow_http(packet, flow);
+}
+
 /* Count, translate, and send on its way. */
 static __always_inline int forward(struct packet *packet, struct flow_value *flow)
 {
 	__u32 mtu = exceeded_mtu(packet, flow);
 	enum drop_reason reason = DROP_NONE;
+	struct edge_value *edge;
 
 	/* The stack would not take from us what has the node's own address as its source: that is answered, DF or not. */
 	if (mtu && (packet->dont_fragment || uplink_of(flow)))
 		return refuse_size(packet, mtu);
 	packet->through_stack = !!mtu;
-	touch(packet, flow);
-	if (flow->flags & FLOW_TRANSLATED)
+	edge = touch(packet, flow);
+	if (packet->tuple.protocol == IPPROTO_TCP && packet->l4_head)
+		observe(packet, flow, edge);
+	if (flow->flags & FLOW_TRANSLATED) {
 		reason = translate(packet, flow);
+		trace_also(packet, &packet->tuple);
+		hop(packet, HOP_TRANSLATED, 0, 0);
+	}
 	if (reason)
 		return drop(packet, reason);
 	return packet->hook == HOOK_TO_INSTANCE ? TC_ACT_OK : deliver(packet, uplink_of(flow));
@@ -155,6 +176,8 @@ static __always_inline int forward_flow(struct packet *packet)
 		return drop(packet, reason);
 	if (packet->kind == PACKET_ICMP_ERROR)
 		return forward_error(packet);
+	recall_state(packet);
+	hop(packet, HOP_ENTERED, 0, 0);
 	flow = known_or_admitted(packet, &end);
 	return flow ? forward(packet, flow) : end;
 }
@@ -172,6 +195,8 @@ int from_instance(struct __sk_buff *skb)
 		return is_own_neighbour(&packet) ? TC_ACT_OK : drop(&packet, DROP_SPOOFED_ADDRESS);
 	if (!is_own_address(&packet))
 		return drop(&packet, DROP_SPOOFED_ADDRESS);
+	if (exceeds_limit(&packet))
+		return drop(&packet, DROP_BANDWIDTH);
 	return forward_flow(&packet);
 }
 

@@ -110,7 +110,17 @@ def test_both_ways_of_a_flow_are_remembered(lab: Lab) -> None:
         next_sample_ns=there.next_sample_ns,
         began_ns=there.began_ns,
     )
-    assert back == replace(there, flags=FlowFlags.REPLY, packets=0, bytes=0)
+    assert back == replace(
+        there,
+        flags=FlowFlags.REPLY,
+        packets=0,
+        bytes=0,
+        next_sequence=0,
+        sampled_sequence=8,
+        sampled_ns=there.last_seen_ns,
+        next_sample_ns=0,
+    )
+    assert (there.next_sequence, there.sampled_ns) == (8, 0)
     assert len(lab.flows()) == 2
 
 
@@ -279,7 +289,7 @@ def test_an_echo_is_a_flow_by_its_identifier(lab: Lab) -> None:
     assert (result.action, result.data) == (REDIRECT, raw(delivered(answer, CLIENT)))
     flow = lab.flow(CLIENT, SERVER, 77, 77, ICMP_NUMBER)
     assert flow is not None
-    assert flow.policy_port == 0
+    assert flow.policy_port == 8 << 8
     assert len(lab.events()) == 1
 
 

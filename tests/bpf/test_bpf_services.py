@@ -148,15 +148,6 @@ def test_a_slot_without_backend_is_passed_over(lab: Lab) -> None:
         assert lab.from_instance(tcp(CLIENT, VIP, port)).frame[IP].dst == SERVER
 
 
-def test_a_client_is_never_its_own_backend(lab: Lab) -> None:
-    lab.serve((CLIENT, 8080), (SERVER, 8080))
-    for port in range(41000, 41030):
-        assert lab.from_instance(tcp(CLIENT, VIP, port)).frame[IP].dst == SERVER
-    lab.serve((CLIENT, 8080))
-    assert lab.from_instance(tcp(CLIENT, VIP, 42000)).frame[TCP].flags == "RA"
-    assert lab.drops() == {(DropReason.NO_BACKEND, Hook.FROM_INSTANCE): 1}
-
-
 def reset(asked: Ether, **fields: Any) -> Any:
     """What RFC 9293, 3.10.7.1 has for a segment that nobody expects."""
     head = Ether(src=HOST_MACS[CLIENT], dst=MACS[CLIENT]) / IP(src=VIP, dst=CLIENT, id=0, ttl=64)

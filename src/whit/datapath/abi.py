@@ -1133,6 +1133,32 @@ _HOP_EVENT = struct.Struct(HopEvent.FORMAT)
 
 
 @dataclass(frozen=True, slots=True)
+class RequestValue:
+    FORMAT: ClassVar[str] = "<QBB6x64s"
+    SIZE: ClassVar[int] = 80
+
+    began_ns: int
+    method: int
+    path_length: int
+    path: Raw
+
+    def pack(self) -> Raw:
+        return _REQUEST_VALUE.pack(
+            self.began_ns,
+            self.method,
+            self.path_length,
+            self.path,
+        )
+
+    @classmethod
+    def unpack(cls, data: Raw) -> RequestValue:
+        return cls(*_REQUEST_VALUE.unpack(data))
+
+
+_REQUEST_VALUE = struct.Struct(RequestValue.FORMAT)
+
+
+@dataclass(frozen=True, slots=True)
 class EdgeKey:
     FORMAT: ClassVar[str] = "<II2sBB"
     SIZE: ClassVar[int] = 12
@@ -1571,6 +1597,16 @@ LAYOUT: dict[str, tuple[int, tuple[tuple[str, int, int], ...]]] = {
             ("a", 60, 4),
             ("b", 64, 4),
             ("pad2", 68, 4),
+        ),
+    ),
+    "request_value": (
+        80,
+        (
+            ("began_ns", 0, 8),
+            ("method", 8, 1),
+            ("path_length", 9, 1),
+            ("pad", 10, 6),
+            ("path", 16, 64),
         ),
     ),
     "edge_key": (

@@ -40,7 +40,7 @@ from whit.datapath.clsact import Direction
 from whit.datapath.codec import U32, U64, struct_codec
 from whit.datapath.events import FlowEvents, RingReader
 from whit.datapath.install import DatapathConfig
-from whit.datapath.maps import ArrayMap, BpfMap, HashMap, LpmMap, PerCpuMap
+from whit.datapath.maps import ArrayMap, BpfMap, HashMap, LpmMap, MaglevMap, PerCpuMap
 from whit.datapath.pins import Pins, mount_bpffs, program_of, remove
 from whit.kernel import links
 from whit.kernel.netlink import NetlinkSocket
@@ -121,6 +121,7 @@ class Datapath:
         self.affinity: HashMap[AffinityKey, AffinityValue] = self._keep(
             HashMap.open(maps / "affinity", struct_codec(AffinityKey), struct_codec(AffinityValue))
         )
+        self.maglev: MaglevMap = self._keep(MaglevMap.open(maps / "maglev", U32, U32))
         self.limits: HashMap[int, LimitValue] = self._keep(HashMap.open(maps / "limits", U32, struct_codec(LimitValue)))
         """By index of the node's side of an instance's link."""
         self.edges: PerCpuMap[EdgeKey, EdgeValue] = self._keep(

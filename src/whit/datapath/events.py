@@ -139,9 +139,10 @@ def event_of(record: bytes) -> Event:
 class FlowEvents(RingReader):
     """The ring of events."""
 
+    def every(self, limit: int = _LIMIT) -> Iterator[Event]:
+        """All that are ready, oldest first."""
+        return map(event_of, self.read(limit))
+
     def poll(self, limit: int = _LIMIT) -> Iterator[abi.FlowEvent]:
-        """The flow events that are ready, oldest first; those of other kinds are gone then."""
-        for record in self.read(limit):
-            event = event_of(record)
-            if isinstance(event, abi.FlowEvent):
-                yield event
+        """Those of flows that begin and of drops, oldest first; those of other kinds are gone then."""
+        return (event for event in self.every(limit) if isinstance(event, abi.FlowEvent))

@@ -8,13 +8,15 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-from collections.abc import Iterable, Iterator, Mapping
+import struct
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
 from whit.base.errors import Conflict, SystemCallError
 from whit.datapath import libbpf
+from whit.datapath.abi import MAGLEV_SIZE
 from whit.datapath.codec import Codec
 
 K = TypeVar("K")
@@ -23,12 +25,13 @@ M = TypeVar("M", bound="BpfMap[Any, Any]")
 
 _ANY = 0
 _NOEXIST = 1
+_ARRAY = 2
 _BATCH = 4096
 _CURSOR = 512
 """Bytes of the opaque position of a batch look-up: at least those of a key."""
 _TYPES = {
     1: "hash", 2: "array", 5: "percpu_hash", 6: "percpu_array", 9: "lru_hash", 10: "lru_percpu_hash", 11: "lpm_trie",
-    27: "ringbuf",
+    13: "hash_of_maps", 27: "ringbuf",
 }  # fmt: skip
 
 
@@ -272,3 +275,35 @@ def _added(left: Any, right: Any) -> Any:
 
 def _pieces(data: bytes, size: int) -> Iterator[bytes]:
     return (data[start : start + size] for start in range(0, len(data), size))
+
+
+class MaglevMap(BpfMap[int, int]):
+    """By service, an array of MAGLEV_SIZE numbers of backends. A new table takes the old one's place at once."""
+
+    types = ("hash_of_maps",)
+
+    def put(self, service: int, table: Sequence[int]) -> None:
+        """Raises ValueError if the table has another length."""
+        if len(table) != MAGLEV_SIZE:
+            raise ValueError(f"a Maglev table has {MAGLEV_SIZE} slots, not {len(table)}")
+        descriptor = libbpf.call("bpf_map_create", _ARRAY, b"maglev_table", 4, 4, MAGLEV_SIZE, None)
+        try:
+            self._fill(descriptor, table)
+            self._update(service, descriptor, _ANY)
+        finally:
+            os.close(descriptor)
+
+    def delete(self, service: int) -> bool:
+        """Whether it had one."""
+        return self._delete(service)
+
+    def services(self) -> set[int]:
+        """Those that have one."""
+        return {self._key.unpack(key) for keys, _ in self._batches() for key in _pieces(keys, self._key.size)}
+
+    def _fill(self, descriptor: int, table: Sequence[int]) -> None:
+        count = ctypes.c_uint32(len(table))
+        keys, values = struct.pack(f"<{count.value}I", *range(count.value)), struct.pack(f"<{count.value}I", *table)
+        result = libbpf.function("bpf_map_update_batch")(descriptor, keys, values, ctypes.byref(count), None)
+        if result < 0:
+            raise self._error("filling of a table of", result)

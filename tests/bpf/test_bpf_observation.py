@@ -1,0 +1,307 @@
+"""What the datapath tells of packets that it lets through: edges, connections, HTTP, traces; and what it holds back."""
+
+from __future__ import annotations
+
+import struct
+import time
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from scapy.layers.inet import TCP
+from support.packet_lab import (
+    CLIENT,
+    CLIENT6,
+    CLIENT_ID,
+    SERVER,
+    SERVER6,
+    SERVER_ID,
+    SHOT,
+    TCP_NUMBER,
+    VIP,
+    Lab,
+    flow_key,
+    tcp,
+    udp,
+)
+
+from whit.datapath.abi import (
+    LATENCY_BUCKETS,
+    DatapathState,
+    Direction,
+    DropReason,
+    EdgeKey,
+    EdgeValue,
+    EndEvent,
+    EndpointFlags,
+    EndpointKey,
+    HopEvent,
+    HopStep,
+    HttpEvent,
+    HttpMethod,
+    LimitValue,
+    Verdict,
+)
+from whit.datapath.address import Address
+
+pytestmark = pytest.mark.root
+
+REQUEST = b"GET /orders/7?secret=1 HTTP/1.1\r\nHost: api\r\n\r\n"
+ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
+FAMILIES = pytest.mark.parametrize(("client", "server"), [(CLIENT, SERVER), (CLIENT6, SERVER6)], ids=["v4", "v6"])
+
+
+class Connection:
+    """Segments of one connection, in sequence unless said otherwise."""
+
+    def __init__(self, lab: Lab, client: str = CLIENT, server: str = SERVER) -> None:
+        self.lab, self.client, self.server = lab, client, server
+        self.next = {"forth": 1000, "back": 5000}
+
+    def open(self) -> None:
+        self.forth("S")
+        self.back("SA")
+        self.forth("A")
+
+    def forth(self, flags: str = "PA", load: bytes = b"", sequence: int | None = None) -> int:
+        packet = tcp(self.client, self.server, 40000, 80, flags, load)
+        return self.lab.from_instance(self._numbered(packet, "forth", "back", sequence), self.client).action
+
+    def back(self, flags: str = "PA", load: bytes = b"", sequence: int | None = None) -> int:
+        packet = tcp(self.server, self.client, 80, 40000, flags, load)
+        return self.lab.from_instance(self._numbered(packet, "back", "forth", sequence), self.server).action
+
+    def _numbered(self, packet: Any, way: str, other: str, sequence: int | None) -> Any:
+        segment = packet[TCP]
+        segment.seq = self.next[way] if sequence is None else sequence
+        segment.ack = self.next[other] if "A" in segment.flags else 0
+        length = len(segment.payload) + ("S" in segment.flags) + ("F" in segment.flags)
+        if sequence is None:
+            self.next[way] += length
+        return packet
+
+
+def edge(lab: Lab, verdict: Verdict = Verdict.ALLOW, port: int = 80) -> EdgeValue:
+    found = lab.datapath.edges.get(EdgeKey(CLIENT_ID, SERVER_ID, port, TCP_NUMBER, verdict))
+    assert found is not None
+    return found
+
+
+def told(lab: Lab, kind: type) -> list[Any]:
+    return [event for event in lab.datapath.events.every() if isinstance(event, kind)]
+
+
+@FAMILIES
+def test_an_edge_counts_both_ways(lab: Lab, client: str, server: str) -> None:
+    connection = Connection(lab, client, server)
+    connection.open()
+    connection.back(load=b"hello")
+    found = edge(lab)
+    assert (found.flows, found.packets, found.reply_packets) == (1, 2, 2)
+    head = 54 if client == CLIENT else 74
+    assert (found.bytes, found.reply_bytes) == (2 * head, 2 * head + 5)
+
+
+def test_an_edge_counts_what_policy_denied(lab: Lab) -> None:
+    lab.deny_all(CLIENT_ID, Direction.EGRESS)
+    for port in (40000, 40001):
+        assert lab.from_instance(tcp(CLIENT, SERVER, port, 80)).action == SHOT
+    assert (edge(lab, Verdict.DENY).flows, edge(lab, Verdict.DENY).packets) == (2, 2)
+
+
+@FAMILIES
+def test_segments_that_are_sent_again_are_counted(lab: Lab, client: str, server: str) -> None:
+    connection = Connection(lab, client, server)
+    connection.open()
+    sent_at = connection.next["forth"]
+    connection.forth(load=b"hello")
+    assert edge(lab).retransmits == 0
+    connection.forth(load=b"hello", sequence=sent_at)
+    connection.forth(load=b"world")
+    assert edge(lab).retransmits == 1
+    flow = lab.flow(client, server, 40000, 80)
+    assert flow is not None
+    assert flow.retransmits == 1
+
+
+def test_the_round_trip_is_that_of_the_handshake_first(lab: Lab) -> None:
+    connection = Connection(lab)
+    connection.forth("S")
+    time.sleep(0.02)
+    connection.back("SA")
+    found = edge(lab)
+    assert found.rtt_samples == 1
+    assert 20_000 <= found.rtt_us < 500_000
+    back = lab.flow(SERVER, CLIENT, 80, 40000)
+    assert back is not None
+    assert back.rtt_us == found.rtt_us
+
+
+def test_what_was_sent_again_is_not_timed(lab: Lab) -> None:
+    connection = Connection(lab)
+    connection.forth("S")
+    connection.forth("S", sequence=1000)
+    connection.back("SA")
+    assert edge(lab).rtt_samples == 0
+
+
+@FAMILIES
+@pytest.mark.parametrize("how", ["finished", "reset"])
+def test_the_end_of_a_connection_sums_it_up(lab: Lab, client: str, server: str, how: str) -> None:
+    connection = Connection(lab, client, server)
+    connection.open()
+    if how == "finished":
+        connection.forth("FA")
+        connection.back("FA")
+    else:
+        connection.back("R")
+    (end,) = told(lab, EndEvent)
+    assert (str(end.source), end.source_port, str(end.destination), end.destination_port) == (client, 40000, server, 80)
+    assert (end.source_identity, end.destination_identity) == (CLIENT_ID, SERVER_ID)
+    assert end.reset == (how == "reset")
+    forth, back = lab.flow(client, server, 40000, 80), lab.flow(server, client, 80, 40000)
+    assert forth is not None
+    assert back is not None
+    assert (end.packets, end.reply_packets) == (forth.packets, back.packets)
+    assert 0 < end.duration_ns < 10**9
+    assert edge(lab).resets == (how == "reset")
+
+
+@FAMILIES
+def test_a_request_and_its_answer(lab: Lab, client: str, server: str) -> None:
+    connection = Connection(lab, client, server)
+    connection.open()
+    for status in (200, 503):
+        connection.forth(load=REQUEST)
+        time.sleep(0.002)
+        connection.back(load=ANSWER.replace(b"200 OK", b"%d No" % status))
+    answers = told(lab, HttpEvent)
+    assert [(one.method, one.path[: one.path_length], one.status) for one in answers] == [
+        (HttpMethod.GET, b"/orders/7", 200),
+        (HttpMethod.GET, b"/orders/7", 503),
+    ]
+    assert (str(answers[0].source), str(answers[0].destination)) == (client, server)
+    assert all(2000 <= one.latency_us < 500_000 for one in answers)
+    found = edge(lab)
+    assert (found.requests, found.errors) == (2, 1)
+    assert found.latency_us == sum(one.latency_us for one in answers)
+
+
+@pytest.mark.parametrize("method", list(HttpMethod))
+def test_every_method_is_known(lab: Lab, method: HttpMethod) -> None:
+    connection = Connection(lab)
+    connection.open()
+    connection.forth(load=REQUEST.replace(b"GET", method.name.encode()))
+    connection.back(load=ANSWER)
+    (answer,) = told(lab, HttpEvent)
+    assert answer.method == method
+
+
+@pytest.mark.parametrize(
+    ("target", "path"),
+    [(b"/", b"/"), (b"/" + b"a" * 62, b"/" + b"a" * 62), (b"/" + b"b" * 200, b"/" + b"b" * 63), (b"*", b"*")],
+)
+def test_paths_of_all_lengths(lab: Lab, target: bytes, path: bytes) -> None:
+    connection = Connection(lab)
+    connection.open()
+    connection.forth(load=b"GET " + target + b" HTTP/1.1\r\n\r\n")
+    connection.back(load=ANSWER)
+    (answer,) = told(lab, HttpEvent)
+    assert answer.path[: answer.path_length] == path
+
+
+def test_continue_is_no_answer(lab: Lab) -> None:
+    connection = Connection(lab)
+    connection.open()
+    connection.forth(load=REQUEST)
+    connection.back(load=b"HTTP/1.1 100 Continue\r\n\r\n")
+    assert told(lab, HttpEvent) == []
+    connection.back(load=ANSWER)
+    assert [one.status for one in told(lab, HttpEvent)] == [200]
+
+
+@pytest.mark.parametrize("load", [b"HELO mail.example\r\n", b"GETTING nowhere at all", b"\x16\x03\x01" + bytes(40)])
+def test_what_is_not_http_is_left_alone(lab: Lab, load: bytes) -> None:
+    connection = Connection(lab)
+    connection.open()
+    connection.forth(load=load)
+    connection.back(load=ANSWER)
+    assert told(lab, HttpEvent) == []
+
+
+def test_latencies_fall_into_buckets(lab: Lab) -> None:
+    connection = Connection(lab)
+    connection.open()
+    for wait in (0.0, 0.03):
+        connection.forth(load=REQUEST)
+        time.sleep(wait)
+        connection.back(load=ANSWER)
+    key = EdgeKey(CLIENT_ID, SERVER_ID, 80, TCP_NUMBER, Verdict.ALLOW)
+    totals = [0] * LATENCY_BUCKETS
+    for value in lab.datapath.edges.per_cpu(key):
+        totals = [
+            left + right
+            for left, right in zip(totals, struct.unpack(f"<{LATENCY_BUCKETS}I", value.latency), strict=True)
+        ]
+    assert sum(totals) == 2
+    assert sum(totals[9:12]) == 1  # 16 to 131 ms
+
+
+@FAMILIES
+def test_a_traced_packet_tells_every_hop(lab: Lab, client: str, server: str) -> None:
+    lab.datapath.traces.put(flow_key(client, server, 40000, 80), 9)
+    lab.datapath.state.put(0, DatapathState(0, 1))
+    connection = Connection(lab, client, server)
+    connection.forth("S")
+    connection.back("SA")
+    hops = told(lab, HopEvent)
+    assert {hop.trace for hop in hops} == {9}
+    assert [hop.step for hop in hops] == [
+        HopStep.ENTERED,
+        HopStep.EGRESS,
+        HopStep.INGRESS,
+        HopStep.REMEMBERED,
+        HopStep.INSTANCE,
+        HopStep.ENTERED,
+        HopStep.KNOWN,
+        HopStep.INSTANCE,
+    ]
+
+
+def test_a_trace_goes_through_a_service_and_names_the_rule_that_drops(lab: Lab) -> None:
+    lab.serve((SERVER, 8080))
+    rule = lab.deny_all(SERVER_ID, Direction.INGRESS)
+    lab.datapath.traces.put(flow_key(CLIENT, VIP, 40000, 80), 3)
+    lab.datapath.state.put(0, DatapathState(0, 1))
+    lab.from_instance(tcp(CLIENT, VIP, 40000, 80))
+    hops = told(lab, HopEvent)
+    assert [hop.step for hop in hops] == [
+        HopStep.ENTERED,
+        HopStep.SERVICE,
+        HopStep.EGRESS,
+        HopStep.INGRESS,
+        HopStep.DROPPED,
+    ]
+    assert (hops[3].a, hops[3].b, hops[4].reason) == (rule, Verdict.DENY, DropReason.POLICY_INGRESS)
+
+
+def test_nothing_is_traced_that_was_not_asked_for(lab: Lab) -> None:
+    lab.datapath.traces.put(flow_key(CLIENT, SERVER, 40001, 80), 9)
+    lab.datapath.state.put(0, DatapathState(0, 1))
+    lab.from_instance(tcp(CLIENT, SERVER, 40000, 80))
+    assert told(lab, HopEvent) == []
+
+
+def test_an_instance_sends_no_more_than_its_limit(lab: Lab) -> None:
+    key = EndpointKey(Address.from_ip(CLIENT))
+    endpoint = lab.datapath.endpoints.get(key)
+    assert endpoint is not None
+    lab.datapath.endpoints.put(key, replace(endpoint, flags=EndpointFlags.LIMITED))
+    lab.datapath.limits.put(lab.links[CLIENT], LimitValue(100_000, 50_000_000, 0))
+    packets = [lab.from_instance(udp(CLIENT, SERVER, load=bytes(958))).action for _ in range(20)]
+    # A thousand bytes take 10 ms; 50 ms may be owed.
+    assert 5 <= packets.index(SHOT) <= 8
+    assert packets[-1] == SHOT
+    time.sleep(0.1)
+    assert lab.from_instance(udp(CLIENT, SERVER, load=bytes(958))).action != SHOT
+    assert {reason for reason, _ in lab.drops()} == {DropReason.BANDWIDTH}

@@ -170,11 +170,9 @@ static __noinline int answer_error(const struct packet *packet, __u8 type, __u8 
 	return send_back(packet);
 }
 
-/* Nobody takes the flow: the packet is counted and reported as dropped, and the client told. */
-static __noinline int refuse(const struct packet *packet, struct flow_event *event, enum drop_reason reason)
+/* Nobody takes the flow, and the packet was dropped: the client is told. Returns the packet's end, `end` if it is not. */
+static __noinline int tell_refused(const struct packet *packet, int end)
 {
-	int end = drop_reported(packet, event, reason);
-
 	if (!is_answerable(packet))
 		return end;
 	if (packet->tuple.protocol == IPPROTO_TCP)

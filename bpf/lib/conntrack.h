@@ -196,8 +196,8 @@ static __noinline void forget(const struct packet *packet, const struct flow_val
 	bpf_map_delete_elem(&flows, &packet->tuple);
 }
 
-static __always_inline void describe_flow(const struct packet *packet, const struct flow_value *flow,
-					  struct flow_event *event)
+static __always_inline void
+describe_flow(const struct packet *packet, const struct flow_value *flow, struct flow_event *event)
 {
 	struct flow_key way = opposite(&packet->tuple, flow);
 	bool reply = flow->flags & FLOW_REPLY;

@@ -58,12 +58,14 @@ static __always_inline __u8 path_length(const __u8 *path)
 static __always_inline long read_path(const struct packet *packet, struct request_value *request, __u32 length)
 {
 	__u32 offset = packet->l4_offset + packet->l4_head + length;
-	__u32 room = packet->l4_length - packet->l4_head - length;
+	__u64 room = packet->l4_length - packet->l4_head - length;
 
-	if (room >= HTTP_PATH_BYTES)
-		return bpf_skb_load_bytes(packet->skb, offset, request->path, HTTP_PATH_BYTES);
-	room &= HTTP_PATH_BYTES - 1;
-	return room ? bpf_skb_load_bytes(packet->skb, offset, request->path, room) : -1;
+	if (room > HTTP_PATH_BYTES)
+		room = HTTP_PATH_BYTES;
+	/* The same number, from 1 on, in a way that the verifier of Linux 6.1 follows; 0 becomes more than there is. */
+	asm volatile("" : "+r"(room));
+	room = ((room - 1) & (HTTP_PATH_BYTES - 1)) + 1;
+	return bpf_skb_load_bytes(packet->skb, offset, request->path, room);
 }
 
 static __noinline void

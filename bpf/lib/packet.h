@@ -53,7 +53,8 @@ struct packet {
 	__u8 l4_head;       /* length of the TCP or UDP header */
 	__u8 through_stack; /* the stack is to cut it into pieces */
 	__u8 limited;	    /* counts against what its sender may send */
-	__u8 pad[3];
+	__u8 refused;	    /* its sender is to be told that nobody takes it */
+	__u8 pad[2];
 };
 
 static __always_inline struct packet begin(struct __sk_buff *skb, __u8 hook)

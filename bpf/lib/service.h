@@ -21,7 +21,7 @@
  * What is published under the address and port; else, if the address is the node's own (`identity`), under the port of
  * every address; else under every port of the address.
  */
-static __always_inline const struct frontend_value *
+static __noinline const struct frontend_value *
 frontend_of(const struct address *address, __be16 port, __u8 protocol, __u32 identity)
 {
 	struct frontend_key key = { .address = *address, .port = port, .protocol = protocol };

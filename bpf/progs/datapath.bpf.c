@@ -54,6 +54,13 @@ balance(const struct packet *packet, const struct frontend_value *frontend, stru
 	return DROP_NONE;
 }
 
+/* Counted and reported as dropped here; answered by the caller, whose stack has room for that. */
+static __always_inline int refuse(struct packet *packet, struct flow_event *event, enum drop_reason reason)
+{
+	packet->refused = 1;
+	return drop_reported(packet, event, reason);
+}
+
 /* The first packet of a flow: who asks whom, may it, remember, tell. TC_ACT_OK if so, else the packet's end. */
 static __noinline int admit(struct packet *packet)
 {
@@ -84,7 +91,7 @@ static __noinline int admit(struct packet *packet)
 }
 
 /* A connection cannot go on with another backend, and is told. */
-static __noinline int refuse_lost(const struct packet *packet, const struct flow_value *flow)
+static __noinline int refuse_lost(struct packet *packet, const struct flow_value *flow)
 {
 	struct flow_event event = {};
 
@@ -179,6 +186,8 @@ static __always_inline int forward_flow(struct packet *packet)
 	recall_state(packet);
 	hop(packet, HOP_ENTERED, 0, 0);
 	flow = known_or_admitted(packet, &end);
+	if (packet->refused)
+		return tell_refused(packet, end);
 	return flow ? forward(packet, flow) : end;
 }
 

@@ -95,8 +95,8 @@ def test_linux_6_1_loads_every_program(console: str, record_number: Callable[[st
     results = {name: (int(result), log) for name, result, log in said}
     assert results.keys() == {"from_instance", "to_instance", "from_uplink", *CGROUP_HOOKS}, console
     for name, (result, log) in results.items():
-        assert result == 0, (name, log)
+        assert result == 0, f"{name}: {log[-1500:]}"
         walked = re.search(r"processed (\d+) insns", log)
         assert walked is not None
         record_number(f"bpf: instructions that the verifier of Linux 6.1 walked in {name}", int(walked[1]))
-        assert int(walked[1]) < 200_000
+        assert int(walked[1]) < 400_000

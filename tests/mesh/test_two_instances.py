@@ -304,13 +304,8 @@ def app_of_two(a: list[dict[str, object]], b: list[dict[str, object]]) -> AppSpe
 
 
 @pytest.mark.parametrize("through", ["service", "instance"])
-def test_a_connection_that_was_closed_is_not_opened_again_from_its_other_end(
-    pair: Pair, through: str, request: pytest.FixtureRequest
-) -> None:
+def test_a_connection_that_was_closed_is_not_opened_again_from_its_other_end(pair: Pair, through: str) -> None:
     """The server may reach the client, but of its own accord: what it sends again of the old connection is none."""
-    if through == "instance":
-        reason = "recheck() of bpf/lib/conntrack.h forgets the flow, and the server's retransmission begins a new one"
-        request.applymarker(pytest.mark.xfail(reason=reason, strict=True))
     network = pair.specs["b"].network
     target = network.service_address if through == "service" else network.address
     opened = compiler.compile_rules(

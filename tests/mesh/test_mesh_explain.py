@@ -130,9 +130,9 @@ def test_a_denial_ends_the_way_and_names_the_rule() -> None:
     assert found.rule_text == "shop/api is declared: it reaches only what it uses"
 
 
-def test_who_asks_its_own_service_is_never_given_itself() -> None:
+def test_who_asks_its_own_service_is_judged_as_all_others_are() -> None:
     """As pick_backend() of bpf/lib/service.h: another backend, or none."""
-    assert asked(WEB, VIPS["web"], 8080).reason == "NO_BACKEND"
+    assert asked(WEB, VIPS["web"], 8080).reason == "POLICY_EGRESS"
     maps, name, rule_text = dumped()
     both = service_tables([Service(0x8010, (VIPS["web"],), backends=(Backend(16 << 16, WEB), Backend(17 << 16, API)))])
     maps = replace(maps, frontends=both.frontends, slots=both.slots, backends=both.backends)

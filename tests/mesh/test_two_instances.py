@@ -217,9 +217,18 @@ def test_a_service_without_instances_says_so(pair: Pair) -> None:
     assert flow.reason == "NO_BACKEND"
 
 
-def test_who_asks_its_own_service_and_is_its_only_instance_is_told_at_once(pair: Pair) -> None:
-    flow = dropped_as_predicted(pair, "a", pair.specs["a"].network.service_address, silently=False)
-    assert flow.reason == "NO_BACKEND"
+def test_who_asks_its_own_service_is_judged_as_all_others_are(pair: Pair) -> None:
+    flow = dropped_as_predicted(pair, "a", pair.specs["a"].network.service_address)
+    assert (flow.source.name, flow.destination.name, flow.reason) == ("pair/a", "pair/a", "POLICY_EGRESS")
+
+
+def test_who_uses_its_own_service_may_be_its_own_backend(pair: Pair) -> None:
+    spec = pair.specs["b"]
+    found, _ = rules.rules([app_of_two([], [{"service": "b"}])], pair.identities, NO_IDS)
+    tables.write_policy(pair.datapath, compiler.compile_rules(found))
+    assert pair.explain("b", spec.network.service_address).verdict == "allow"
+    assert pair.dial("b", spec.network.service_address) == spec.network.service_address
+    assert pair.last_flow().verdict == "allow"
 
 
 def test_an_instance_asks_for_a_name_and_reaches_what_it_is_told(pair: Pair) -> None:

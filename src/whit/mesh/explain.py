@@ -200,9 +200,7 @@ def _balance(dump: Dump, question: Question, hops: list[Hop]) -> tuple[str, int,
         return question.destination, question.port, abi.DropReason.UNKNOWN_ENDPOINT.name if lost else ""
     numbers = (dump.slots.get(abi.SlotKey(frontend.service, slot)) for slot in range(frontend.backends))
     backends = [dump.backends[number] for number in numbers if number in dump.backends]
-    # A client that is a backend of the service it asks is never given itself.
-    client = Address.from_ip(question.source)
-    active = [one for one in backends if one.state == abi.BackendState.ACTIVE and one.address != client]
+    active = [one for one in backends if one.state == abi.BackendState.ACTIVE]
     choice = ", ".join(f"{backend.address}:{backend.port or question.port}" for backend in active)
     hops.append(Hop(step=f"service {question.destination}:{question.port}", decision=f"one of {choice or 'none'}"))
     if not active:
@@ -215,10 +213,11 @@ def _frontend(dump: Dump, question: Question) -> abi.FrontendValue | None:
     address = Address.from_ip(question.destination)
     own = abi.FrontendKey(address, question.port, question.protocol)
     every_port = abi.FrontendKey(address, 0, 0)
-    every_address = abi.FrontendKey(Address.from_ip("0.0.0.0"), question.port, question.protocol)
+    anywhere = Address.from_ip("::" if ":" in question.destination else "0.0.0.0")
+    every_address = abi.FrontendKey(anywhere, question.port, question.protocol)
     to_node = identity_of(dump, question.destination) == abi.ReservedIdentity.HOST
     if _is_endpoint(dump, question.source):
-        keys = [own, every_port]
+        keys = [own, every_address, every_port] if to_node else [own, every_port]
     elif question.protocol not in BALANCED:
         keys = []
     elif identity_of(dump, question.source) == abi.ReservedIdentity.HOST:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from ipaddress import IPv4Network
 from types import SimpleNamespace
 from typing import Any
@@ -97,7 +98,7 @@ def test_services_change_without_a_moment_in_which_one_leads_nowhere(
         **{name: Watched(getattr(datapath, name), look) for name in ("frontends", "slots", "backends")}
     )
 
-    watched.state = datapath.state
+    watched.state, watched.maglev = datapath.state, datapath.maglev
     writer = tables.ServiceMaps(watched)
 
     @bounds(max_examples=sample(60, 1000), deadline=None, suppress_health_check=list(HealthCheck))
@@ -204,3 +205,17 @@ def test_a_new_agent_finds_its_predecessors_entries_right(datapath: Datapath, se
         assert tables.write_policy(other, {}) == 0
         assert tables.IdentityMap(other).write({}) == 1
         assert tables.ServiceMaps(other).write([]) == 3
+
+
+def test_maglev_tables_come_before_the_frontends_that_need_them_and_go_after(datapath: Datapath) -> None:
+    writer = tables.ServiceMaps(datapath)
+    backends = tuple(Backend(one << 16, f"10.219.0.{one}") for one in (16, 17))
+    service = Service(0x8001, ("10.219.128.1",), backends=backends, algorithm="maglev")
+    assert writer.write([service]) == 2 + 2 + 1 + 1
+    ((number, _),) = service_tables([service]).maglev.items()
+    assert datapath.maglev.services() == {number}
+    assert writer.write([service]) == 0
+    writer.write([replace(service, backends=backends[:1])])
+    assert datapath.maglev.services() == {number}
+    writer.write([replace(service, algorithm="random")])
+    assert not datapath.maglev.services()

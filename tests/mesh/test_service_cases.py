@@ -50,7 +50,6 @@ def bring_up(site: ServiceSite, web: dict[str, Any]) -> None:
     site.up({"client": CLIENT, "web": web})
 
 
-pending = pytest.mark.xfail(reason="the datapath does not know of it yet", strict=False)
 families = pytest.mark.parametrize("family", [4, 6])
 kinds = pytest.mark.parametrize("kind", [TCP, UDP], ids=["tcp", "udp"])
 
@@ -104,7 +103,6 @@ def test_should_be_able_to_create_a_functioning_nodeport_service(site: ServiceSi
     assert site.ask(site.outside, node, PUBLISHED, kind).partition(" ")[2] == OUTSIDE[family][1]
 
 
-@pending
 @families
 def test_node_port_by_the_nodes_address_from_an_instance(site: ServiceSite, family: int) -> None:
     bring_up(site, WEB | {"ports": [{"target": 8080, "published": PUBLISHED}]})
@@ -145,7 +143,6 @@ def test_should_be_able_to_change_the_type(site: ServiceSite) -> None:
     assert site.ask(site.outside, node, PUBLISHED) == REFUSED
 
 
-@pending
 @families
 @pytest.mark.parametrize("through", ["service", "node port"])
 def test_should_be_able_to_switch_session_affinity(site: ServiceSite, family: int, through: str) -> None:
@@ -189,7 +186,6 @@ def test_should_fallback_to_terminating_endpoints_when_there_are_no_ready_ones(s
     assert site.answering("site-client-1", address, 8080) == {"web-1"}
 
 
-@pending
 @families
 @kinds
 def test_should_allow_pods_to_hairpin_back_to_themselves(site: ServiceSite, family: int, kind: int) -> None:
@@ -197,7 +193,6 @@ def test_should_allow_pods_to_hairpin_back_to_themselves(site: ServiceSite, fami
     assert site.ask(ONE, site.address("web", family), 8080, kind).partition(" ")[0] == "web-1"
 
 
-@pending
 @families
 def test_should_be_able_to_preserve_udp_traffic_when_server_pod_cycles(site: ServiceSite, family: int) -> None:
     """A client that keeps its port is led to another backend when its own goes."""
@@ -226,7 +221,6 @@ def said(own: socket.socket) -> str:
     return ""
 
 
-@pending
 @families
 def test_a_draining_backend_keeps_its_connections_until_its_time_is_over(site: ServiceSite, family: int) -> None:
     address = site.address("web", family)
@@ -279,3 +273,50 @@ def test_services_without_selector_lead_to_their_endpoints_by_weight(site: Servi
     found = site.inside("site-client-1", lambda: [ask(address, 9).partition(" ")[0] for _ in range(times)])
     assert set(found) == {"web-1", "web-2"}
     assert 0.6 < found.count("web-1") / times < 0.9
+
+
+@families
+def test_with_maglev_the_same_port_of_a_client_leads_to_the_same_backend(site: ServiceSite, family: int) -> None:
+    """Also with what was remembered of its flows forgotten."""
+    bring_up(site, WEB | {"balance": {"algorithm": "maglev"}})
+    address = site.address("web", family)
+
+    def led(port: int) -> str:
+        for key, _ in list(site.network.datapath.flows.items()):
+            site.network.datapath.flows.delete(key)
+        return site.ask("site-client-1", address, 8080, UDP, bind=port).partition(" ")[0]
+
+    ports = range(42000, 42024)
+    first = [led(port) for port in ports]
+    assert set(first) == {"web-1", "web-2"}
+    assert [led(port) for port in ports] == first
+    site.mark(ONE, ended=True)
+    assert {led(port) for port in ports} == {"web-2"}
+
+
+def test_an_instance_sends_no_more_than_its_limit(site: ServiceSite) -> None:
+    """8 Mbit/s: what is sent for half a second is half a megabyte, and the burst."""
+    client = CLIENT | {"limits": {"egress": 1_000_000}}
+    site.up({"web": WEB})
+    site.up({"client": client, "web": WEB})
+    address = site.address("web", 4)
+
+    def send() -> tuple[int, float]:
+        with socket.create_connection((address, 8080), timeout=5) as own:
+            own.recv(256)
+            echoed, began = 0, time.monotonic()
+            own.settimeout(0.05)
+            while time.monotonic() - began < 1:
+                try:
+                    own.send(bytes(4096))
+                    echoed += len(own.recv(65536))
+                except TimeoutError:
+                    continue
+            return echoed, time.monotonic() - began
+
+    try:
+        echoed, took = site.inside("site-client-1", send)
+    finally:
+        site.up({"web": WEB})
+    assert 100_000 < echoed < 1_000_000 * (took + 0.2)
+    assert not list(site.network.datapath.limits.items())

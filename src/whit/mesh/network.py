@@ -10,7 +10,15 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 
 from whit.base.settings import Settings
-from whit.datapath.abi import EndpointKey, EndpointValue, FlowFlags, IdentityKey, IdentityValue
+from whit.datapath.abi import (
+    EndpointFlags,
+    EndpointKey,
+    EndpointValue,
+    FlowFlags,
+    IdentityKey,
+    IdentityValue,
+    LimitValue,
+)
 from whit.datapath.address import Address
 from whit.datapath.datapath import Datapath
 from whit.kernel import links
@@ -22,6 +30,8 @@ from whit.model.instance import InstanceSpec
 from whit.model.operation import Operation
 
 _TCP = 6
+BURST_NS = 100_000_000
+"""How far what an instance sends may be ahead of its limit: a tenth of a second, as queues of links have it."""
 
 
 def plan_connect(
@@ -106,10 +116,13 @@ class Guard:
         number = self.spec.network.number
         found = await in_thread(_link, self.link.name)
         self.datapath.attach_instance(found.index, number)
+        rate = self.spec.limits.egress
+        if rate is not None:
+            self.datapath.limits.put(found.index, LimitValue(rate, BURST_NS, busy_until_ns=0))
         value = EndpointValue(
             ifindex=found.index,
             identity=self.spec.network.identity,
-            flags=0,
+            flags=EndpointFlags.LIMITED if rate is not None else 0,
             mac=links.mac_bytes(self.link.inner.mac),
             host_mac=links.mac_bytes(self.link.outer.mac),
         )
@@ -118,6 +131,9 @@ class Guard:
 
     async def undo(self) -> None:
         for key in endpoint_keys(self.spec):
+            there = self.datapath.endpoints.get(key)
+            if there is not None:
+                self.datapath.limits.delete(there.ifindex)
             self.datapath.endpoints.delete(key)
         self.datapath.detach_instance(self.spec.network.number)
 

@@ -23,7 +23,7 @@ from whit.datapath.abi import (
 )
 from whit.datapath.datapath import Datapath
 from whit.datapath.maps import HashMap
-from whit.mesh import compiler
+from whit.mesh import compiler, maglev
 from whit.mesh.services import Service, ServiceTables, service_tables
 
 UNFINISHED = PolicyKey(POLICY_PREFIX_ANY_PROTOCOL, subject=0, peer=0, direction=0, protocol=0, port=0)
@@ -114,18 +114,34 @@ class ServiceMaps:
         ]
         changed = _put(datapath.backends, before.backends, after.backends)
         changed += _put(datapath.slots, before.slots, after.slots)
+        changed += self._put_maglev(before, after)
         changed += _put(datapath.frontends, before.frontends, after.frontends)
         changed += _drop(datapath.frontends, before.frontends, after.frontends)
+        for number in before.maglev.keys() - after.maglev.keys():
+            datapath.maglev.delete(number)
         changed += _drop(datapath.slots, before.slots, after.slots)
         changed += _drop(datapath.backends, before.backends, after.backends)
         if lost:
             raise_generation(datapath)
         return changed
 
+    def _put_maglev(self, before: ServiceTables, after: ServiceTables) -> int:
+        """A table takes its place at once, and leads to backends that are there already."""
+        changed = [number for number, weights in after.maglev.items() if before.maglev.get(number) != weights]
+        for number in changed:
+            weights = dict(after.maglev[number])
+            names = {one: f"{after.backends[one].address} {after.backends[one].port}" for one in weights}
+            self.datapath.maglev.put(number, maglev.table(weights, names))
+        return len(changed)
+
 
 def _read(datapath: Datapath) -> ServiceTables:
+    """Of Maglev tables only whose they are: an agent makes them anew."""
     return ServiceTables(
-        dict(datapath.backends.items()), dict(datapath.slots.items()), dict(datapath.frontends.items())
+        dict(datapath.backends.items()),
+        dict(datapath.slots.items()),
+        dict(datapath.frontends.items()),
+        dict.fromkeys(datapath.maglev.services(), ()),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import random
 import socket
 import subprocess
@@ -16,10 +17,11 @@ import pytest
 from dnslib import DNSRecord
 
 from whit.base.settings import Settings
+from whit.datapath.abi import EndpointFlags
 from whit.datapath.address import Address
 from whit.datapath.datapath import Datapath, uninstall
 from whit.datapath.install import DatapathConfig
-from whit.kernel import netns
+from whit.kernel import netns, tap
 from whit.mesh import compiler, identities, names, network, node, rules, services, tables
 from whit.mesh.addresses import AddressBook
 from whit.mesh.explain import Dump, Question, explain
@@ -374,3 +376,25 @@ def test_a_connection_that_stopped_half_way_is_taken_away(settings: Settings, do
         assert not pair.datapath.attachments()
     finally:
         pair.close()
+
+
+def test_a_guest_behind_a_tap_is_reached_by_its_mac_address(pair: Pair) -> None:
+    spec = pair._spec("b", 99)
+    spec = spec.model_copy(update={"index": 2, "network": spec.network.model_copy(update={"link": "tap"})})
+    pair.do(network.plan_connect(spec, pair.settings, pair.datapath, BOOK.node))
+    flags = {pair.datapath.endpoints.get(key).flags for key in network.endpoint_keys(spec)}  # type: ignore[union-attr]
+    assert flags == {EndpointFlags.TAP}
+    guest = tap.open_tap(pair.settings.link(99), vnet_header=False)
+    try:
+        assert pair.dial("a", spec.network.address) == ""
+        os.set_blocking(guest, False)
+        frames = []
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                frames.append(os.read(guest, 2048))
+    finally:
+        os.close(guest)
+    syns = [frame for frame in frames if frame[12:14] == b"\x08\x00"]
+    assert syns
+    assert all(frame[:6] == bytes.fromhex("0a58") + BOOK.address(99).packed for frame in syns)
+    assert all(frame[30:34] == BOOK.address(99).packed for frame in syns)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
 from pathlib import Path
 
-from whit.kernel import addresses, links, netns, routes, sysctl
+from whit.kernel import addresses, links, netns, routes, sysctl, tap
 from whit.kernel.links import End, Link
 from whit.kernel.netlink import Message, NetlinkSocket
 from whit.kernel.routes import Route
@@ -43,6 +43,8 @@ class InstanceLink:
     inner_name: str = "eth0"
     address6: IPv6Address | None = None
     node_address6: IPv6Address | None = None
+    tap: bool = False
+    """The other end is a guest, which gives itself its addresses: there is no namespace to make it in."""
 
     @property
     def outer(self) -> End:
@@ -67,6 +69,8 @@ def prepare_instance(wanted: InstanceLink) -> Link:
         SystemCallError: EEXIST if the link exists.
         NotFound: there is no such namespace.
     """
+    if wanted.tap:
+        return _prepare_tap(wanted)
     with ExitStack() as stack:
         host = stack.enter_context(NetlinkSocket())
         descriptor = stack.enter_context(netns.opened(wanted.netns))
@@ -78,6 +82,21 @@ def prepare_instance(wanted: InstanceLink) -> Link:
         inside.execute(inside_messages(wanted, link.peer))
         host.execute(outside_messages(wanted, link.index))
     return link
+
+
+def _prepare_tap(wanted: InstanceLink) -> Link:
+    """The node has the gateways' addresses on it: a guest asks for them, where a namespace was told."""
+    tap.create(wanted.name)
+    with NetlinkSocket() as host:
+        link = links.by_name(host, wanted.name)
+        host.execute([links.set_hardware(link.index, wanted.outer.mac, wanted.mtu)])
+        _prepare_host_end(wanted)
+        gateways: list[IPv4Interface | IPv6Interface] = [IPv4Interface(GATEWAY)]
+        if wanted.address6 is not None:
+            gateways.append(IPv6Interface(GATEWAY6))
+        own = [addresses.add(gateway, link.index) for gateway in gateways]
+        host.execute([*outside_messages(wanted, link.index), *own])
+        return links.by_name(host, wanted.name)
 
 
 def _prepare_namespace(wanted: InstanceLink) -> NetlinkSocket:
@@ -153,7 +172,7 @@ class CreateInstanceLink:
     wanted: InstanceLink
 
     def describe(self) -> str:
-        return f"create link {self.wanted.name} for {self.wanted.address}"
+        return f"create {'tap' if self.wanted.tap else 'link'} {self.wanted.name} for {self.wanted.address}"
 
     async def do(self) -> None:
         await in_thread(prepare_instance, self.wanted)

@@ -82,6 +82,11 @@ def _end(end: End, mtu: int) -> bytes:
     return attribute(_IFLA_IFNAME, end.name) + attribute(_IFLA_ADDRESS, mac_bytes(end.mac)) + attribute(_IFLA_MTU, mtu)
 
 
+def set_hardware(index: int, mac: str, mtu: int) -> Message:
+    body = _INFO.pack(0, 0, index, 0, 0) + attribute(_IFLA_ADDRESS, mac_bytes(mac)) + attribute(_IFLA_MTU, mtu)
+    return Message(_RTM_NEWLINK, body, f"give link {index} the address {mac}")
+
+
 def set_up(index: int) -> Message:
     return Message(_RTM_NEWLINK, _INFO.pack(0, 0, index, _IFF_UP, _IFF_UP), f"set up link {index}")
 

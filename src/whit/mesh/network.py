@@ -50,7 +50,9 @@ def plan_connect(
         node_address=node,
         address6=IPv6Address(spec.network.address6) if spec.network.address6 else None,
         node_address6=node6,
+        tap=spec.network.link == "tap",
     )
+    # The monitor of a guest, too, runs in a namespace without any other network; its tap is the node's.
     return [CreateNetns(namespace), NameAddress(datapath, spec), CreateInstanceLink(link), Guard(datapath, spec, link)]
 
 
@@ -122,7 +124,7 @@ class Guard:
         value = EndpointValue(
             ifindex=found.index,
             identity=self.spec.network.identity,
-            flags=EndpointFlags.LIMITED if rate is not None else 0,
+            flags=(EndpointFlags.LIMITED if rate is not None else 0) | (EndpointFlags.TAP if self.link.tap else 0),
             mac=links.mac_bytes(self.link.inner.mac),
             host_mac=links.mac_bytes(self.link.outer.mac),
         )

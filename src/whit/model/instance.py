@@ -37,6 +37,8 @@ class NetworkSpec(Noun):
     address6: str = Field(default="", description="IPv6 address; empty where the machine had no IPv6.")
     service_address6: str = Field(default="", description="Virtual IPv6 address of its service.")
 
+    link: Literal["veth", "tap"] = Field(default="veth", description="tap: the instance is a guest with a kernel.")
+
     @property
     def addresses(self) -> tuple[str, ...]:
         """Of both families, IPv4 first."""

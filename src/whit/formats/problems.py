@@ -15,8 +15,9 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from whit.base.errors import InputError, Place
+from whit.model.service import EndpointSpec
 
-Model = TypeVar("Model", bound=BaseModel)
+Model = TypeVar("Model", bound=BaseModel | EndpointSpec)
 
 
 class InvalidApp(InputError):

@@ -50,7 +50,7 @@ come from the environment, then from `.env` beside the file. Keys that begin wit
 Durations are written as `1m30s`, `250ms`; sizes as `512m`, `1g`, in powers of 1024.
 """
 
-_NESTED: tuple[tuple[str, type[BaseModel], dict[str, str]], ...] = (
+_NESTED: tuple[tuple[str, type[BaseModel | EndpointSpec], dict[str, str]], ...] = (
     ("ports", PortSpec, {}),
     ("volumes", MountSpec, {"kind": "type", "size": "tmpfs.size", "mode": "tmpfs.mode"}),
     ("depends_on", DependencySpec, {}),
@@ -94,10 +94,14 @@ def _services() -> Iterator[tuple[str, ...]]:
         yield f"`{key}`", honoured.accepts, fields[name].description or ""
 
 
-def _fields(model: type[BaseModel], names: dict[str, str]) -> Iterator[tuple[str, ...]]:
-    for name, field in model.model_fields.items():
+def _fields(model: type[BaseModel | EndpointSpec], names: dict[str, str]) -> Iterator[tuple[str, ...]]:
+    for name, field in _fields_of(model).items():
         key = names.get(name, name)
         yield f"`{key}`", field.description or _DESCRIBED[name], _default(field)
+
+
+def _fields_of(model: type[BaseModel | EndpointSpec]) -> dict[str, FieldInfo]:
+    return dict(vars(model)["__pydantic_fields__"])
 
 
 def _default(field: FieldInfo) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
+from pydantic.dataclasses import dataclass
 
 from whit.model.base import Noun
 from whit.model.build import BuildSpec
@@ -81,8 +82,10 @@ class BalanceSpec(Noun):
     affinity: int = Field(default=0, ge=0, le=86400 * 7, description="Seconds for which a client keeps its instance.")
 
 
-class EndpointSpec(Noun):
-    """A backend that is no instance: a process of the node, or another machine."""
+@dataclass(frozen=True, slots=True, config=ConfigDict(extra="forbid"))
+class EndpointSpec:
+    """A backend that is no instance: a process of the node, or another machine. No Noun: there may be very many, and
+    this takes a sixth of the memory."""
 
     address: str = Field(description="IPv4 or IPv6 address.")
     port: Port = Field(description="Its port, whatever was asked for.")

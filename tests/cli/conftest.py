@@ -117,6 +117,8 @@ class RecordedAgent:
     """The lines of the next PUT, DELETE or POST."""
     log: list[dict[str, Any]] = field(default_factory=list)
     flows: list[dict[str, Any]] = field(default_factory=list)
+    edges: list[list[dict[str, Any]]] = field(default_factory=lambda: [[]])
+    """The answers to the following calls; the last one stays."""
     problem: tuple[int, dict[str, Any]] | None = None
     """Answers every call but that for the agent itself."""
     endless: bool = False
@@ -186,6 +188,10 @@ def recorded_app(agent: RecordedAgent) -> FastAPI:
     @api.get("/v1/flows")
     async def flows() -> StreamingResponse:
         return _stream(agent, agent.flows)
+
+    @api.get("/v1/edges")
+    async def edges() -> Any:
+        return agent.edges.pop(0) if len(agent.edges) > 1 else agent.edges[0]
 
     @api.put("/v1/apps/{name}")
     @api.delete("/v1/apps/{name}")

@@ -8,10 +8,9 @@ from fastapi import FastAPI, Query, Request
 from fastapi.responses import JSONResponse, StreamingResponse
 
 from whit import __version__
-from whit.api import execute, stream
+from whit.api import execute, observe, stream
 from whit.base.errors import Conflict, InputError, NotFound, TimedOut, Unavailable, WhitError
 from whit.control.agent import Agent
-from whit.control.observe import FlowQuery
 from whit.model.app import AppSpec
 from whit.model.feature import Feature
 from whit.model.flow import Explanation
@@ -31,6 +30,7 @@ def make_app(agent: Agent) -> FastAPI:
     _add_apps(app, agent)
     _add_instances(app, agent)
     _add_observation(app, agent)
+    observe.add(app, agent.observation)
     return app
 
 
@@ -115,10 +115,6 @@ def _add_observation(app: FastAPI, agent: Agent) -> None:
     @app.get("/v1/agent")
     async def read_agent() -> AgentStatus:
         return agent.status()
-
-    @app.get("/v1/flows")
-    async def read_flows(query: Annotated[FlowQuery, Query()], follow: bool = False) -> StreamingResponse:
-        return stream.documents(agent.flows(query, follow=follow))
 
     @app.get("/v1/explain")
     async def explain(source: str, destination: str, port: int, protocol: str = "tcp") -> Explanation:

@@ -15,6 +15,7 @@ from whit.cli.transport import Query, target_of
 
 if TYPE_CHECKING:
     from whit.model.app import AppSpec
+    from whit.model.edge import Edge
     from whit.model.flow import Explanation, Flow
     from whit.model.image import StoredImage
     from whit.model.instance import InstanceStatus
@@ -70,6 +71,11 @@ class Client:
 
         for document in transport.stream(self.socket, "GET", target_of("flows", query=query)):
             yield Flow.model_validate(document)
+
+    def edges(self, app: str = "", *, recent: bool = False) -> list[Edge]:
+        from whit.model.edge import Edge
+
+        return [Edge.model_validate(document) for document in self._get("edges", {"app": app, "recent": recent})]
 
     def explain(self, source: str, destination: str, port: int, protocol: str) -> Explanation:
         from whit.model.flow import Explanation

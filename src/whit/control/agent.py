@@ -27,14 +27,12 @@ from whit.control.desired import Wanted, instance_names, volume_directory, wante
 from whit.control.explain import answer
 from whit.control.instances import Instances
 from whit.control.network import Books, NodeNetwork
-from whit.control.observe import FlowQuery
+from whit.control.observation import Observation
 from whit.control.plan import next_retry, plan
 from whit.image.store import ImageStore
-from whit.mesh.flow_store import FlowStore
-from whit.mesh.flows import FlowLog
 from whit.model.app import AppSpec
 from whit.model.feature import Feature
-from whit.model.flow import Explanation, Flow
+from whit.model.flow import Explanation
 from whit.model.image import Image, StoredImage
 from whit.model.instance import InstanceSpec, InstanceStatus
 from whit.model.lock import read
@@ -67,7 +65,7 @@ class Agent:
         self.drivers = drivers
         self.images = images_
         self.instances = Instances(drivers, network, images_, self._changed, self._write_maps)
-        self.flow_log = FlowLog(store=_flow_store(settings))
+        self.observation = Observation(settings, network, self.instance_statuses)
         self.releases: dict[str, Release] = {}
         self.wanted: dict[str, Wanted] = {}
         self._leaving: dict[str, Release] = {}
@@ -91,7 +89,7 @@ class Agent:
         agent.releases = {release.spec.name: release for release in await documents.list(Release, "release")}
         await agent.instances.adopt(agent._dependencies_of)
         network.attach_host()
-        loops = (agent._reconcile(), agent.flow_log.pump(network.datapath.events), logs.keep_all(settings))
+        loops = (agent._reconcile(), *agent.observation.loops(), logs.keep_all(settings))
         agent._tasks = [asyncio.create_task(loop) for loop in loops]
         log.info("agent %s %s, pool %s, %s", settings.id, __version__, network.books.addresses.pool, agent.runtime)
         return agent
@@ -101,7 +99,7 @@ class Agent:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        self.flow_log.keep()
+        self.observation.close()
         self.instances.release()
         self.network.datapath.close()
         await self.documents.store.close()
@@ -137,7 +135,7 @@ class Agent:
         await self.network.prepare(apps)
         self.wanted = self._wanted(releases)
         await self._write_maps()
-        self._tell_flow_log()
+        self.observation.learn([record.spec for record in self.instances.records.values()])
         if apps:
             resolver.ensure(self.settings)
         self.instances.carry_out(plan(self.wanted, self.instances.seen(), time.monotonic()), self.wanted)
@@ -165,13 +163,6 @@ class Agent:
             }
             found |= wanted_instances(release, networks, self.settings)
         return found
-
-    def _tell_flow_log(self) -> None:
-        words = self.flow_log.words
-        words.identities = self.network.books.identities
-        words.rules = self.network.books.rules.texts()
-        records = self.instances.records.values()
-        words.links = {record.spec.network.number: record.spec.name for record in records}
 
     def _dependencies_of(self, spec: InstanceSpec) -> Mapping[str, DependencySpec]:
         release = self.releases.get(spec.app)
@@ -327,17 +318,6 @@ class Agent:
             raise NotFound(f"there is no instance {instance}", hint="`whit ps` lists what there is")
         return self.drivers.of(record.spec.isolation).execute(instance, request)
 
-    async def flows(self, query: FlowQuery, *, follow: bool) -> AsyncIterator[Flow]:
-        query = query.with_addresses(self.instance_statuses())
-        self.flow_log.collect(self.network.datapath.events)
-        # A full log takes seconds to read.
-        past = self.flow_log.past
-        for flow in await asyncio.to_thread(past, query.matches, query.limit, query.sieve(), query.since):
-            yield flow
-        if follow:
-            async for flow in self.flow_log.follow(query.matches):
-                yield flow
-
     async def explain(self, source: str, destination: str, port: int, protocol: str) -> Explanation:
         return await answer(self.network, self.instance_statuses(), source, destination, port, protocol)
 
@@ -347,10 +327,6 @@ class Agent:
 
     async def features(self) -> list[Feature]:
         return await doctor.features(self.settings)
-
-
-def _flow_store(settings: Settings) -> FlowStore | None:
-    return FlowStore(settings.flows_dir, settings.flows_mib << 20) if settings.flows_mib else None
 
 
 def _essence(release: Release) -> Mapping[str, Any]:

@@ -82,6 +82,10 @@ class BpfMap(Generic[K, V]):
         """Share of the room that is taken, 0 to 1."""
         return self.count() / self.max_entries
 
+    def dump(self) -> list[tuple[bytes, bytes]]:
+        """All entries as they lie in the kernel: keys and values, each in large pieces. To be looked at later."""
+        return list(self._batches())
+
     def clear(self) -> None:
         """Delete what is there now."""
         for keys, _ in list(self._batches()):
@@ -242,7 +246,11 @@ class PerCpuMap(BpfMap[K, V]):
         return [] if data is None else self._split(data)
 
     def items(self) -> Iterator[tuple[K, V]]:
-        for keys, values in self._batches():
+        return self.decoded(self._batches())
+
+    def decoded(self, dump: Iterable[tuple[bytes, bytes]]) -> Iterator[tuple[K, V]]:
+        """The entries of a dump of this map."""
+        for keys, values in dump:
             for key, value in zip(_pieces(keys, self._key.size), _pieces(values, self._room), strict=True):
                 yield self._key.unpack(key), self._sum(value)
 
@@ -267,8 +275,8 @@ class PerCpuMap(BpfMap[K, V]):
 
 
 def _added(left: Any, right: Any) -> Any:
-    """The sum of two integers, or of two structs of integers."""
-    if isinstance(left, int):
+    """The sum of two integers, or of two structs of integers; arrays are not added, they stand one after the other."""
+    if isinstance(left, int | bytes):
         return left + right
     return type(left)(*(getattr(left, field.name) + getattr(right, field.name) for field in fields(left)))
 

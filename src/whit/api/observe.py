@@ -1,0 +1,23 @@
+"""The calls about what the node sees: flows, edges."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import FastAPI, Query
+from fastapi.responses import StreamingResponse
+
+from whit.api import stream
+from whit.control.observation import Observation
+from whit.control.observe import FlowQuery
+from whit.model.edge import Edge
+
+
+def add(app: FastAPI, observation: Observation) -> None:
+    @app.get("/v1/flows")
+    async def read_flows(query: Annotated[FlowQuery, Query()], follow: bool = False) -> StreamingResponse:
+        return stream.documents(observation.flows(query, follow=follow))
+
+    @app.get("/v1/edges")
+    async def list_edges(app: str = "", recent: bool = False) -> list[Edge]:
+        return await observation.edges(app, recent=recent)

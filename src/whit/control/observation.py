@@ -1,0 +1,106 @@
+"""What this node sees of its mesh: flows, edges and what follows from them. The doors ask it, the agent feeds it.
+
+Its loops cost next to nothing while nothing happens: events are polled, counters are looked at every half minute.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from whit.base.settings import Settings
+from whit.control.network import NodeNetwork
+from whit.control.observe import FlowQuery
+from whit.mesh import edges
+from whit.mesh.flow_store import FlowStore
+from whit.mesh.flows import FlowLog
+from whit.model.edge import Edge, difference
+from whit.model.flow import Flow
+from whit.model.instance import InstanceSpec, InstanceStatus
+
+log = logging.getLogger(__name__)
+
+SAMPLE_SECONDS = 30.0
+SAMPLES = 3
+"""The oldest one is a minute old, or a little more."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Counters as they were at one moment."""
+
+    at: float
+    edges: edges.Dump
+
+
+class Observation:
+    """Of one node."""
+
+    def __init__(
+        self, settings: Settings, network: NodeNetwork, instances: Callable[[], Sequence[InstanceStatus]]
+    ) -> None:
+        self.settings = settings
+        self.network = network
+        self.instances = instances
+        store = FlowStore(settings.flows_dir, settings.flows_mib << 20) if settings.flows_mib else None
+        self.flow_log = FlowLog(store=store)
+        self._samples: deque[Sample] = deque(maxlen=SAMPLES)
+
+    def loops(self) -> list[Coroutine[Any, Any, None]]:
+        """To be run as long as the agent lives."""
+        return [self.flow_log.pump(self.network.datapath.events), self._sample()]
+
+    def close(self) -> None:
+        """Keep what is not on disk yet."""
+        self.flow_log.collect(self.network.datapath.events)
+        self.flow_log.keep()
+
+    def learn(self, specs: Sequence[InstanceSpec]) -> None:
+        """What numbers mean now."""
+        words = self.flow_log.words
+        words.identities = self.network.books.identities
+        words.rules = self.network.books.rules.texts()
+        words.links = {spec.network.number: spec.name for spec in specs}
+
+    async def flows(self, query: FlowQuery, *, follow: bool) -> AsyncIterator[Flow]:
+        query = query.with_addresses(self.instances())
+        self.flow_log.collect(self.network.datapath.events)
+        # A full log takes seconds to read.
+        past = self.flow_log.past
+        for flow in await asyncio.to_thread(past, query.matches, query.limit, query.sieve(), query.since):
+            yield flow
+        if follow:
+            async for flow in self.flow_log.follow(query.matches):
+                yield flow
+
+    async def edges(self, app: str = "", *, recent: bool = False) -> list[Edge]:
+        """All that were counted, or what was counted of them in the last minute or so."""
+        return await asyncio.to_thread(self._edges, app, recent)
+
+    def _edges(self, app: str, recent: bool) -> list[Edge]:
+        now = self._take()
+        found = self._named(now)
+        if recent:
+            before = self._samples[0] if self._samples else now
+            found = difference(found, self._named(before), max(now.at - before.at, 0.001))
+        return [edge for edge in found if not app or _takes_part(edge, app)]
+
+    def _named(self, sample: Sample) -> list[Edge]:
+        return edges.named(sample.edges, self.network.datapath, self.flow_log.words)
+
+    def _take(self) -> Sample:
+        return Sample(time.monotonic(), edges.take(self.network.datapath))
+
+    async def _sample(self) -> None:
+        while True:
+            self._samples.append(await asyncio.to_thread(self._take))
+            await asyncio.sleep(SAMPLE_SECONDS)
+
+
+def _takes_part(edge: Edge, app: str) -> bool:
+    return any(name.startswith(f"{app}/") for name in (edge.source, edge.destination))

@@ -182,10 +182,26 @@ remember(const struct packet *packet, const struct flow_event *event, __u32 back
 	flow->translation_port = event->service_port;
 	flow->flags |= FLOW_REPLY;
 	trace_also(packet, &way);
+	if (observe_http && packet->tuple.protocol == IPPROTO_TCP)
+		bpf_map_delete_elem(&requests, &way); /* an earlier connection may have left it unanswered */
 	if (!is_taken(packet, &way, flow) && !bpf_map_update_elem(&flows, &way, flow, BPF_ANY))
 		return DROP_NONE;
 	bpf_map_delete_elem(&flows, &packet->tuple);
 	return DROP_CONNTRACK_FULL;
+}
+
+/* Who has asked, for a packet of the reply's way that is not translated yet. */
+static __always_inline struct address initiator_of(const struct packet *packet, const struct flow_value *flow)
+{
+	return flow->flags & FLOW_HAIRPIN ? packet->tuple.source : packet->tuple.destination;
+}
+
+/* The way back of a flow that was known before it was traced. */
+static __noinline void trace_opposite(const struct packet *packet, const struct flow_value *flow)
+{
+	struct flow_key way = opposite(&packet->tuple, flow);
+
+	trace_also(packet, &way);
 }
 
 static __noinline void forget(const struct packet *packet, const struct flow_value *flow)
@@ -232,7 +248,7 @@ report_end(const struct packet *packet, const struct flow_value *flow, const str
 	event->hook = packet->hook;
 	event->flow_flags = flow->flags;
 	event->ifindex = packet->skb->ifindex;
-	event->source = reply ? packet->tuple.destination : packet->tuple.source;
+	event->source = reply ? initiator_of(packet, flow) : packet->tuple.source;
 	event->destination = reply ? packet->tuple.source : flow->translation;
 	event->source_port = reply ? packet->tuple.destination_port : packet->tuple.source_port;
 	event->destination_port = reply ? packet->tuple.source_port : flow->translation_port;

@@ -100,7 +100,7 @@ static __always_inline void report_answer(const struct packet *packet, const str
 	event->hook = packet->hook;
 	event->status = status;
 	event->ifindex = packet->skb->ifindex;
-	event->source = packet->tuple.destination;
+	event->source = initiator_of(packet, flow);
 	event->destination = packet->tuple.source;
 	event->source_port = packet->tuple.destination_port;
 	event->destination_port = packet->tuple.source_port;

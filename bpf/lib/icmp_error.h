@@ -170,6 +170,26 @@ rewrite_carried(const struct packet *packet, const struct carried *carried, cons
 }
 
 /*
+ * Both ends of the flow are one instance, which is to see the service's address where its own is, and the other way
+ * round: what `change` did at one end of the carried packet is done at its other end and in the outer header.
+ */
+static __always_inline long
+turn_back(struct packet *packet, const struct carried *carried, const struct change *change)
+{
+	const struct change other = {
+		.old_address = change->new_address,
+		.new_address = change->old_address,
+		.source = !change->source,
+	};
+
+	if (rewrite_carried(packet, carried, &other))
+		return -1;
+	if (change->source)
+		return rewrite_address(packet, true, &packet->tuple.source, change->old_address);
+	return rewrite_address(packet, false, &packet->tuple.destination, change->old_address);
+}
+
+/*
  * The outer header is rewritten as that of every packet of this way (a router on the way keeps its own source), and of
  * the carried one the opposite end, which the receiver knows under its other address.
  */
@@ -195,6 +215,8 @@ translate_error(struct packet *packet, const struct carried *carried, const stru
 		failed |= rewrite_address(packet, false, &packet->tuple.destination, &flow->translation);
 	else if (same_address(&packet->tuple.source, &carried->answer.source))
 		failed |= rewrite_address(packet, true, &packet->tuple.source, &flow->translation);
+	if (flow->flags & FLOW_HAIRPIN)
+		failed |= turn_back(packet, carried, &change);
 	return failed ? DROP_REWRITE_FAILED : DROP_NONE;
 }
 

@@ -105,6 +105,8 @@ static __always_inline struct flow_value *known_or_admitted(struct packet *packe
 	struct flow_value *flow = flow_of(packet);
 
 	if (flow && !begins_anew(packet, flow)) {
+		if (packet->trace)
+			trace_opposite(packet, flow);
 		hop(packet, HOP_KNOWN, flow->flags, 0);
 		if (flow->generation == packet->generation)
 			return flow;

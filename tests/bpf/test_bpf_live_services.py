@@ -1,0 +1,92 @@
+"""Real connections to services whose backend is the client itself, the node, or an instance behind a published port."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Iterator
+from ipaddress import IPv4Address, IPv6Address, ip_address
+
+import pytest
+from support.live import Live, call, echoing, living
+from support.world import NODE, NODE6, POOL6, UPLINK, UPLINK6
+
+from whit.base.settings import Settings
+from whit.datapath.abi import BackendValue, EndEvent
+from whit.datapath.address import Address
+
+pytestmark = [pytest.mark.root, pytest.mark.machine]
+
+VIPS = (IPv4Address("198.18.77.200"), POOL6[0xFFF0])
+BULK = bytes(range(256)) * 4096
+STREAM, DATAGRAM = socket.SOCK_STREAM, socket.SOCK_DGRAM
+
+
+@pytest.fixture(params=[False, True], ids=["veth", "tap"])
+def live(request: pytest.FixtureRequest, settings: Settings) -> Iterator[Live]:
+    with living(settings, "tcx", redirect_peer=True, tap=request.param) as made:
+        yield made
+
+
+def family(address: IPv4Address | IPv6Address) -> int:
+    return socket.AF_INET6 if address.version == 6 else socket.AF_INET
+
+
+def test_an_instance_reaches_itself_through_its_service(live: Live) -> None:
+    for vip in VIPS:
+        live.serve(vip, 80, 6, 1)
+        live.serve(vip, 53, 17, 1)
+        for kind, port, data in ((STREAM, 80, BULK), (DATAGRAM, 53, b"question")):
+            with echoing(live.place(1), kind, family(vip)) as seen:
+                assert call(live.place(1), vip, port, data, kind) == data
+            assert [ip_address(peer) for peer in seen] == [vip]
+
+
+def test_its_own_closed_port_refuses_at_once(live: Live) -> None:
+    for vip in VIPS:
+        live.serve(vip, 80, 6, 1)
+        live.serve(vip, 53, 17, 1)
+        for kind, port in ((STREAM, 80), (DATAGRAM, 53)):
+            began = time.monotonic()
+            with pytest.raises(ConnectionRefusedError):
+                call(live.place(1), vip, port, b"anybody?", kind)
+            assert time.monotonic() - began < 1
+
+
+def test_an_instance_reaches_a_published_port_by_any_address_of_the_node(live: Live) -> None:
+    for address in (NODE, UPLINK.ip, NODE6, UPLINK6.ip):
+        live.serve("::" if address.version == 6 else "0.0.0.0", 18080, 6, 2)
+        with echoing(live.place(2), STREAM, family(address)):
+            assert call(live.place(1), address, 18080, BULK) == BULK
+        with echoing(live.world.node, STREAM, family(address)):
+            assert call(live.place(1), address, 8080, BULK) == BULK, "the node's own listener"
+
+
+def test_a_service_may_lead_to_the_node(live: Live) -> None:
+    for vip, node in zip(VIPS, (NODE, NODE6), strict=True):
+        live.serve(vip, 80, 6, 1)
+        live.datapath.backends.put(80, BackendValue(Address.from_ip(node), 8080, 0))
+        with echoing(live.world.node, STREAM, family(vip)):
+            assert call(live.place(1), vip, 80, BULK) == BULK
+
+
+def test_the_end_of_a_real_connection_is_told(live: Live) -> None:
+    for vip in VIPS:
+        live.serve(vip, 80, 6, 2)
+        with echoing(live.place(2), STREAM, family(vip)):
+            assert call(live.place(1), vip, 80, BULK) == BULK
+        ends = ended(live)
+        assert len(ends) == 1
+        assert (ends[0].retransmits, ends[0].reset) == (0, 0)
+        assert min(ends[0].bytes, ends[0].reply_bytes) > len(BULK)
+        assert 0 < ends[0].rtt_us < 1_000_000
+
+
+def ended(live: Live) -> list[EndEvent]:
+    """Waits for one: the last segments of a connection may still be on their way when its ends have let go of it."""
+    deadline = time.monotonic() + 2
+    found: list[EndEvent] = []
+    while not found and time.monotonic() < deadline:
+        found = [event for event in live.datapath.events.every() if isinstance(event, EndEvent)]
+        time.sleep(0.02)
+    return found

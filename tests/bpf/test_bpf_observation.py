@@ -305,3 +305,28 @@ def test_an_instance_sends_no_more_than_its_limit(lab: Lab) -> None:
     time.sleep(0.1)
     assert lab.from_instance(udp(CLIENT, SERVER, load=bytes(958))).action != SHOT
     assert {reason for reason, _ in lab.drops()} == {DropReason.BANDWIDTH}
+
+
+def test_a_request_of_an_earlier_connection_is_not_answered_by_a_later_one(lab: Lab) -> None:
+    first = Connection(lab)
+    first.open()
+    first.forth("PA", b"GET /first HTTP/1.1\r\n\r\n")
+    first.forth("RA")
+    second = Connection(lab)
+    second.open()
+    second.forth("PA", REQUEST)
+    second.back("PA", ANSWER)
+    (event,) = told(lab, HttpEvent)
+    assert event.path[: event.path_length] == b"/orders/7"
+
+
+def test_answers_are_traced_of_a_flow_that_was_there_before(lab: Lab) -> None:
+    lab.serve((SERVER, 8080))
+    lab.from_instance(tcp(CLIENT, VIP, 40000, 80))
+    lab.datapath.traces.put(flow_key(CLIENT, VIP, 40000, 80), 9)
+    lab.datapath.state.put(0, DatapathState(0, 1))
+    lab.from_instance(tcp(CLIENT, VIP, 40000, 80, "A"))
+    told(lab, HopEvent)
+    lab.from_instance(tcp(SERVER, CLIENT, 8080, 40000, "A"), SERVER)
+    steps = [hop.step for hop in told(lab, HopEvent)]
+    assert steps == [HopStep.ENTERED, HopStep.KNOWN, HopStep.TRANSLATED, HopStep.INSTANCE]

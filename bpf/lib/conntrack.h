@@ -34,7 +34,11 @@ static __always_inline void recall_state(struct packet *packet)
 	packet->generation = found->generation;
 	if (found->tracing)
 		trace = bpf_map_lookup_elem(&traces, &packet->tuple);
-	packet->trace = trace ? *trace : 0;
+	if (!trace)
+		return;
+	packet->trace = *trace;
+	/* Here, where it is known to be traced: asking again would have the verifier walk all the rest once more. */
+	tell_hop(packet, HOP_ENTERED, 0, 0);
 }
 
 static __always_inline void

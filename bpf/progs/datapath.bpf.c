@@ -186,7 +186,6 @@ static __always_inline int forward_flow(struct packet *packet)
 	if (packet->kind == PACKET_ICMP_ERROR)
 		return forward_error(packet);
 	recall_state(packet);
-	hop(packet, HOP_ENTERED, 0, 0);
 	flow = known_or_admitted(packet, &end);
 	if (packet->refused)
 		return tell_refused(packet, end);

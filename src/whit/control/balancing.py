@@ -6,6 +6,7 @@ look at each and the making of one.
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -67,8 +68,12 @@ class Balancing:
 
     def write(self, apps: Sequence[AppSpec], replicas: Sequence[Replica], addresses: AddressBook) -> None:
         """Bring the service maps and the file of names to this."""
+        is_first = not self._made
         self._maps.write(self._services(apps, replicas, addresses))
         self._write_names(apps, replicas, addresses)
+        if is_first and self._made:
+            # What is made at the start stays. Searching all of it for garbage would stop everybody for 0.2 s each time.
+            gc.freeze()
 
     def _services(
         self, apps: Sequence[AppSpec], replicas: Sequence[Replica], addresses: AddressBook

@@ -186,8 +186,6 @@ remember(const struct packet *packet, const struct flow_event *event, __u32 back
 	flow->translation_port = event->service_port;
 	flow->flags |= FLOW_REPLY;
 	trace_also(packet, &way);
-	if (observe_http && packet->tuple.protocol == IPPROTO_TCP)
-		bpf_map_delete_elem(&requests, &way); /* an earlier connection may have left it unanswered */
 	if (!is_taken(packet, &way, flow) && !bpf_map_update_elem(&flows, &way, flow, BPF_ANY))
 		return DROP_NONE;
 	bpf_map_delete_elem(&flows, &packet->tuple);

@@ -75,9 +75,11 @@ remember_request(const struct packet *packet, const struct flow_value *flow, con
 	struct flow_key way = opposite(&packet->tuple, flow);
 	struct request_value *request;
 
-	/* The first of several is the one that is answered first. */
-	if (bpf_map_update_elem(&requests, &way, &empty, BPF_NOEXIST))
+	request = bpf_map_lookup_elem(&requests, &way);
+	/* The first of several is the one that is answered first; but not one that an earlier connection left behind. */
+	if (request && request->began_ns >= flow->began_ns)
 		return;
+	bpf_map_update_elem(&requests, &way, &empty, BPF_ANY);
 	request = bpf_map_lookup_elem(&requests, &way);
 	if (!request || read_path(packet, request, name->length))
 		return;
@@ -136,7 +138,7 @@ static __noinline void answer_request(const struct packet *packet, const struct 
 	__u32 latency_us;
 
 	/* "Continue" and its like come before the answer. */
-	if (!request || !request->began_ns || status < 100 || (status < 200 && status != SWITCHING_PROTOCOLS))
+	if (!request || request->began_ns < flow->began_ns || status < 100 || (status < 200 && status != SWITCHING_PROTOCOLS))
 		return;
 	latency_us = (packet->now_ns - request->began_ns) / 1000;
 	edge = edge_of(packet, flow);

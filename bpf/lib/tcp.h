@@ -30,26 +30,28 @@ static __noinline void await(const struct packet *packet, const struct flow_valu
 	other->sampled_ns = again ? 0 : packet->now_ns;
 }
 
-static __always_inline void
+/* Whether the segment has been here before. */
+static __always_inline bool
 follow_sequence(const struct packet *packet, struct flow_value *flow, struct edge_value *edge)
 {
 	__u32 length = sequence_length(packet), end = packet->sequence + length;
 
 	if (!length)
-		return;
+		return false;
 	/* The first one is compared with nothing; a probe of keep-alive lies one byte before what is next. */
 	if (flow->next_sequence && (__s32)(end - flow->next_sequence) <= 0) {
 		flow->retransmits++;
 		if (edge)
 			edge->retransmits++;
 		await(packet, flow, end, true);
-		return;
+		return true;
 	}
 	flow->next_sequence = end;
 	if (packet->now_ns < flow->next_sample_ns)
-		return;
+		return false;
 	flow->next_sample_ns = packet->now_ns + SAMPLE_NS;
 	await(packet, flow, end, false);
+	return false;
 }
 
 static __always_inline void
@@ -66,13 +68,14 @@ follow_acknowledgement(const struct packet *packet, struct flow_value *flow, str
 	edge->rtt_samples++;
 }
 
-static __always_inline void
+/* Returns whether the segment has been here before. */
+static __always_inline bool
 follow_connection(const struct packet *packet, struct flow_value *flow, struct edge_value *edge)
 {
 	follow_acknowledgement(packet, flow, edge);
-	follow_sequence(packet, flow, edge);
 	if (edge && (packet->tcp_flags & TCP_RST))
 		edge->resets++;
+	return follow_sequence(packet, flow, edge);
 }
 
 #endif

@@ -31,11 +31,15 @@ char LICENSE[] SEC("license") = "Apache-2.0";
 static __always_inline const struct frontend_value *asked_for(const struct packet *packet)
 {
 	const struct flow_key *asked = &packet->tuple;
+	__u32 identity;
 
 	if (packet->hook == HOOK_TO_INSTANCE)
 		return NULL;
-	return frontend_of(&asked->destination, asked->destination_port, asked->protocol,
-			   identity_of(&asked->destination));
+	identity = identity_of(&asked->destination);
+	/* From outside only the node's own addresses are asked. */
+	if (packet->hook == HOOK_FROM_UPLINK && identity != IDENTITY_HOST)
+		return NULL;
+	return frontend_of(&asked->destination, asked->destination_port, asked->protocol, identity);
 }
 
 /* Put the backend that is to answer into `event`. */
@@ -131,8 +135,10 @@ static __always_inline struct flow_value *known_or_admitted(struct packet *packe
 /* What goes by of a connection, for those who look. */
 static __noinline void observe(const struct packet *packet, struct flow_value *flow, struct edge_value *edge)
 {
-	follow_connection(packet, flow, edge);
-	if (observe_http)
+	bool again = follow_connection(packet, flow, edge);
+
+	/* What is sent again was seen already, and may be answered by now. */
+	if (observe_http && !again)
 		follow_http(packet, flow);
 }
 
@@ -239,7 +245,7 @@ static __noinline bool is_ours(struct packet *packet)
 		return (flow->flags & (FLOW_UPLINK | FLOW_REPLY)) == FLOW_UPLINK;
 	if (packet->tuple.protocol == IPPROTO_TCP && !is_syn(packet))
 		return false;
-	return identity_of(&packet->tuple.destination) == IDENTITY_HOST && asked_for(packet);
+	return asked_for(packet);
 }
 
 /* Nobody outside has an address of the node; past the stack, nothing else would notice. */

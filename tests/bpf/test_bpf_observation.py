@@ -320,6 +320,18 @@ def test_a_request_of_an_earlier_connection_is_not_answered_by_a_later_one(lab: 
     assert event.path[: event.path_length] == b"/orders/7"
 
 
+def test_a_request_that_is_sent_again_is_one_request(lab: Lab) -> None:
+    connection = Connection(lab)
+    connection.open()
+    connection.forth("PA", REQUEST)
+    connection.back("PA", ANSWER)
+    connection.forth("PA", REQUEST, sequence=connection.next["forth"] - len(REQUEST))
+    connection.forth("PA", b"GET /second HTTP/1.1\r\n\r\n")
+    connection.back("PA", ANSWER)
+    paths = [event.path[: event.path_length] for event in told(lab, HttpEvent)]
+    assert paths == [b"/orders/7", b"/second"]
+
+
 def test_answers_are_traced_of_a_flow_that_was_there_before(lab: Lab) -> None:
     lab.serve((SERVER, 8080))
     lab.from_instance(tcp(CLIENT, VIP, 40000, 80))

@@ -69,6 +69,7 @@ def named(event: Event) -> Flow:
         ({"port": 5432}, {"denied"}),
         ({"protocol": "udp"}, {"datagram"}),
         ({"family": 6}, {"datagram"}),
+        ({"family": "6"}, {"datagram"}),
         ({"since": "2026-01-01T00:00:03Z"}, {"open", "end", "http"}),
         ({"until": "2026-01-01T01:00:01+01:00"}, {"allowed", "away", "datagram"}),
         ({"status": "503"}, {"http"}),

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Iterable
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import AwareDatetime, BaseModel, Field
+from pydantic import AwareDatetime, BaseModel, BeforeValidator, Field
 
 from whit.datapath import abi
 from whit.datapath.events import kind_of
@@ -23,6 +23,11 @@ _REASON = struct.Struct("<H")
 _REASON_OFFSET = next(offset for name, offset, _ in abi.LAYOUT["flow_event"][1] if name == "reason")
 
 
+def _number(asked: object) -> object:
+    """In an address of the API numbers are texts, which a Literal does not convert."""
+    return int(asked) if isinstance(asked, str) and asked.isdecimal() else asked
+
+
 class FlowQuery(BaseModel):
     """Empty fields let everything through. A party is a service (`shop/api`), an instance, an address, or host, world,
     resolver; several are separated by commas."""
@@ -36,7 +41,7 @@ class FlowQuery(BaseModel):
     rule: int = 0
     port: int = 0
     protocol: str = ""
-    family: Literal[0, 4, 6] = 0
+    family: Annotated[Literal[0, 4, 6], BeforeValidator(_number)] = 0
     status: str = Field(default="", pattern=r"^([1-5](\d\d|xx))?$", description="503, or 5xx.")
     method: str = ""
     path: str = Field(default="", description="How the path begins.")

@@ -18,12 +18,18 @@ static __always_inline __u32 sequence_length(const struct packet *packet)
 	return packet->l4_length - packet->l4_head + !!(packet->tcp_flags & TCP_SYN) + !!(packet->tcp_flags & TCP_FIN);
 }
 
-/* Have the other way look out for what acknowledges this segment; or no longer, if `end` was sent again. */
+/*
+ * Have the other way look out for what acknowledges this segment; or no longer, if `end` was sent again. If the map was
+ * full and the answers' entry has made room, answers are dropped, and the initiator sends again: without an entry of its
+ * own, its next packet begins the flow anew, and both ways are there again.
+ */
 static __noinline void await(const struct packet *packet, const struct flow_value *flow, __u32 end, bool again)
 {
 	struct flow_key way = opposite(&packet->tuple, flow);
 	struct flow_value *other = bpf_map_lookup_elem(&flows, &way);
 
+	if (!other && again && !(flow->flags & FLOW_REPLY))
+		bpf_map_delete_elem(&flows, &packet->tuple);
 	if (!other)
 		return;
 	other->sampled_sequence = end;

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
+from types import MappingProxyType
 
 from support.world import NODE, NODE6, POOL, POOL6, UPLINK, UPLINK6, World, world
 from whit.base.settings import Settings
@@ -37,15 +38,25 @@ from whit.kernel.netlink import NetlinkSocket
 
 PATIENCE = 5
 HOST_ID, FIRST_ID = 1, 100
+DEFAULT_SIZES: Mapping[str, int] = MappingProxyType({})
 
 
 class Live:
     """The datapath on all links of a world's node. Instances 1 and 2 have the identities 101 and 102."""
 
-    def __init__(self, world: World, settings: Settings, form: Form, *, redirect_peer: bool, tap: bool = False) -> None:
+    def __init__(
+        self,
+        world: World,
+        settings: Settings,
+        form: Form,
+        *,
+        redirect_peer: bool,
+        tap: bool = False,
+        sizes: Mapping[str, int] = DEFAULT_SIZES,
+    ) -> None:
         self.world = world
         self.flags = EndpointFlags.TAP if tap else 0
-        config = DatapathConfig(POOL, POOL6, redirect_peer=redirect_peer)
+        config = DatapathConfig(POOL, POOL6, redirect_peer=redirect_peer, sizes=sizes)
         self.datapath = Datapath.install(settings, config, form=form)
         for address in (NODE, UPLINK.ip, NODE6, UPLINK6.ip, GATEWAY6):
             self._identify(address, HOST_ID)
@@ -154,11 +165,13 @@ def call(
 
 
 @contextmanager
-def living(settings: Settings, form: Form, *, redirect_peer: bool, tap: bool = False) -> Iterator[Live]:
+def living(
+    settings: Settings, form: Form, *, redirect_peer: bool, tap: bool = False, sizes: Mapping[str, int] = DEFAULT_SIZES
+) -> Iterator[Live]:
     """A world with the datapath in it; nothing of either is left."""
     with world(settings) as made:
         try:
-            live = Live(made, settings, form, redirect_peer=redirect_peer, tap=tap)
+            live = Live(made, settings, form, redirect_peer=redirect_peer, tap=tap, sizes=sizes)
             with closing(live.datapath):
                 yield live
         finally:

@@ -115,6 +115,7 @@ static __always_inline long begin_answer(const struct packet *packet, __u8 proto
 
 static __always_inline int send_back(const struct packet *packet)
 {
+	hop(packet, HOP_ANSWERED, 0, 0);
 	packet->skb->tc_index = TC_INDEX_JUDGED;
 	return bpf_redirect(packet->skb->ifindex, 0);
 }

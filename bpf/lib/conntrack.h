@@ -39,6 +39,8 @@ static __always_inline void recall_state(struct packet *packet)
 	packet->trace = *trace;
 	/* Here, where it is known to be traced: asking again would have the verifier walk all the rest once more. */
 	tell_hop(packet, HOP_ENTERED, 0, 0);
+	if (packet->hook == HOOK_FROM_INSTANCE)
+		tell_hop(packet, HOP_SENDER, packet->identity, 0);
 }
 
 static __always_inline void

@@ -258,11 +258,13 @@ def test_a_traced_packet_tells_every_hop(lab: Lab, client: str, server: str) -> 
     assert {hop.trace for hop in hops} == {9}
     assert [hop.step for hop in hops] == [
         HopStep.ENTERED,
+        HopStep.SENDER,
         HopStep.EGRESS,
         HopStep.INGRESS,
         HopStep.REMEMBERED,
         HopStep.INSTANCE,
         HopStep.ENTERED,
+        HopStep.SENDER,
         HopStep.KNOWN,
         HopStep.INSTANCE,
     ]
@@ -277,12 +279,24 @@ def test_a_trace_goes_through_a_service_and_names_the_rule_that_drops(lab: Lab) 
     hops = told(lab, HopEvent)
     assert [hop.step for hop in hops] == [
         HopStep.ENTERED,
+        HopStep.SENDER,
         HopStep.SERVICE,
         HopStep.EGRESS,
         HopStep.INGRESS,
         HopStep.DROPPED,
     ]
-    assert (hops[3].a, hops[3].b, hops[4].reason) == (rule, Verdict.DENY, DropReason.POLICY_INGRESS)
+    assert hops[1].a == CLIENT_ID
+    assert (hops[4].a, hops[4].b, hops[5].reason) == (rule, Verdict.DENY, DropReason.POLICY_INGRESS)
+
+
+def test_a_traced_packet_that_is_refused_tells_that_its_sender_was_told(lab: Lab) -> None:
+    lab.serve()
+    lab.datapath.traces.put(flow_key(CLIENT, VIP, 40000, 80), 3)
+    lab.datapath.state.put(0, DatapathState(0, 1))
+    lab.from_instance(tcp(CLIENT, VIP, 40000, 80))
+    hops = told(lab, HopEvent)
+    assert [hop.step for hop in hops] == [HopStep.ENTERED, HopStep.SENDER, HopStep.DROPPED, HopStep.ANSWERED]
+    assert hops[2].reason == DropReason.NO_BACKEND
 
 
 def test_nothing_is_traced_that_was_not_asked_for(lab: Lab) -> None:
@@ -341,4 +355,4 @@ def test_answers_are_traced_of_a_flow_that_was_there_before(lab: Lab) -> None:
     told(lab, HopEvent)
     lab.from_instance(tcp(SERVER, CLIENT, 8080, 40000, "A"), SERVER)
     steps = [hop.step for hop in told(lab, HopEvent)]
-    assert steps == [HopStep.ENTERED, HopStep.KNOWN, HopStep.TRANSLATED, HopStep.INSTANCE]
+    assert steps == [HopStep.ENTERED, HopStep.SENDER, HopStep.KNOWN, HopStep.TRANSLATED, HopStep.INSTANCE]

@@ -43,6 +43,14 @@ static __always_inline void recall_state(struct packet *packet)
 		tell_hop(packet, HOP_SENDER, packet->identity, 0);
 }
 
+static __always_inline bool is_tracing(void)
+{
+	__u32 zero = 0;
+	const struct datapath_state *found = bpf_map_lookup_elem(&state, &zero);
+
+	return found && found->tracing;
+}
+
 static __always_inline void
 tell_judged(const struct packet *packet, const struct flow_event *event, enum drop_reason reason)
 {

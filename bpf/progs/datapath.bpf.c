@@ -216,6 +216,14 @@ int from_instance(struct __sk_buff *skb)
 	return forward_flow(&packet);
 }
 
+/* A packet that was judged where it came from goes by once more: nothing is left to do but to tell it. */
+static __noinline int pass_judged(struct packet *packet)
+{
+	if (is_tracing() && !parse(packet))
+		recall_state(packet);
+	return TC_ACT_OK;
+}
+
 SEC("tc")
 int to_instance(struct __sk_buff *skb)
 {
@@ -223,7 +231,7 @@ int to_instance(struct __sk_buff *skb)
 	enum drop_reason reason;
 
 	if (skb->tc_index == TC_INDEX_JUDGED)
-		return TC_ACT_OK;
+		return pass_judged(&packet);
 	reason = parse(&packet);
 	if (reason)
 		return drop(&packet, reason);

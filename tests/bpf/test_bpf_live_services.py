@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Iterator
+from functools import partial
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
 import pytest
@@ -12,8 +13,18 @@ from support.live import Live, call, echoing, living
 from support.world import NODE, NODE6, POOL6, UPLINK, UPLINK6
 
 from whit.base.settings import Settings
-from whit.datapath.abi import BackendValue, EndEvent
+from whit.datapath.abi import (
+    BackendValue,
+    DatapathState,
+    EndEvent,
+    EndpointFlags,
+    FlowKey,
+    Hook,
+    HopEvent,
+    HopStep,
+)
 from whit.datapath.address import Address
+from whit.kernel import netns
 
 pytestmark = [pytest.mark.root, pytest.mark.machine]
 
@@ -80,6 +91,33 @@ def test_the_end_of_a_real_connection_is_told(live: Live) -> None:
         assert (ends[0].retransmits, ends[0].reset) == (0, 0)
         assert min(ends[0].bytes, ends[0].reply_bytes) > len(BULK)
         assert 0 < ends[0].rtt_us < 1_000_000
+
+
+def test_a_real_exchange_is_traced_there_and_back(live: Live) -> None:
+    """To a tap it passes a second hook, under the addresses that it has got."""
+    for vip in VIPS:
+        live.serve(vip, 53, 17, 2)
+        client, server = (live.world.address6(n) if vip.version == 6 else live.world.address(n) for n in (1, 2))
+        tuple_ = FlowKey(Address.from_ip(client), Address.from_ip(vip), 40123, 53, 17)
+        live.datapath.traces.put(tuple_, 7)
+        live.datapath.state.put(0, DatapathState(0, 1))
+        with echoing(live.place(2), DATAGRAM, family(vip)):
+            netns.call_in(live.place(1), partial(ask_from, 40123, vip))
+        hops = [event for event in live.datapath.events.every() if isinstance(event, HopEvent)]
+        entered = [(Hook(hop.hook), hop.source.ip, hop.destination.ip) for hop in hops if hop.step == HopStep.ENTERED]
+        there, back = (Hook.FROM_INSTANCE, client, vip), (Hook.FROM_INSTANCE, server, client)
+        second = [(Hook.TO_INSTANCE, client, server)], [(Hook.TO_INSTANCE, vip, client)]
+        taps = live.flags & EndpointFlags.TAP
+        assert entered == [there, *(second[0] if taps else []), back, *(second[1] if taps else [])]
+        assert {hop.trace for hop in hops} == {7}
+
+
+def ask_from(port: int, vip: IPv4Address | IPv6Address) -> None:
+    with socket.socket(family(vip), DATAGRAM) as own:
+        own.bind(("", port))
+        own.settimeout(5)
+        own.sendto(b"question", (str(vip), 53))
+        assert own.recv(64) == b"question"
 
 
 def ended(live: Live) -> list[EndEvent]:

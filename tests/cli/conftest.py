@@ -119,6 +119,7 @@ class RecordedAgent:
     flows: list[dict[str, Any]] = field(default_factory=list)
     edges: list[list[dict[str, Any]]] = field(default_factory=lambda: [[]])
     """The answers to the following calls; the last one stays."""
+    trace: dict[str, Any] = field(default_factory=dict)
     problem: tuple[int, dict[str, Any]] | None = None
     """Answers every call but that for the agent itself."""
     endless: bool = False
@@ -192,6 +193,10 @@ def recorded_app(agent: RecordedAgent) -> FastAPI:
     @api.get("/v1/edges")
     async def edges() -> Any:
         return agent.edges.pop(0) if len(agent.edges) > 1 else agent.edges[0]
+
+    @api.post("/v1/trace")
+    async def trace() -> Any:
+        return agent.trace
 
     @api.put("/v1/apps/{name}")
     @api.delete("/v1/apps/{name}")

@@ -16,7 +16,7 @@ from whit.cli.transport import Query, target_of
 if TYPE_CHECKING:
     from whit.model.app import AppSpec
     from whit.model.edge import Edge
-    from whit.model.flow import Explanation, Flow
+    from whit.model.flow import Explanation, Flow, Trace
     from whit.model.image import StoredImage
     from whit.model.instance import InstanceStatus
     from whit.model.status import AgentStatus, AppStatus, LogLine, StreamItem
@@ -76,6 +76,18 @@ class Client:
         from whit.model.edge import Edge
 
         return [Edge.model_validate(document) for document in self._get("edges", {"app": app, "recent": recent})]
+
+    def trace(self, source: str, destination: str, port: int, *, protocol: str, family: int) -> Trace:
+        from whit.model.flow import Trace
+
+        query: Query = {
+            "source": source,
+            "destination": destination,
+            "port": port,
+            "protocol": protocol,
+            "family": family,
+        }
+        return Trace.model_validate(transport.call(self.socket, "POST", target_of("trace", query=query)))
 
     def explain(self, source: str, destination: str, port: int, protocol: str) -> Explanation:
         from whit.model.flow import Explanation

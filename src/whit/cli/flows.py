@@ -69,8 +69,8 @@ def flows(
         "follow": follow,
         "kind": [*(["end"] if ends else []), *(["http"] if http else [])] or ["flow"],
         "app": app,
-        "source": _peer(run, source),
-        "destination": _peer(run, destination),
+        "source": peer_name(run, source),
+        "destination": peer_name(run, destination),
         "verdict": verdict,
         "reason": reason.upper().replace("-", "_"),
         "rule": rule,
@@ -110,7 +110,7 @@ def explain(
     """
     if protocol not in ("tcp", "udp"):
         raise InputError(f"--protocol: {protocol} is neither tcp nor udp")
-    explanation = run.client.explain(_peer(run, source), _peer(run, destination), port, protocol)
+    explanation = run.client.explain(peer_name(run, source), peer_name(run, destination), port, protocol)
     if run.json:
         run.output.document(explanation.model_dump(mode="json"))
     else:
@@ -220,7 +220,7 @@ def _end(party: Party) -> str:
     return f"{party.name} {party.address}" if party.name else party.address
 
 
-def _peer(run: Invocation, name: str) -> str:
+def peer_name(run: Invocation, name: str) -> str:
     from whit.cli import appfile
     from whit.cli.names import peer
 

@@ -263,6 +263,11 @@ class NodeNetwork:
         async with self._writing:
             await self._write(releases, list(records))
 
+    async def set_tracing(self, tuples: int) -> None:
+        """How many tuples the datapath looks out for. In one value with the generation, so never while that changes."""
+        async with self._writing:
+            self.datapath.state.put(0, replace(self.datapath.state.get(0), tracing=tuples))
+
     async def _write(self, releases: Sequence[Release], present: Sequence[Record]) -> None:
         apps = [release.spec for release in releases]
         policy = await self._policy(apps, present)

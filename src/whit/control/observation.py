@@ -16,11 +16,12 @@ from typing import Any
 from whit.base.settings import Settings
 from whit.control.network import NodeNetwork
 from whit.control.observe import FlowQuery
+from whit.control.trace import Asked, Tracer
 from whit.mesh import edges
 from whit.mesh.flow_store import FlowStore
 from whit.mesh.flows import FlowLog
 from whit.model.edge import Edge, difference
-from whit.model.flow import Flow
+from whit.model.flow import Flow, Trace
 from whit.model.instance import InstanceSpec, InstanceStatus
 
 log = logging.getLogger(__name__)
@@ -49,6 +50,7 @@ class Observation:
         self.instances = instances
         store = FlowStore(settings.flows_dir, settings.flows_mib << 20) if settings.flows_mib else None
         self.flow_log = FlowLog(store=store)
+        self.tracer = Tracer(network, self.flow_log)
         self._samples: deque[Sample] = deque(maxlen=SAMPLES)
 
     def loops(self) -> list[Coroutine[Any, Any, None]]:
@@ -96,7 +98,11 @@ class Observation:
     def _take(self) -> Sample:
         return Sample(time.monotonic(), edges.take(self.network.datapath))
 
+    async def trace(self, asked: Asked) -> Trace:
+        return await self.tracer.trace(self.instances(), asked)
+
     async def _sample(self) -> None:
+        await self.tracer.reset()
         while True:
             self._samples.append(await asyncio.to_thread(self._take))
             await asyncio.sleep(SAMPLE_SECONDS)

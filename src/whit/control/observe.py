@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Iterable
-from typing import Annotated, Literal
 
-from pydantic import AwareDatetime, BaseModel, BeforeValidator, Field
+from pydantic import AwareDatetime, BaseModel, Field
 
 from whit.datapath import abi
 from whit.datapath.events import kind_of
-from whit.model.flow import Flow, Kind, Party
+from whit.model.flow import Family, Flow, Kind, Party
 from whit.model.instance import InstanceStatus
 
 _NUMBERS: dict[Kind, int] = {"flow": abi.EventKind.FLOW, "end": abi.EventKind.END, "http": abi.EventKind.HTTP}
@@ -21,11 +20,6 @@ _PORT_OFFSETS = {
 }
 _REASON = struct.Struct("<H")
 _REASON_OFFSET = next(offset for name, offset, _ in abi.LAYOUT["flow_event"][1] if name == "reason")
-
-
-def _number(asked: object) -> object:
-    """In an address of the API numbers are texts, which a Literal does not convert."""
-    return int(asked) if isinstance(asked, str) and asked.isdecimal() else asked
 
 
 class FlowQuery(BaseModel):
@@ -41,7 +35,7 @@ class FlowQuery(BaseModel):
     rule: int = 0
     port: int = 0
     protocol: str = ""
-    family: Annotated[Literal[0, 4, 6], BeforeValidator(_number)] = 0
+    family: Family = 0
     status: str = Field(default="", pattern=r"^([1-5](\d\d|xx))?$", description="503, or 5xx.")
     method: str = ""
     path: str = Field(default="", description="How the path begins.")

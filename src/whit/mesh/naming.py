@@ -80,7 +80,7 @@ def _decision(event: abi.FlowEvent, words: Dictionary, context: Context) -> Flow
     text = words.rule(rule)
     return Flow.model_construct(
         **_common(event, words, context),
-        service="" if event.service == event.destination else _endpoint(event.service, event.service_port),
+        service="" if event.service == event.destination else endpoint_text(event.service, event.service_port),
         verdict=_verdict(event),
         reason=reason.name if reason else "" if not event.reason else f"reason {event.reason}",
         reason_text=abi.DROP_TEXTS[reason] if reason else "",
@@ -150,6 +150,6 @@ def _party(address: Address, port: int, identity: int, words: Dictionary, dns: s
     return Party.model_construct(address=str(address), port=port, identity=identity, name=name, dns=dns)
 
 
-def _endpoint(address: Address, port: int) -> str:
+def endpoint_text(address: Address, port: int) -> str:
     text = str(address)
     return f"[{text}]:{port}" if ":" in text else f"{text}:{port}"

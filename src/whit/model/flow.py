@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from whit.model.base import Observed
 
 Verdict = Literal["allow", "deny", "audit", "redirect"]
 Kind = Literal["flow", "end", "http"]
+
+
+def _number(asked: object) -> object:
+    """In an address of the API numbers are texts, which a Literal does not convert."""
+    return int(asked) if isinstance(asked, str) and asked.isdecimal() else asked
+
+
+Family = Annotated[Literal[0, 4, 6], BeforeValidator(_number)]
+"""Of addresses; 0 is either."""
 
 
 class Party(Observed):
@@ -84,3 +93,30 @@ class Explanation(Observed):
     rule: int = 0
     rule_text: str = ""
     hops: tuple[Hop, ...] = ()
+
+
+class TracedHop(Hop):
+    """A decision that the datapath told of a packet that was sent."""
+
+    back: bool = Field(default=False, description="Of an answer to it.")
+    microseconds: float = Field(description="Since the first hop.")
+    hook: str
+    link: str
+    source: str = Field(description="address:port, as the packet has it there.")
+    destination: str
+
+
+class Trace(Observed):
+    """What became of a packet that was sent for this purpose."""
+
+    source: Party
+    destination: Party
+    protocol: str
+    outcome: Literal["answered", "delivered", "dropped", "lost"] = Field(
+        description="An answer came back; it was handed on; the datapath dropped it; nothing was told of it."
+    )
+    reason: str = ""
+    reason_text: str = ""
+    rule: int = Field(default=0, description="Of the drop.")
+    rule_text: str = ""
+    hops: tuple[TracedHop, ...] = ()

@@ -1,0 +1,174 @@
+"""What the node sees, over real instances: traces of packets, edges, ends of connections, in both families."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from ipaddress import IPv4Address, IPv6Address, ip_address
+
+import pytest
+from scapy.layers.inet import IP, TCP, UDP
+from scapy.layers.inet6 import IPv6
+from scapy.layers.l2 import Ether
+from support.leftovers import leftovers_after
+from support.service_site import ServiceSite
+
+from whit.base.errors import Conflict, InputError, NotFound
+from whit.base.settings import Settings
+from whit.control.observation import Observation
+from whit.control.observe import FlowQuery
+from whit.control.trace import Asked
+from whit.mesh.probe import Probe
+from whit.model.flow import Flow, Trace
+
+pytestmark = [pytest.mark.root, pytest.mark.machine, pytest.mark.timeout(120)]
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceSite]:
+    settings = Settings(id=f"t{secrets.token_hex(3)}", state_root=tmp_path_factory.mktemp("seen") / "state")
+    with ServiceSite(settings) as made:
+        made.up({"client": {"uses": [{"service": "web"}]}, "web": {"replicas": 2}, "db": {}})
+        yield made
+    left = leftovers_after(settings)
+    assert not left, f"left behind by {settings.id}: {left}"
+    shutil.rmtree(settings.run_dir, ignore_errors=True)
+
+
+@pytest.fixture
+def seen(site: ServiceSite) -> Observation:
+    for record in site.records.values():
+        spec = record.spec.network
+        record.update(state="running", address=spec.address, address6=spec.address6)
+    observation = Observation(site.settings, site.network, lambda: [one.status for one in site.records.values()])
+    observation.learn([record.spec for record in site.records.values()])
+    return observation
+
+
+def trace(site: ServiceSite, seen: Observation, asked: Asked) -> Trace:
+    async def work() -> Trace:
+        pump = asyncio.create_task(seen.flow_log.pump(site.network.datapath.events))
+        try:
+            return await seen.trace(asked)
+        finally:
+            pump.cancel()
+
+    return site.run(work())
+
+
+def nothing_is_traced(site: ServiceSite) -> bool:
+    datapath = site.network.datapath
+    return datapath.state.get(0).tracing == 0 and not list(datapath.traces.items())
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_a_traced_packet_tells_its_way_there_and_back(site: ServiceSite, seen: Observation, family: int) -> None:
+    found = trace(site, seen, Asked("site/client", "web", 8080, family=family))  # type: ignore[arg-type]
+    there = [hop.step for hop in found.hops if not hop.back]
+    assert there[:7] == ["entered", "service", "egress", "ingress", "remembered", "translated", "instance"]
+    assert (found.outcome, found.source.name, found.destination.name) == ("answered", "site/client", "site/web")
+    egress = next(hop for hop in found.hops if hop.step == "egress")
+    assert (egress.decision, "client uses web" in egress.rule_text) == ("allow", True)
+    handed = next(hop for hop in found.hops if hop.step == "instance")
+    assert handed.decision in ("handed to site-web-1", "handed to site-web-2")
+    answer = [hop for hop in found.hops if hop.back]
+    assert answer[-1].decision == "handed to site-client-1"
+    assert found.hops == tuple(sorted(found.hops, key=lambda hop: hop.microseconds))
+    assert nothing_is_traced(site)
+
+
+def test_a_datagram_is_answered_too(site: ServiceSite, seen: Observation) -> None:
+    found = trace(site, seen, Asked("site-client-1", "site-web-1", 8080, "udp"))
+    assert (found.outcome, found.protocol) == ("answered", "udp")
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_a_denied_packet_names_the_rule(site: ServiceSite, seen: Observation, family: int) -> None:
+    found = trace(site, seen, Asked("client", "db", 8080, family=family))  # type: ignore[arg-type]
+    assert (found.outcome, found.reason) == ("dropped", "POLICY_EGRESS")
+    assert "it reaches only what it uses" in found.rule_text
+    assert nothing_is_traced(site)
+
+
+def test_a_trace_that_fails_leaves_nothing(site: ServiceSite, seen: Observation, tmp_path: object) -> None:
+    site.records["site-ghost-1"] = record = type(site.records["site-client-1"])(
+        site.records["site-client-1"].spec, {}, site.records["site-client-1"].status.model_copy(update={"name": "gone"})
+    )
+    try:
+        with pytest.raises(NotFound, match="no network namespace"):
+            trace(site, seen, Asked("gone", "web", 8080))
+    finally:
+        del site.records["site-ghost-1"], record
+    assert nothing_is_traced(site)
+
+
+def test_what_a_killed_agent_left_is_taken_away(site: ServiceSite, seen: Observation) -> None:
+    from whit.datapath.abi import FlowKey
+    from whit.datapath.address import Address
+
+    one = Address.from_ip("10.0.0.1")
+    site.network.datapath.traces.put(FlowKey(one, one, 1, 2, 6), 5)
+    site.run(site.network.set_tracing(3))
+    generation = site.network.datapath.state.get(0).generation
+    site.run(seen.tracer.reset())
+    assert nothing_is_traced(site)
+    assert site.network.datapath.state.get(0).generation == generation
+
+
+def test_who_cannot_be_traced(site: ServiceSite, seen: Observation) -> None:
+    with pytest.raises(NotFound, match="no service or instance"):
+        trace(site, seen, Asked("host", "web", 80))
+    with pytest.raises(NotFound, match="nobody"):
+        trace(site, seen, Asked("client", "nobody-there", 80))
+    with pytest.raises(InputError, match="sctp"):
+        trace(site, seen, Asked("client", "web", 80, "sctp"))
+    with pytest.raises(InputError, match="no IPv6 address"):
+        trace(site, seen, Asked("client", "192.0.2.1", 80, family=6))
+    site.records["site-db-1"].update(state="exited")
+    with pytest.raises(Conflict, match="runs"):
+        trace(site, seen, Asked("db", "web", 80))
+
+
+def test_edges_and_ends_are_counted_with_names(site: ServiceSite, seen: Observation) -> None:
+    for _ in range(20):
+        assert site.ask("site-client-1", site.address("web", 4), 8080).startswith("web-")
+    site.ask("site-client-1", site.address("db", 4), 8080, patience=0.2)
+    time.sleep(0.1)
+    edges = {(one.source, one.destination, one.label, one.verdict): one for one in site.run(seen.edges("site"))}
+    edge = edges["site/client", "site/web", "8080/tcp", "allow"]
+    assert edge.flows >= 20
+    assert edge.packets > edge.flows
+    assert edge.rtt
+    assert "client uses web" in edge.rule_text
+    assert edges["site/client", "site/db", "8080/tcp", "deny"].rule
+    ends = flows(site, seen, FlowQuery(kind=["end"], source="site/client"))
+    assert len(ends) >= 20
+    assert all(one.end and one.end.reply_bytes > 100 and one.end.seconds < 5 for one in ends)
+
+
+def flows(site: ServiceSite, seen: Observation, query: FlowQuery) -> list[Flow]:
+    async def work() -> list[Flow]:
+        return [one async for one in seen.flows(query, follow=False)]
+
+    return site.run(work())
+
+
+@pytest.mark.parametrize(
+    ("source", "destination"), [("10.0.0.1", "10.0.0.2"), ("fd00::1", "fd00::2")], ids=["ipv4", "ipv6"]
+)
+@pytest.mark.parametrize("protocol", [6, 17])
+def test_probes_are_what_scapy_makes_of_them(source: str, destination: str, protocol: int) -> None:
+    ends: list[IPv4Address | IPv6Address] = [ip_address(source), ip_address(destination)]
+    frame = Probe(*ends, 1234, 80, protocol, b"\x02" * 6, b"\x04" * 6).frame()
+    packet = Ether(frame)
+    again: Callable[..., Ether] = Ether
+    rebuilt = packet.copy()
+    for layer in (IP, IPv6, TCP, UDP):
+        if layer in rebuilt:
+            for name in ("chksum", "len", "plen"):
+                if name in rebuilt[layer].fields:
+                    del rebuilt[layer].fields[name]
+    assert bytes(again(bytes(rebuilt))) == frame, "Scapy finds the same lengths and checksums"

@@ -68,7 +68,7 @@ def nothing_is_traced(site: ServiceSite) -> bool:
 def test_a_traced_packet_tells_its_way_there_and_back(site: ServiceSite, seen: Observation, family: int) -> None:
     found = trace(site, seen, Asked("site/client", "web", 8080, family=family))  # type: ignore[arg-type]
     there = [hop.step for hop in found.hops if not hop.back]
-    assert there[:7] == ["entered", "service", "egress", "ingress", "remembered", "translated", "instance"]
+    assert there[:8] == ["entered", "sender", "service", "egress", "ingress", "remembered", "translated", "instance"]
     assert (found.outcome, found.source.name, found.destination.name) == ("answered", "site/client", "site/web")
     egress = next(hop for hop in found.hops if hop.step == "egress")
     assert (egress.decision, "client uses web" in egress.rule_text) == ("allow", True)

@@ -86,15 +86,19 @@ static __always_inline bool parse_carried(const struct packet *packet, struct ca
 
 /*
  * The entry that an error is about, or NULL. It must be meant for who sent the packet that it carries; and an instance
- * speaks only of flows of its own, or it could disturb those of others.
+ * speaks only of flows of its own, or it could disturb those of others. Policy is asked about none, so what it has come
+ * to deny is no longer spoken of.
  */
 static __noinline struct flow_value *flow_of_error(const struct packet *packet, struct carried *carried)
 {
+	struct flow_value *flow;
+
 	if (!parse_carried(packet, carried) || !same_address(&packet->tuple.destination, &carried->answer.destination))
 		return NULL;
 	if (packet->hook == HOOK_FROM_INSTANCE && !same_address(&packet->tuple.source, &carried->answer.source))
 		return NULL;
-	return bpf_map_lookup_elem(&flows, &carried->answer);
+	flow = bpf_map_lookup_elem(&flows, &carried->answer);
+	return flow && !(flow->flags & FLOW_DENIED) ? flow : NULL;
 }
 
 /* A 16-bit field of the carried packet, and with it the sum over the whole error. */

@@ -52,6 +52,17 @@ def test_an_error_about_a_plain_flow_passes_as_it_is(lab: Lab, kind: tuple[int, 
     assert lab.events() == []
 
 
+def test_of_a_flow_that_is_denied_now_nobody_speaks_either(lab: Lab) -> None:
+    """An error may carry what its sender likes, and policy is not asked about it."""
+    asked = tcp(CLIENT, SERVER)
+    lab.from_instance(asked)
+    lab.deny_all(CLIENT_ID, Direction.EGRESS)
+    lab.policy_changed()
+    assert lab.from_instance(tcp(CLIENT, SERVER, flags="A")).action == SHOT
+    assert lab.from_instance(error(SERVER, asked), SERVER).action == SHOT
+    assert lab.drops()[DropReason.UNRELATED_ERROR, Hook.FROM_INSTANCE] == 1
+
+
 @pytest.mark.parametrize("carried", [28, None], ids=["8 bytes", "all"])
 @pytest.mark.parametrize("make", [tcp, udp])
 def test_the_backend_complains_to_the_client_as_the_service(lab: Lab, make, carried: int | None) -> None:  # type: ignore[no-untyped-def]

@@ -17,7 +17,8 @@ WhitError
 └── Permanent             trying again will not help
     ├── CommandError      an external program failed
     └── SystemCallError   the kernel refused
-        └── DiskFull      there is no space left
+        ├── DiskFull      there is no space left
+        └── MapFull       a map of the datapath has no room for more entries
 """
 
 from __future__ import annotations
@@ -158,6 +159,14 @@ class DiskFull(SystemCallError):
 
     def __init__(self, call: str, path: str = "") -> None:
         super().__init__(call, errno_names.ENOSPC, path, hint="free some space: whit image gc")
+
+
+class MapFull(SystemCallError):
+    code = "map-full"
+
+    def __init__(self, call: str, number: int, name: str, entries: int) -> None:
+        remedy = "more need WHIT_MAP_ENTRIES, and `whit doctor --clean` when nothing runs"
+        super().__init__(call, number, f"map {name}", hint=f"the map has room for {entries} entries; {remedy}")
 
 
 def system_failure(call: str, error: OSError) -> SystemCallError:

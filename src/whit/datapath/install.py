@@ -123,7 +123,7 @@ def _adopt_maps(obj: BpfObject, pins: Pins, sizes: Mapping[str, int]) -> set[str
             adopted.add(name)
             size: int = libbpf.map_info(descriptor).max_entries
             if sizes.get(name, size) != size:
-                log.warning("map %s keeps its size of %d until `whit down`", name, size)
+                log.warning("map %s keeps its size of %d until `whit doctor --clean`", name, size)
     for name in sizes.keys() - adopted:
         obj.set_max_entries(name, sizes[name])
     return adopted

@@ -14,7 +14,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
-from whit.base.errors import Conflict, SystemCallError
+from whit.base.errors import Conflict, MapFull, SystemCallError
 from whit.datapath import libbpf
 from whit.datapath.abi import MAGLEV_SIZE
 from whit.datapath.codec import Codec
@@ -154,8 +154,9 @@ class BpfMap(Generic[K, V]):
             position += count.value
 
     def _error(self, what: str, result: int) -> SystemCallError:
-        hint = f"the map has room for {self.max_entries} entries" if result in (-errno.E2BIG, -errno.ENOSPC) else ""
-        return SystemCallError(what, -result, f"map {self.name}", hint=hint)
+        if result in (-errno.E2BIG, -errno.ENOSPC):
+            return MapFull(what, -result, self.name, self.max_entries)
+        return SystemCallError(what, -result, f"map {self.name}")
 
 
 class HashMap(BpfMap[K, V]):
@@ -168,7 +169,7 @@ class HashMap(BpfMap[K, V]):
         return None if data is None else self._value.unpack(data)
 
     def put(self, key: K, value: V) -> None:
-        """Add or replace. Raises SystemCallError, E2BIG or ENOSPC if the map is full."""
+        """Add or replace. Raises MapFull."""
         self._update(key, value, _ANY)
 
     def add(self, key: K, value: V) -> bool:
@@ -186,7 +187,7 @@ class HashMap(BpfMap[K, V]):
                 yield self._key.unpack(key), self._value.unpack(value)
 
     def put_many(self, entries: Mapping[K, V] | Iterable[tuple[K, V]]) -> None:
-        """Add or replace many. Not atomic: readers may see a part of it."""
+        """Add or replace many. Not atomic: readers may see a part of it, and MapFull leaves a part."""
         pairs = list(entries.items() if isinstance(entries, Mapping) else entries)
         for start in range(0, len(pairs), _BATCH):
             part = pairs[start : start + _BATCH]

@@ -31,8 +31,9 @@ def map_sizes(memory: int, asked: int | None = None) -> dict[str, int]:
     entries = asked or MAP_ENTRIES
     while not asked and entries < min(_MOST_ENTRIES, memory // _BYTES_AN_ENTRY):
         entries *= 2
-    # Those of the trie are taken as they are needed.
-    return {"frontends": entries, "slots": entries, "backends": entries, "identities": max(entries, _MOST_ENTRIES)}
+    # Those of a trie are taken as they are needed.
+    tries = dict.fromkeys(("identities", "policies"), max(entries, _MOST_ENTRIES))
+    return {"frontends": entries, "slots": entries, "backends": entries} | tries
 
 
 def host_link(settings: Settings, book: AddressBook) -> CreateHostLink:

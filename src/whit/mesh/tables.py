@@ -7,11 +7,14 @@ lead to them, slots before the frontend that counts them.
 
 from __future__ import annotations
 
+import logging
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from types import MappingProxyType
 from typing import TypeVar
 
+from whit.base.errors import MapFull
 from whit.datapath.abi import (
     POLICY_PREFIX_ANY_PROTOCOL,
     BackendValue,
@@ -32,6 +35,9 @@ MARK = PolicyValue(rule=0, precedence=0, verdict=Verdict.DENY, flags=0, redirect
 
 Identities = Mapping[IdentityKey, IdentityValue]
 
+_SIZED = ("backends", "slots", "frontends")
+
+log = logging.getLogger(__name__)
 K = TypeVar("K")
 V = TypeVar("V")
 
@@ -60,9 +66,18 @@ class IdentityMap:
             lost = before.keys() - after.keys() - wanted.keys()
             after |= {key: part[key] for part in outside.values() for key in lost & part.keys()} if lost else {}
         after |= wanted
-        changed = _put(self.table, before, after) + _drop(self.table, before, after)
+        changed = self._change(before, after)
         self._written, self._outside = dict(wanted), dict(outside)
         return changed
+
+    def _change(self, before: Identities, after: Identities) -> int:
+        """In a full map the old make room first: nobody has their addresses any more."""
+        try:
+            put = _put(self.table, before, after)
+        except MapFull:
+            dropped = _drop(self.table, before, after)
+            return dropped + _put(self.table, before, after)
+        return put + _drop(self.table, before, after)
 
 
 class ServiceMaps:
@@ -83,9 +98,43 @@ class ServiceMaps:
         """Grow from the backends up, shrink from the frontends down. Returns how many entries changed.
 
         Flows are told, by the generation, when a backend of theirs may have gone.
+
+        Raises:
+            MapFull: services that have no room are as they were, all others as they should be.
         """
         wanted = {service.number: service for service in services}
+        try:
+            return self._attempt(wanted)
+        except MapFull:
+            fitting = self._fitting(wanted)
+            log.error("no room for %d of %d services", sum(fitting.get(n) != wanted[n] for n in wanted), len(wanted))
+            self._attempt(fitting)
+            raise
+
+    def _attempt(self, wanted: Mapping[int, Service]) -> int:
         known, self._written = self._written, None
+        try:
+            return self._write(wanted, known)
+        except MapFull:
+            self._written = known
+            raise
+
+    def _fitting(self, wanted: Mapping[int, Service]) -> dict[int, Service]:
+        """Those that are there, then what has become of them, then new ones, as far as there is room."""
+        there = self._written or {}
+        chosen = {number: service for number, (service, _) in there.items() if number in wanted}
+        used = Counter[str]()
+        for number in chosen:
+            used.update(_sizes(there[number][1]))
+        for number, service in wanted.items():
+            more = Counter(used)
+            more.update(_sizes(service_tables([service])))
+            more.subtract(_sizes(there[number][1]) if number in chosen else {})
+            if all(more[name] <= getattr(self.datapath, name).max_entries for name in _SIZED):
+                chosen[number], used = service, more
+        return chosen
+
+    def _write(self, wanted: Mapping[int, Service], known: dict[int, tuple[Service, ServiceTables]] | None) -> int:
         if known is None:
             after = {number: (service, service_tables([service])) for number, service in wanted.items()}
             changed = self._change(_read(self.datapath), _joined(tables for _, tables in after.values()))
@@ -106,28 +155,59 @@ class ServiceMaps:
         return changed
 
     def _change(self, before: ServiceTables, after: ServiceTables) -> int:
-        datapath = self.datapath
         lost = [
             number
             for number, value in before.backends.items()
             if number not in after.backends or after.backends[number].address != value.address
         ]
+        try:
+            changed = self._grow(before, after)
+        except MapFull:
+            self._grow(after, before)
+            self._shrink(after, before)
+            if not self._would_fit(before, after):
+                raise
+            changed = self._change_in_place(before, after)
+        else:
+            changed += self._shrink(before, after)
+        if lost:
+            raise_generation(self.datapath)
+        return changed
+
+    def _change_in_place(self, before: ServiceTables, after: ServiceTables) -> int:
+        """With no room for the old and the new beside each other. What changes is without a backend for a moment."""
+        try:
+            return self._shrink(before, after) + self._grow(before, after)
+        except MapFull:
+            self._shrink(after, before)
+            self._grow(after, before)
+            raise
+
+    def _would_fit(self, before: ServiceTables, after: ServiceTables) -> bool:
+        return all(
+            getattr(self.datapath, name).count() - len(getattr(before, name)) + len(getattr(after, name))
+            <= getattr(self.datapath, name).max_entries
+            for name in _SIZED
+        )
+
+    def _grow(self, before: ServiceTables, after: ServiceTables) -> int:
+        datapath = self.datapath
         changed = _put(datapath.backends, before.backends, after.backends)
         changed += _put(datapath.slots, before.slots, after.slots)
         changed += self._put_maglev(before, after)
-        changed += _put(datapath.frontends, before.frontends, after.frontends)
-        changed += _drop(datapath.frontends, before.frontends, after.frontends)
+        return changed + _put(datapath.frontends, before.frontends, after.frontends)
+
+    def _shrink(self, before: ServiceTables, after: ServiceTables) -> int:
+        datapath = self.datapath
+        changed = _drop(datapath.frontends, before.frontends, after.frontends)
         for number in before.maglev.keys() - after.maglev.keys():
             datapath.maglev.delete(number)
         changed += _drop(datapath.slots, before.slots, after.slots)
-        changed += _drop(datapath.backends, before.backends, after.backends)
-        if lost:
-            raise_generation(datapath)
-        return changed
+        return changed + _drop(datapath.backends, before.backends, after.backends)
 
     def _put_maglev(self, before: ServiceTables, after: ServiceTables) -> int:
         """A table takes its place at once, and leads to backends that are there already."""
-        changed = [number for number, weights in after.maglev.items() if before.maglev.get(number) != weights]
+        changed = [n for n, weights in after.maglev.items() if weights and before.maglev.get(n) != weights]
         for number in changed:
             weights = dict(after.maglev[number])
             names = {one: f"{after.backends[one].address} {after.backends[one].port}" for one in weights}
@@ -143,6 +223,10 @@ def _read(datapath: Datapath) -> ServiceTables:
         dict(datapath.frontends.items()),
         dict.fromkeys(datapath.maglev.services(), ()),
     )
+
+
+def _sizes(tables: ServiceTables) -> dict[str, int]:
+    return {name: len(getattr(tables, name)) for name in _SIZED}
 
 
 def _joined(parts: Iterable[ServiceTables]) -> ServiceTables:
@@ -164,17 +248,31 @@ def write_policy(datapath: Datapath, wanted: compiler.Table) -> int:
     """Write the difference, then raise the generation: flows that were let through are asked about again.
 
     An agent that dies on the way leaves a mark, which is a difference to its successor: that raises it then.
+
+    Raises:
+        MapFull: what was there is there again. Old and new have to fit in together.
     """
-    changes = compiler.changes(dict(datapath.policies.items()), wanted)
+    before = dict(datapath.policies.items())
+    changes = compiler.changes(before, wanted)
     if not changes:
         return 0
-    datapath.policies.put_many({UNFINISHED: MARK})
+    try:
+        datapath.policies.put_many({UNFINISHED: MARK})
+        _carry_out(datapath, changes)
+    except MapFull:
+        # First, because a full trie replaces an entry only since Linux 6.13.
+        datapath.policies.delete_many([UNFINISHED])
+        _carry_out(datapath, compiler.changes(dict(datapath.policies.items()), before))
+        raise
+    datapath.policies.delete_many([UNFINISHED])
+    return len(changes)
+
+
+def _carry_out(datapath: Datapath, changes: compiler.Changes) -> None:
     datapath.policies.put_many(changes.tightening)
     datapath.policies.put_many(changes.loosening)
     datapath.policies.delete_many([key for key in changes.removals if key != UNFINISHED])
     raise_generation(datapath)
-    datapath.policies.delete_many([UNFINISHED])
-    return len(changes)
 
 
 def _put(table: HashMap[K, V], there: Mapping[K, V], wanted: Mapping[K, V]) -> int:

@@ -10,17 +10,21 @@ from collections.abc import Callable, Iterator
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 from scapy.layers.inet import IP, TCP, UDP
 from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import Ether
 from support.leftovers import leftovers_after
 from support.service_site import ServiceSite
 
+from whit.api import metrics
 from whit.base.errors import Conflict, InputError, NotFound
 from whit.base.settings import Settings
+from whit.control.metrics import exposition
 from whit.control.observation import Observation
 from whit.control.observe import FlowQuery
 from whit.control.trace import Asked
+from whit.datapath.abi import LimitValue
 from whit.mesh.probe import Probe
 from whit.model.flow import Flow, Trace
 
@@ -172,3 +176,55 @@ def test_probes_are_what_scapy_makes_of_them(source: str, destination: str, prot
                 if name in rebuilt[layer].fields:
                     del rebuilt[layer].fields[name]
     assert bytes(again(bytes(rebuilt))) == frame, "Scapy finds the same lengths and checksums"
+
+
+def test_metrics_are_read_by_the_parser_of_prometheus(site: ServiceSite, seen: Observation) -> None:
+    site.ask("site-client-1", site.address("web", 6), 8080)
+    site.ask("site-client-1", site.address("db", 6), 8080, patience=0.2)
+    site.run(seen.examine())
+    families = {one.name: one for one in text_string_to_metric_families(site.run(exposition(seen)).decode())}
+    flows = {sample.labels["destination"]: sample for sample in families["whit_edge_flows"].samples}
+    assert flows["site/web"].value >= 1
+    assert flows["site/db"].labels["verdict"] == "deny"
+    reasons = {sample.labels["reason"] for sample in families["whit_drops"].samples}
+    assert "POLICY_EGRESS" in reasons
+    assert {sample.labels["map"] for sample in families["whit_map_entries"].samples} >= {"flows", "policies", "edges"}
+    (memory,) = families["whit_agent_resident_bytes"].samples
+    assert memory.value > 10e6
+    states = {sample.labels["state"] for sample in families["whit_instances"].samples}
+    assert states == {"running"}
+    assert families["whit_edge_rtt_seconds"].type == "summary"
+
+
+def test_metrics_are_scraped_on_loopback(site: ServiceSite, seen: Observation) -> None:
+    async def scrape(request: bytes) -> bytes:
+        server = await metrics.serve(("127.0.0.1", 0), seen)
+        place = server.sockets[0].getsockname()
+        async with server:
+            reader, writer = await asyncio.open_connection(*place)
+            writer.write(request)
+            answer = await reader.read()
+            writer.close()
+            return answer
+
+    assert b"whit_map_entries" in site.run(scrape(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"))
+    assert site.run(scrape(b"GET / HTTP/1.1\r\n\r\n")).startswith(b"HTTP/1.1 404")
+
+
+@pytest.mark.parametrize("text", ["0.0.0.0:9464", "192.0.2.1:9464", "localhost:1", "127.0.0.1", "127.0.0.1:0"])
+def test_metrics_are_served_nowhere_else(text: str) -> None:
+    with pytest.raises(InputError, match="loopback"):
+        metrics.place_of(text)
+    assert metrics.place_of("[::1]:9464") == ("::1", 9464)
+
+
+def test_a_map_that_fills_up_raises_an_alarm_and_lowers_it(site: ServiceSite, seen: Observation) -> None:
+    room = site.network.datapath.limits.max_entries
+    keys = range(10_000_000, 10_000_000 + int(room * 0.85))
+    site.network.datapath.limits.put_many({key: LimitValue(1, 1, 0) for key in keys})
+    try:
+        (alarm,) = site.run(seen.examine())
+        assert (alarm.name, alarm.severity) == ("map-full:limits", "warning")
+    finally:
+        site.network.datapath.limits.delete_many(keys)
+    assert site.run(seen.examine()) == []

@@ -20,6 +20,7 @@ from dataclasses import replace
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from whit.api import metrics
 from whit.api.routes import make_app
 from whit.base import log as logs
 from whit.base.errors import Conflict, WhitError
@@ -72,7 +73,10 @@ def listen(settings: Settings) -> socket.socket:
 
 async def serve(settings: Settings) -> None:
     agent = await Agent.start(settings)
+    scraped = None
     try:
+        if settings.metrics_listen:
+            scraped = await metrics.serve(metrics.place_of(settings.metrics_listen), agent.observation)
         config = uvicorn.Config(
             make_app(agent),
             http=RootOnly,
@@ -84,6 +88,8 @@ async def serve(settings: Settings) -> None:
         )
         await uvicorn.Server(config).serve(sockets=[listen(settings)])
     finally:
+        if scraped:
+            scraped.close()
         await agent.stop()
         settings.socket.unlink(missing_ok=True)
 

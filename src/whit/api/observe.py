@@ -11,6 +11,7 @@ from whit.api import stream
 from whit.control.observation import Observation
 from whit.control.observe import FlowQuery
 from whit.control.trace import Asked
+from whit.model.alarm import Alarm
 from whit.model.edge import Edge
 from whit.model.flow import Family, Trace
 
@@ -19,6 +20,10 @@ def add(app: FastAPI, observation: Observation) -> None:
     @app.get("/v1/flows")
     async def read_flows(query: Annotated[FlowQuery, Query()], follow: bool = False) -> StreamingResponse:
         return stream.documents(observation.flows(query, follow=follow))
+
+    @app.get("/v1/alarms")
+    async def list_alarms() -> list[Alarm]:
+        return await observation.examine()
 
     @app.post("/v1/trace")
     async def trace(source: str, destination: str, port: int, protocol: str = "tcp", family: Family = 0) -> Trace:

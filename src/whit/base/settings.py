@@ -25,6 +25,8 @@ class Settings:
     state_root: Path = Path("/var/lib/whit")
     flows_mib: int = 64
     """How much disk the record of flows may take; 0 keeps none."""
+    metrics_listen: str = ""
+    """A loopback address and port on which /metrics is served besides; empty is none."""
 
     def __post_init__(self) -> None:
         if not _ID.fullmatch(self.id):
@@ -40,6 +42,7 @@ class Settings:
             run_root=Path(os.environ.get("WHIT_RUN_ROOT", "/run/whit")),
             state_root=Path(os.environ.get("WHIT_STATE_ROOT", "/var/lib/whit")),
             flows_mib=_number("WHIT_FLOWS_MIB", 64),
+            metrics_listen=os.environ.get("WHIT_METRICS_LISTEN", ""),
         )
 
     @property

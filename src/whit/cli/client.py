@@ -14,6 +14,7 @@ from whit.cli import transport
 from whit.cli.transport import Query, target_of
 
 if TYPE_CHECKING:
+    from whit.model.alarm import Alarm
     from whit.model.app import AppSpec
     from whit.model.edge import Edge
     from whit.model.flow import Explanation, Flow, Trace
@@ -76,6 +77,15 @@ class Client:
         from whit.model.edge import Edge
 
         return [Edge.model_validate(document) for document in self._get("edges", {"app": app, "recent": recent})]
+
+    def alarms(self) -> list[Alarm]:
+        from whit.model.alarm import Alarm
+
+        return [Alarm.model_validate(document) for document in self._get("alarms")]
+
+    def metrics(self) -> str:
+        """In the text format of Prometheus."""
+        return transport.text(self.socket, "/metrics")
 
     def trace(self, source: str, destination: str, port: int, *, protocol: str, family: int) -> Trace:
         from whit.model.flow import Trace

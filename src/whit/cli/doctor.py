@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from whit.base.errors import InputError, Unavailable
+from whit.base.errors import InputError, Unavailable, Unreachable
 from whit.cli.invocation import Invocation, command
-from whit.cli.output import remark
+from whit.cli.output import remark, remark_alarms
 
 if TYPE_CHECKING:
     from whit.model.feature import Feature
@@ -44,6 +45,8 @@ def doctor(
         run.output.document([feature.model_dump(mode="json") for feature in features])
     else:
         _print_features(run, features)
+    if not run.json:
+        _print_alarms(run)
     lacking = [feature for feature in features if feature.required and feature.state == "missing"]
     return Unavailable.exit_code if lacking else 0
 
@@ -58,6 +61,12 @@ def _print_features(run: Invocation, features: list[Feature]) -> None:
     for feature in hints:
         needed = " (required)" if feature.required else ""
         run.output.line(f"{feature.name}{needed}: {feature.hint}")
+
+
+def _print_alarms(run: Invocation) -> None:
+    """Of the agent, if one runs."""
+    with contextlib.suppress(Unreachable):
+        remark_alarms(run.client.alarms())
 
 
 def _clean(run: Invocation, yes: bool) -> int:

@@ -12,7 +12,7 @@ import typer
 
 from whit.base.errors import InputError
 from whit.cli.invocation import Invocation, NamesArgument, command
-from whit.cli.output import Output, colourful
+from whit.cli.output import Output, colourful, remark_alarms
 
 if TYPE_CHECKING:
     from whit.model.instance import InstanceStatus
@@ -50,6 +50,8 @@ def ps(
         print_instances(run.output, instances)
     else:
         run.output.line("nothing is up")
+    if not run.json:
+        remark_alarms(run.client.agent().alarms)
 
 
 def logs(

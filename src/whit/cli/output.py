@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
     from rich.console import Console
 
+    from whit.model.alarm import Alarm
+
 UNBOUNDED = 100_000
 """Width of a pipe: nothing is folded or cut there."""
 
@@ -119,6 +121,16 @@ def print_error(error: WhitError, *, json: bool) -> None:
     print(f"{red}error:{reset} {error.message}", file=sys.stderr)
     if error.hint:
         print(f"hint: {error.hint}", file=sys.stderr)
+
+
+def remark_alarms(alarms: Iterable[Alarm]) -> None:
+    """What the agent finds wrong with the node."""
+    red, reset = ("\x1b[1;31m", "\x1b[0m") if colourful(sys.stderr) else ("", "")
+    for alarm in alarms:
+        users = f" (most by {', '.join(alarm.users)})" if alarm.users else ""
+        remark(f"{red}alarm:{reset} {alarm.text}{users}")
+        if alarm.hint:
+            remark(f"hint: {alarm.hint}")
 
 
 def remark(text: str) -> None:

@@ -31,6 +31,7 @@ NONE = "-"
 
 def add(app: typer.Typer) -> None:
     command(app)(top)
+    command(app)(metrics)
 
 
 def top(
@@ -64,6 +65,22 @@ def top(
         if once:
             return
         before, at = now, seen
+
+
+def metrics(run: Invocation) -> None:
+    """Print the metrics of this node, in the text format of Prometheus.
+
+    With WHIT_METRICS_LISTEN=127.0.0.1:9464 in its environment the agent also serves them there, on /metrics.
+
+    \b
+    Example:
+      whit metrics
+    """
+    text = run.client.metrics()
+    if run.json:
+        run.output.document({"text": text})
+    else:
+        print(text, end="")
 
 
 def chosen(now: Sequence[Edge], before: Sequence[Edge], seconds: float, sort: str, *, every: bool) -> list[Edge]:

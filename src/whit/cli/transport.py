@@ -63,6 +63,12 @@ def call(path: Path, method: str, target: str, body: bytes | None = None) -> Any
         return _json(_read(response), "the agent's answer")
 
 
+def text(path: Path, target: str) -> str:
+    """What is at `target`, which is no JSON. Raises as `call` does."""
+    with _answered(path, "GET", target, None, ANSWER_WITHIN) as response:
+        return _read(response).decode()
+
+
 def stream(path: Path, method: str, target: str, body: bytes | None = None) -> Iterator[dict[str, Any]]:
     """One request whose answer is a document a line, without a limit in time. A problem in the stream is raised."""
     with _answered(path, method, target, body, None) as response:

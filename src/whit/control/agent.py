@@ -290,6 +290,8 @@ class Agent:
             pool6=str(self.network.books.addresses.network6 or ""),
             runtime=self.runtime,
             apps=len(self.releases),
+            alarms=tuple(self.observation.alarms),
+            drops=self.observation.drops,
         )
 
     def app_statuses(self) -> list[AppStatus]:

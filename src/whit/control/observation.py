@@ -8,18 +8,22 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import deque
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections import Counter, deque
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from whit.base.settings import Settings
+from whit.control import alarms
 from whit.control.network import NodeNetwork
 from whit.control.observe import FlowQuery
 from whit.control.trace import Asked, Tracer
+from whit.datapath import abi
 from whit.mesh import edges
 from whit.mesh.flow_store import FlowStore
 from whit.mesh.flows import FlowLog
+from whit.mesh.sweeper import Sweep, Timeouts, sweep
+from whit.model.alarm import Alarm, Fill
 from whit.model.edge import Edge, difference
 from whit.model.flow import Flow, Trace
 from whit.model.instance import InstanceSpec, InstanceStatus
@@ -29,6 +33,7 @@ log = logging.getLogger(__name__)
 SAMPLE_SECONDS = 30.0
 SAMPLES = 3
 """The oldest one is a minute old, or a little more."""
+SWEEP_SECONDS, SWEEP_SHARE = 20.0, 200
 
 
 @dataclass(frozen=True)
@@ -37,6 +42,7 @@ class Sample:
 
     at: float
     edges: edges.Dump
+    drops: Mapping[abi.DropKey, abi.DropValue]
 
 
 class Observation:
@@ -51,11 +57,16 @@ class Observation:
         store = FlowStore(settings.flows_dir, settings.flows_mib << 20) if settings.flows_mib else None
         self.flow_log = FlowLog(store=store)
         self.tracer = Tracer(network, self.flow_log)
+        self.sweep = Sweep()
+        self.fills: list[Fill] = []
+        self.alarms: list[Alarm] = []
+        self.drops: dict[str, int] = {}
+        """Packets by reason, in the last minute."""
         self._samples: deque[Sample] = deque(maxlen=SAMPLES)
 
     def loops(self) -> list[Coroutine[Any, Any, None]]:
         """To be run as long as the agent lives."""
-        return [self.flow_log.pump(self.network.datapath.events), self._sample()]
+        return [self.flow_log.pump(self.network.datapath.events), self._sample(), self._sweep()]
 
     def close(self) -> None:
         """Keep what is not on disk yet."""
@@ -96,7 +107,8 @@ class Observation:
         return edges.named(sample.edges, self.network.datapath, self.flow_log.words)
 
     def _take(self) -> Sample:
-        return Sample(time.monotonic(), edges.take(self.network.datapath))
+        datapath = self.network.datapath
+        return Sample(time.monotonic(), edges.take(datapath), dict(datapath.drops.items()))
 
     async def trace(self, asked: Asked) -> Trace:
         return await self.tracer.trace(self.instances(), asked)
@@ -104,8 +116,51 @@ class Observation:
     async def _sample(self) -> None:
         await self.tracer.reset()
         while True:
-            self._samples.append(await asyncio.to_thread(self._take))
+            await self.examine()
             await asyncio.sleep(SAMPLE_SECONDS)
+
+    async def examine(self) -> list[Alarm]:
+        """Look at all counters now, and say what is wrong."""
+        self._samples.append(await asyncio.to_thread(self._take))
+        self.fills = await asyncio.to_thread(self._count)
+        oldest, newest = self._samples[0].drops, self._samples[-1].drops
+        self.drops = alarms.dropped_between(newest, oldest)
+        users = await asyncio.to_thread(self._users)
+        lost = alarms.lost_between(newest, oldest)
+        self._raise(alarms.alarms_of(self.fills, self.drops, lost, users, self.flow_log.words.identities.name))
+        return self.alarms
+
+    def _raise(self, found: list[Alarm]) -> None:
+        fresh, over = alarms.changes(self.alarms, found)
+        for one in fresh:
+            users = f" (most by {', '.join(one.users)})" if one.users else ""
+            log.warning("%s: %s%s", one.name, one.text, users)
+        for one in over:
+            log.info("%s is over", one.name)
+        self.alarms = found
+
+    def _count(self) -> list[Fill]:
+        """Flows are counted by the sweeper."""
+        return [
+            Fill(map=one.name, entries=self.sweep.entries if one.name == "flows" else one.count(), room=one.max_entries)
+            for one in self.network.datapath.tables()
+        ]
+
+    def _users(self) -> dict[str, Counter[int]]:
+        """Who takes most of the maps that are nearly full."""
+        full = {fill.map for fill in self.fills if fill.share >= alarms.WARNING}
+        found = {"flows": self.sweep.initiators}
+        if "policies" in full:
+            found["policies"] = Counter(key.subject for key, _ in self.network.datapath.policies.items())
+        if "edges" in full:
+            found["edges"] = Counter(key.source for key, _ in self.network.datapath.edges.items())
+        return found
+
+    async def _sweep(self) -> None:
+        """So often that it takes less than half a hundredth of a processor."""
+        while True:
+            await asyncio.sleep(max(SWEEP_SECONDS, SWEEP_SHARE * self.sweep.seconds))
+            self.sweep = await asyncio.to_thread(sweep, self.network.datapath.flows, Timeouts())
 
 
 def _takes_part(edge: Edge, app: str) -> bool:

@@ -142,6 +142,10 @@ class Datapath:
         self._opened.append(opened)
         return opened
 
+    def tables(self) -> list[BpfMap[Any, Any]]:
+        """The maps that fill up."""
+        return [one for one in self._opened if isinstance(one, BpfMap) and not isinstance(one, ArrayMap)]
+
     def close(self) -> None:
         """Close the descriptors. Safe twice; everything goes on."""
         while self._opened:

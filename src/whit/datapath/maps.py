@@ -86,6 +86,17 @@ class BpfMap(Generic[K, V]):
         """All entries as they lie in the kernel: keys and values, each in large pieces. To be looked at later."""
         return list(self._batches())
 
+    def batches(self, size: int = _BATCH) -> Iterator[tuple[bytes, bytes]]:
+        """Keys and values as they lie in the kernel, about so many entries at a time, each piece when it is asked for.
+
+        Entries that come and go meanwhile may be missed or seen twice.
+        """
+        return self._batches(size)
+
+    def delete_packed(self, keys: bytes) -> None:
+        """Delete keys as `batches` gives them; those that are not there are passed over."""
+        self._delete_raw(keys)
+
     def clear(self) -> None:
         """Delete what is there now."""
         for keys, _ in list(self._batches()):
@@ -117,10 +128,10 @@ class BpfMap(Generic[K, V]):
             raise self._error("deletion from", result)
         return result >= 0
 
-    def _batches(self) -> Iterator[tuple[bytes, bytes]]:
+    def _batches(self, size: int = _BATCH) -> Iterator[tuple[bytes, bytes]]:
         """Keys and values, each in one piece. Entries that come and go meanwhile may be missed or seen twice."""
         cursor, first = ctypes.create_string_buffer(_CURSOR), True
-        size = min(_BATCH, max(self.max_entries, 1))
+        size = min(size, max(self.max_entries, 1))
         while True:
             keys = ctypes.create_string_buffer(size * self._key.size)
             values = ctypes.create_string_buffer(size * self._room)

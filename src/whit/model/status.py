@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from whit.model.alarm import Alarm
 from whit.model.app import Mode
 from whit.model.base import Observed
 from whit.model.instance import Health, InstanceStatus, State
@@ -49,6 +50,8 @@ class AgentStatus(Observed):
     pool6: str = Field(default="", description="IPv6 addresses of the mesh on this node; empty without IPv6.")
     runtime: str = ""
     apps: int = 0
+    alarms: tuple[Alarm, ...] = Field(default=(), description="What was wrong at the last look, half a minute ago.")
+    drops: dict[str, int] = Field(default_factory=dict, description="Packets dropped in the last minute, by reason.")
 
 
 class LogLine(Observed):

@@ -22,7 +22,7 @@ from whit.base.errors import NotFound, WhitError
 from whit.base.settings import Settings
 from whit.cluster.documents import Documents
 from whit.cluster.sqlite import SqliteStore
-from whit.control import admission, doctor, images, preview, resolver, status, waiting
+from whit.control import admission, doctor, guests, images, preview, resolver, status, waiting
 from whit.control.desired import Wanted, instance_names, volume_directory, wanted_instances
 from whit.control.explain import answer
 from whit.control.instances import Instances
@@ -84,7 +84,7 @@ class Agent:
         store = await SqliteStore.open(settings.database)
         documents = Documents(store)
         network = await NodeNetwork.open(settings, documents)
-        drivers = await Drivers.open(settings)
+        drivers = await Drivers.open(settings, guests.obtain)
         agent = cls(settings, documents, network, drivers, ImageStore(settings))
         agent.releases = {release.spec.name: release for release in await documents.list(Release, "release")}
         await agent.instances.adopt(agent._dependencies_of)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from whit.base.errors import Unavailable
 from whit.base.settings import Settings
-from whit.control import resolver
+from whit.control import guests, resolver
 from whit.datapath.datapath import uninstall
 from whit.kernel import cgroup, links, mount, netns, pidfd, sysctl
 from whit.kernel.netlink import NetlinkSocket
@@ -84,7 +84,7 @@ async def _instances(settings: Settings) -> list[str]:
     if not settings.run_dir.exists():
         return []
     try:
-        drivers = await Drivers.open(settings)
+        drivers = await Drivers.open(settings, guests.obtain)
     except Unavailable:
         return []
     names = {path.name for path in settings.instances_dir.iterdir()} if settings.instances_dir.is_dir() else set()

@@ -9,6 +9,7 @@ from whit.datapath import probes as datapath_probes
 from whit.kernel import probes as kernel_probes
 from whit.model.feature import Feature
 from whit.runtime import probes as runtime_probes
+from whit.runtime.microvm import probes as microvm_probes
 from whit.tools import nft
 
 
@@ -24,6 +25,7 @@ async def features(settings: Settings) -> list[Feature]:
         *await asyncio.to_thread(datapath_probes.probe_all),
         *await nft.features(),
         *await runtime_probes.features(settings),
+        *await microvm_probes.features(),
     ]
     rank = {"missing": 0, "degraded": 1, "works": 2}
     return sorted(found, key=lambda feature: (not feature.required, rank[feature.state]))

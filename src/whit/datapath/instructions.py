@@ -1,4 +1,4 @@
-"""The few BPF programs that are written by hand, because they only ask the kernel whether it takes them.
+"""The few BPF programs that are written by hand: to ask whether the kernel takes them, and where four words are all.
 
 Format of an instruction: Documentation/bpf/standardization/instruction-set.rst.
 """
@@ -19,7 +19,7 @@ CGROUP_SOCK_ADDR = 18
 
 _INSTRUCTION = struct.Struct("<BBhi")
 _CALL, _EXIT, _MOVE = 0x85, 0x95, 0xB7
-_BPF_REDIRECT_PEER = 155
+_BPF_REDIRECT, _BPF_REDIRECT_PEER = 23, 155
 
 
 def _move(register: int, value: int) -> bytes:
@@ -32,6 +32,11 @@ PASS_ON = _move(0, -1) + _END
 ALLOW = _move(0, 1) + _END
 """Cgroup socket address: the call goes on as it is."""
 REDIRECT_PEER = _move(1, 1) + _move(2, 0) + _INSTRUCTION.pack(_CALL, 0, 0, _BPF_REDIRECT_PEER) + _END
+
+
+def redirect_to(ifindex: int) -> bytes:
+    """TC: out by another link of the namespace, whatever it is."""
+    return _move(1, ifindex) + _move(2, 0) + _INSTRUCTION.pack(_CALL, 0, 0, _BPF_REDIRECT) + _END
 
 
 @contextmanager

@@ -25,7 +25,7 @@ _EVERYWHERE = IPv4Network("0.0.0.0/0")
 _EVERYWHERE6 = IPv6Network("::/0")
 _LOOPBACK = 1
 """Index of `lo` in every namespace."""
-_NOT_BY_ITSELF = {"accept_ra": 0, "autoconf": 0, "accept_dad": 0, "accept_redirects": 0, "addr_gen_mode": 1}
+NOT_BY_ITSELF = {"accept_ra": 0, "autoconf": 0, "accept_dad": 0, "accept_redirects": 0, "addr_gen_mode": 1}
 """IPv6 without what links do of their own accord: no address of their own making, no waiting for duplicates."""
 
 
@@ -121,7 +121,7 @@ def _prepare_ipv6(name: str, wanted: InstanceLink) -> None:
         if sysctl.exists(f"{directory}/disable_ipv6"):  # not where the kernel was started with ipv6.disable=1
             sysctl.write(f"{directory}/disable_ipv6", 1)
         return
-    for setting, value in _NOT_BY_ITSELF.items():
+    for setting, value in NOT_BY_ITSELF.items():
         sysctl.write(f"{directory}/{setting}", value)
     sysctl.write(f"{directory}/disable_ipv6", 0)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from whit.kernel import libc
 
 _DEVICE = Path("/dev/net/tun")
-_TUNSETIFF, _TUNSETPERSIST = 0x400454CA, 0x400454CB
+_TUNSETIFF, _TUNSETPERSIST, _TUNSETOWNER = 0x400454CA, 0x400454CB, 0x400454CC
 _IFF_TAP, _IFF_NO_PI, _IFF_VNET_HDR = 0x0002, 0x1000, 0x4000
 _REQUEST = struct.Struct("16sH22x")
 """struct ifreq with flags."""
@@ -38,10 +38,13 @@ def open_tap(name: str, *, vnet_header: bool = True) -> int:
     return descriptor
 
 
-def create(name: str) -> None:
-    """In the calling thread's namespace, down, and with a MAC address of chance."""
+def create(name: str, *, owner: int | None = None) -> None:
+    """In the calling thread's namespace, down, and with a MAC address of chance. The user `owner` may open it, too."""
     descriptor = open_tap(name)
     try:
+        if owner is not None:
+            with libc.named("ioctl TUNSETOWNER", name):
+                fcntl.ioctl(descriptor, _TUNSETOWNER, owner)
         with libc.named("ioctl TUNSETPERSIST", name):
             fcntl.ioctl(descriptor, _TUNSETPERSIST, 1)
     finally:

@@ -6,6 +6,7 @@ what it has of it.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import AsyncIterator, Iterable, Mapping
 from typing import Any
 
@@ -18,6 +19,8 @@ from whit.model.status import LogLine
 from whit.runtime import logs
 from whit.runtime.driver import Driver, Found, read_spec
 from whit.runtime.layout import Layout
+from whit.runtime.microvm.driver import MicrovmDriver
+from whit.runtime.microvm.operations import GuestSource
 from whit.runtime.oci import OciDriver
 from whit.runtime.operations import NetworkFiles, WriteNetworkFiles
 
@@ -30,9 +33,13 @@ class Drivers:
         self._drivers = drivers
 
     @classmethod
-    async def open(cls, settings: Settings) -> Drivers:
-        """Raises Unavailable if not even containers work here."""
-        return cls(settings, {"container": await OciDriver.open(settings)})
+    async def open(cls, settings: Settings, guests: GuestSource) -> Drivers:
+        """`guests` has made what microVMs boot. Raises Unavailable if not even containers work here."""
+        containers = await OciDriver.open(settings)
+        found: dict[Isolation, Driver] = {"container": containers}
+        with contextlib.suppress(Unavailable):
+            found["microvm"] = await MicrovmDriver.open(containers, guests)
+        return cls(settings, found)
 
     def of(self, isolation: Isolation) -> Driver:
         """Raises Unavailable: the hint names what there is."""

@@ -17,7 +17,7 @@ import secrets
 import signal
 import struct
 import termios
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -62,6 +62,10 @@ class ExecRequest:
     """Rows and columns of its terminal; None: pipes."""
 
 
+Describe = Callable[[Layout, HostFacts, ExecRequest, str], Mapping[str, object]]
+"""The `process` object of runtime-spec for a request, with the mark of the session in its environment."""
+
+
 @dataclass(frozen=True)
 class ExecResult:
     """`code` as the process ended (128 + signal), or None if it was killed because time ran out."""
@@ -70,14 +74,16 @@ class ExecResult:
     output: bytes
 
 
-async def run(layout: Layout, host: HostFacts, request: ExecRequest, *, timeout: float) -> ExecResult:
+async def run(
+    layout: Layout, host: HostFacts, request: ExecRequest, *, timeout: float, described: Describe | None = None
+) -> ExecResult:
     """Run a command to its end, without input, with both outputs in one.
 
     Raises:
         NotFound, Conflict: the instance does not run.
     """
     output = bytearray()
-    async with session(layout, host, request) as running:
+    async with session(layout, host, request, described) as running:
         await running.end_input()
         try:
             async with asyncio.timeout(timeout):
@@ -89,8 +95,11 @@ async def run(layout: Layout, host: HostFacts, request: ExecRequest, *, timeout:
 
 
 @contextlib.asynccontextmanager
-async def session(layout: Layout, host: HostFacts, request: ExecRequest) -> AsyncIterator[Session]:
-    """A running command to talk to. At the end of the context whatever is left of it is killed.
+async def session(
+    layout: Layout, host: HostFacts, request: ExecRequest, described: Describe | None = None
+) -> AsyncIterator[Session]:
+    """A running command to talk to. At the end of the context whatever is left of it is killed. `described` makes the
+    runtime's description of the process, where that is not the command itself.
 
     Raises:
         NotFound, Conflict: the instance does not run.
@@ -100,7 +109,7 @@ async def session(layout: Layout, host: HostFacts, request: ExecRequest) -> Asyn
         raise Conflict(f"instance {layout.name} does not run", hint="`whit logs` shows what it printed last")
     identity = secrets.token_hex(6)
     description, pid_file = layout.execs / f"{identity}.json", layout.execs / f"{identity}.pid"
-    write_file(description, json.dumps(_described(layout, host, request, identity)).encode(), mode=0o600)
+    write_file(description, json.dumps((described or _described)(layout, host, request, identity)).encode(), mode=0o600)
     argv = host.runtime.exec_arguments(layout.name, description, pid_file)
     channels = terminal(*request.terminal) if request.terminal else pipes()
     running = Session(layout, identity, pid_file, channels)

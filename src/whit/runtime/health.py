@@ -29,6 +29,14 @@ class CheckResult:
     output: str = ""
 
 
+def finding(code: int | None, output: bytes, timeout: float) -> CheckResult:
+    """Of a command that ended with `code`, or did not end within `timeout` seconds."""
+    text = output.decode(errors="replace")
+    if code is None:
+        return CheckResult(ok=False, output=f"{text}\nit took longer than {timeout:g} s".lstrip())
+    return CheckResult(ok=code == 0, output=text)
+
+
 @dataclass(frozen=True)
 class HealthState:
     """`started` and `next_check` are seconds on one monotonic clock; `failures` counts those in a row that matter."""

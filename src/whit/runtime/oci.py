@@ -20,7 +20,7 @@ from whit.kernel.mount import MountOverlay, unmount
 from whit.kernel.thread import in_thread
 from whit.model.instance import ExitRecord, InstanceSpec, InstanceStatus, State
 from whit.model.operation import Operation
-from whit.runtime import execute, logs, monitor, rootfs
+from whit.runtime import execute, health, logs, monitor, rootfs
 from whit.runtime.driver import Found, read_spec
 from whit.runtime.health import CheckResult
 from whit.runtime.host import HostFacts
@@ -217,10 +217,7 @@ class OciDriver:
 
     async def check(self, name: str, command: tuple[str, ...], timeout: float) -> CheckResult:
         result = await execute.run(self.layout(name), self.host, execute.ExecRequest(command), timeout=timeout)
-        output = result.output.decode(errors="replace")
-        if result.code is None:
-            return CheckResult(ok=False, output=f"{output}\nit took longer than {timeout:g} s".lstrip())
-        return CheckResult(ok=result.code == 0, output=output)
+        return health.finding(result.code, result.output, timeout)
 
     def layout(self, name: str) -> Layout:
         return Layout(self.settings, name)

@@ -38,10 +38,11 @@ _BOOTED = 0x31 << 1 | 1
 
 @dataclass(frozen=True)
 class Port:
-    """A virtio-serial port, /dev/virtio-ports/NAME in the guest. QEMU listens at a Unix socket, for one peer."""
+    """A virtio-serial port; the guest finds it by its name. QEMU listens at a Unix socket, for one peer; or it is given
+    a connected socket as a descriptor."""
 
     name: str
-    socket: Path
+    socket: Path | int
 
 
 @dataclass(frozen=True)
@@ -71,12 +72,13 @@ class Share:
 
 @dataclass(frozen=True)
 class Machine:
-    """A virtual machine. `console` takes what the kernel prints; the machine's memory is in MiB."""
+    """A virtual machine. `console` takes what the kernel prints; memory is in MiB."""
 
     kernel: Path
     initrd: Path | None
     append: str
-    console: Path
+    console: Path | int
+    """A file, or the descriptor of a connected socket."""
     memory: int = 256
     cpus: int = 1
     ports: tuple[Port, ...] = ()
@@ -157,7 +159,8 @@ def _core(machine: Machine, model: str) -> Iterator[str]:
     yield from ("-m", f"{machine.memory}M", "-kernel", str(machine.kernel), "-append", machine.append)
     if machine.initrd is not None:
         yield from ("-initrd", str(machine.initrd))
-    yield from ("-chardev", f"file,id=console,path={_escaped(machine.console)}", "-serial", "chardev:console")
+    form = "socket,id=console,fd={}" if isinstance(machine.console, int) else "file,id=console,path={}"
+    yield from ("-chardev", form.format(_escaped(machine.console)), "-serial", "chardev:console")
     if machine.qmp is not None:
         yield from ("-qmp", f"unix:{_escaped(machine.qmp)},server=on,wait=off")
 
@@ -167,7 +170,7 @@ def _devices(machine: Machine) -> Iterator[str]:
     if machine.ports:
         yield from ("-device", "virtio-serial-pci")
     for number, port in enumerate(machine.ports):
-        yield from ("-chardev", f"socket,id=port{number},path={_escaped(port.socket)},server=on,wait=off")
+        yield from ("-chardev", f"socket,id=port{number},{_peer(port.socket)}")
         yield from ("-device", f"virtserialport,chardev=port{number},name={port.name}")
     for number, disk in enumerate(machine.disks):
         access = "on" if disk.read_only else "off"
@@ -181,7 +184,11 @@ def _devices(machine: Machine) -> Iterator[str]:
         yield from ("-device", f"virtio-net-pci,netdev=net,mac={machine.tap.mac},romfile=")
 
 
-def _escaped(path: Path) -> str:
+def _peer(socket: Path | int) -> str:
+    return f"fd={socket}" if isinstance(socket, int) else f"path={_escaped(socket)},server=on,wait=off"
+
+
+def _escaped(path: Path | int) -> str:
     return str(path).replace(",", ",,")
 
 
@@ -202,7 +209,7 @@ async def run_to_end(machine: Machine, *, timeout: float) -> str:
 
 
 def _printed(machine: Machine) -> str:
-    with contextlib.suppress(FileNotFoundError):
+    if isinstance(machine.console, Path) and machine.console.exists():
         return machine.console.read_text(errors="replace")
     return ""
 

@@ -1,0 +1,21 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Starts a process as its records say, with pipes or a terminal. */
+#ifndef WHIT_PROCESS_H
+#define WHIT_PROCESS_H
+
+#include <stddef.h>
+#include <sys/types.h>
+
+#include "wire.h"
+
+struct process {
+	pid_t pid;
+	int input, output, errors; /* our ends; of a terminal, `errors` is -1 */
+	int terminal;		   /* its master, or -1 */
+};
+
+/* In a session of its own. False: nothing was started, and errno says why. */
+bool process_start(struct process *process, const char *records, size_t length);
+void terminal_resize(int terminal, const struct size *size);
+
+#endif

@@ -1,0 +1,85 @@
+"""Compiles init/*.c into the two programs of a microVM: `guest`, its first process, and `machine`, which runs it.
+
+`python -m whit.runtime.microvm.build` compiles what a checkout has when its sources changed; the wheel has them for the
+architecture that it was built on. Both are static. As the BPF objects' build, this never runs in the agent, and needs
+nothing but base/.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from whit.base.errors import CommandError, Unavailable, WhitError
+
+PROGRAMS = Path(__file__).resolve().parent / "programs"
+SOURCES = Path(__file__).resolve().parents[4] / "init"
+STAMP = ".stamp"
+PARTS = {
+    "guest": ("guest.c", "process.c", "setup.c", "stream.c", "wire.c"),
+    "machine": ("machine.c", "client.c", "stream.c", "wire.c"),
+}
+FLAGS = ("-static", "-O2", "-std=gnu11", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Werror", "-Wno-unused-result")
+"""What cannot be written in a guest's first process cannot be told to anybody either."""
+
+
+def program(name: str, programs: Path = PROGRAMS) -> Path:
+    """The program for this machine. Raises Unavailable if it was not built."""
+    path = programs / f"{name}-{os.uname().machine}"
+    if not path.is_file():
+        raise Unavailable(
+            f"the program {path.name}, which microVMs need, is missing",
+            hint="run `python -m whit.runtime.microvm.build` in a checkout, or use another isolation",
+        )
+    return path
+
+
+def build(sources: Path = SOURCES, programs: Path = PROGRAMS, *, force: bool = False) -> bool:
+    """Compile both if their sources changed; returns whether it did. An installed wheel has no sources.
+
+    Raises:
+        Unavailable: clang is not installed.
+        CommandError: a source does not compile.
+    """
+    if not sources.is_dir():
+        return False
+    digest, stamp = _digest(sources), programs / STAMP
+    if not force and stamp.is_file() and stamp.read_text() == digest:
+        return False
+    programs.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".build-", dir=programs) as scratch:
+        for name, parts in PARTS.items():
+            made = Path(scratch) / name
+            _compile([*FLAGS, "-o", str(made), *parts], sources)
+            made.replace(programs / f"{name}-{os.uname().machine}")
+    stamp.write_text(digest)
+    return True
+
+
+def _digest(sources: Path) -> str:
+    digest = hashlib.sha256(f"{FLAGS}{PARTS}{os.uname().machine}".encode())
+    for path in sorted(sources.glob("*.[ch]")):
+        digest.update(f"\0{path.name}\0".encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+def _compile(arguments: list[str], sources: Path) -> None:
+    clang = shutil.which("clang")
+    if clang is None:
+        raise Unavailable("clang is not installed", hint="apt-get install clang")
+    done = subprocess.run([clang, *arguments], cwd=sources, capture_output=True, text=True, check=False, timeout=120)
+    if done.returncode != 0:
+        raise CommandError(["clang", *arguments], done.returncode, done.stderr)
+
+
+if __name__ == "__main__":
+    try:
+        print("built" if build(force="--force" in sys.argv) else "up to date")
+    except WhitError as error:
+        print(f"whit: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)

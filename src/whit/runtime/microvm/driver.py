@@ -1,0 +1,133 @@
+"""The driver of microVMs: what is an instance's container elsewhere is the container of its virtual machine here.
+
+So monitor, log, exit status, signals, limits, adoption and removal are those of every container: conmon keeps `machine`
+(init/machine.c), which prints what the guest's process prints and ends as it does. A command is added by adding a
+process to that container which talks to `machine`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Any
+
+from whit.base.settings import Settings
+from whit.kernel import cgroup
+from whit.kernel.mount import MountOverlay
+from whit.model.instance import ExitRecord, InstanceSpec
+from whit.model.operation import Operation
+from whit.runtime import bundle, execute, health, oci, rootfs, users
+from whit.runtime.driver import Found
+from whit.runtime.health import CheckResult
+from whit.runtime.host import HostFacts
+from whit.runtime.layout import Layout
+from whit.runtime.microvm import bundle as machine_bundle
+from whit.runtime.microvm import records
+from whit.runtime.microvm.operations import ConnectTap, GuestSource, WriteMachine
+from whit.runtime.oci import OciDriver
+from whit.runtime.operations import (
+    ClaimName,
+    CreateContainer,
+    NetworkFiles,
+    Removal,
+    StartContainer,
+    WriteNetworkFiles,
+    remove_container,
+)
+from whit.runtime.volumes import SeedVolumes, volumes_of
+from whit.tools import qemu, virtiofsd
+
+
+@dataclass(frozen=True)
+class MicrovmDriver:
+    """Virtual machines of one agent on this machine."""
+
+    containers: OciDriver
+    guests: GuestSource
+    runtime: str
+
+    @classmethod
+    async def open(cls, containers: OciDriver, guests: GuestSource) -> MicrovmDriver:
+        """Raises Unavailable if QEMU or virtiofsd is not installed."""
+        virtiofsd.binary()
+        return cls(containers, guests, f"qemu {'.'.join(map(str, await qemu.version()))}")
+
+    @property
+    def settings(self) -> Settings:
+        return self.containers.settings
+
+    @property
+    def host(self) -> HostFacts:
+        return self.containers.host
+
+    def plan_start(self, spec: InstanceSpec, files: NetworkFiles) -> list[Operation]:
+        layout = self.layout(spec.name)
+        seed = [SeedVolumes(layout, spec)] if volumes_of(spec, layout) else []
+        return [
+            ClaimName(layout, spec),
+            rootfs.MakeWritableLayer(layout),
+            MountOverlay(layout.rootfs, spec.image.layers, layout.upper, layout.work),
+            *seed,
+            ConnectTap(layout, spec),
+            *self._run(spec, files, restarts=0),
+        ]
+
+    def plan_restart(self, spec: InstanceSpec, files: NetworkFiles, *, restarts: int) -> list[Operation]:
+        layout = self.layout(spec.name)
+        forget = Removal(f"forget the ended machine {spec.name}", lambda: remove_container(layout, self.host))
+        return [forget, *self._run(spec, files, restarts=restarts)]
+
+    def _run(self, spec: InstanceSpec, files: NetworkFiles, *, restarts: int) -> list[Operation]:
+        layout = self.layout(spec.name)
+        return [
+            WriteNetworkFiles(layout, spec, files),
+            WriteMachine(layout, spec, self.host, self.guests),
+            cgroup.CreateCgroup(layout.cgroup),
+            CreateContainer(layout, spec, self.host, restarts),
+            StartContainer(layout, self.host),
+        ]
+
+    def plan_stop(self, name: str, signal: str, grace: float) -> list[Operation]:
+        return self.containers.plan_stop(name, signal, grace)
+
+    def plan_remove(self, name: str, *, keep_log: bool = False) -> list[Operation]:
+        return self.containers.plan_remove(name, keep_log=keep_log)
+
+    async def adopt(self, names: Sequence[str]) -> list[Found]:
+        return await oci.adopt(self.settings, self.host, names)
+
+    def leftovers(self) -> set[str]:
+        """What a container leaves is all that there is."""
+        return set()
+
+    async def exit_of(self, name: str) -> ExitRecord:
+        return await self.containers.exit_of(name)
+
+    def pid_of(self, name: str) -> int | None:
+        return self.containers.pid_of(name)
+
+    def execute(self, name: str, request: execute.ExecRequest) -> AbstractAsyncContextManager[execute.Session]:
+        return execute.session(self.layout(name), self.host, request, described)
+
+    async def check(self, name: str, command: tuple[str, ...], timeout: float) -> CheckResult:
+        request = execute.ExecRequest(command)
+        result = await execute.run(self.layout(name), self.host, request, timeout=timeout, described=described)
+        return health.finding(result.code, result.output, timeout)
+
+    def layout(self, name: str) -> Layout:
+        return self.containers.layout(name)
+
+
+def described(layout: Layout, host: HostFacts, request: execute.ExecRequest, identity: str) -> dict[str, Any]:
+    """A process beside the machine, which has the command run in the guest. The mark stands in its environment."""
+    spec = execute.read_spec(layout)
+    owner = users.find(request.user or spec.user, layout.rootfs, spec.service)
+    changed = spec.model_copy(
+        update={"env": {**spec.env, **request.env}, "working_dir": request.cwd or spec.working_dir}
+    )
+    terminal = request.terminal is not None
+    inside = bundle.process(changed, host, owner, args=request.args, terminal=terminal)
+    size = [f"terminal={request.terminal[0]}:{request.terminal[1]}"] if request.terminal else []
+    words = ["/machine", "exec", *records.of_process(inside), *size]
+    return machine_bundle.process(host, words, env=[f"{execute.MARK}={identity}"], terminal=terminal)

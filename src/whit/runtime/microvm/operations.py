@@ -1,0 +1,131 @@
+"""The steps that are a microVM's own: its tap, and the bundle of the container that it runs in.
+
+Its root, volumes, network files, cgroup, monitor and log are those of every instance (runtime/operations.py).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from whit.base.errors import InputError, NotFound, Place
+from whit.datapath.splice import splice
+from whit.kernel import netns, tap
+from whit.kernel.files import write_file
+from whit.kernel.thread import in_thread
+from whit.model.instance import InstanceSpec
+from whit.runtime import bundle, users
+from whit.runtime.host import HostFacts
+from whit.runtime.layout import Layout
+from whit.runtime.microvm import build, records
+from whit.runtime.microvm.bundle import TAP, Facts, Guest, configuration, user_of
+from whit.tools import qemu
+
+GuestSource = Callable[[], Awaitable[Guest]]
+"""Has the kernel and the first root made, the first time that they are wanted."""
+
+_LINKS = {"bin": "usr/bin", "sbin": "usr/sbin", "lib": "usr/lib", "lib64": "usr/lib64", "var/run": "/run"}
+_DEPTH = 40
+
+
+@dataclass(frozen=True)
+class ConnectTap:
+    """A tap in the instance's namespace, behind the instance's link. Both go with the namespace."""
+
+    layout: Layout
+    spec: InstanceSpec
+
+    def describe(self) -> str:
+        return f"connect the virtual machine of {self.spec.name} by a tap"
+
+    async def do(self) -> None:
+        await in_thread(netns.call_in, self.layout.netns, self._connect)
+
+    def _connect(self) -> None:
+        tap.create(TAP, owner=user_of(self.spec))
+        with contextlib.suppress(NotFound):  # it is connected to nothing
+            splice(records.LINK, TAP)
+
+    async def undo(self) -> None:
+        return
+
+
+@dataclass(frozen=True)
+class WriteMachine:
+    """config.json of the machine's container, and what the guest is told. Users are looked up in the mounted root."""
+
+    layout: Layout
+    spec: InstanceSpec
+    host: HostFacts
+    guests: GuestSource
+
+    def describe(self) -> str:
+        return f"write {self.layout.config}: a virtual machine for {' '.join(self.spec.args)}"
+
+    async def do(self) -> None:
+        guest = await self.guests()
+        facts = Facts(build.program("machine"), await qemu.accelerator(), await qemu.version())
+        await in_thread(self._write, guest, facts)
+
+    def _write(self, guest: Guest, facts: Facts) -> None:
+        for mount in self.spec.mounts:
+            if mount.kind == "bind" and (mount.source is None or not mount.source.exists()):
+                raise InputError(
+                    f"{mount.source} does not exist",
+                    place=Place(key=f"services.{self.spec.service}.mounts"),
+                    hint="create it, or correct the path",
+                )
+        owner = users.find(self.spec.user, self.layout.rootfs, self.spec.service)
+        mounts = [self._placed(mount) for mount in bundle.mounts(self.spec, self.layout)]
+        link = records.instance_link(self.spec, self.layout)
+        self._make_root()
+        for name, content in (
+            ("guest.setup", records.of_guest(self.spec, self.layout, mounts)),
+            ("guest.process", records.of_process(bundle.process(self.spec, self.host, owner))),
+        ):
+            write_file(self.layout.bundle / name, records.encoded(content), mode=0o600)
+        document = configuration(self.spec, self.layout, self.host, facts, guest, link, mounts)
+        write_file(self.layout.config, json.dumps(document).encode(), mode=0o600)
+
+    def _make_root(self) -> None:
+        """Of the container: empty, with the links that a merged /usr has."""
+        root = self.layout.bundle / "machine"
+        (root / "var").mkdir(parents=True, exist_ok=True)
+        for name, target in _LINKS.items():
+            if not (root / name).is_symlink():
+                (root / name).symlink_to(target)
+
+    def _placed(self, mount: Mapping[str, Any]) -> dict[str, Any]:
+        return {**mount, "destination": without_links(self.layout.rootfs, mount["destination"])}
+
+    async def undo(self) -> None:
+        for path in (self.layout.config, self.layout.bundle / "guest.setup", self.layout.bundle / "guest.process"):
+            path.unlink(missing_ok=True)
+
+
+def without_links(root: Path, place: str) -> str:
+    """Where `place` is once all links on the way are followed, inside of `root`; what is not there stays as it is.
+
+    Raises:
+        InputError: the links lead in a circle.
+    """
+    left, done = place.strip("/").split("/")[::-1], list[str]()
+    for _ in range(_DEPTH * 10):
+        if not left:
+            return "/" + "/".join(done)
+        name = left.pop()
+        if name == "..":
+            done = done[:-1]
+        elif name not in ("", "."):
+            here = root.joinpath(*done, name)
+            if here.is_symlink():
+                target = str(here.readlink())
+                done = [] if target.startswith("/") else done
+                left += target.split("/")[::-1]
+            else:
+                done.append(name)
+    raise InputError(f"{place} leads through too many links", hint="choose another place for the mount")

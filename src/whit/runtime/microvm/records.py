@@ -1,0 +1,90 @@
+"""Records: what a guest's first process is told of its system and of each process (init/records.h). Pure.
+
+The guest makes no decision of its own: users, capabilities, addresses and routes are worked out here, as for a
+container, and it does as it is told.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping, Sequence
+from ipaddress import IPv4Address, IPv6Address
+from typing import Any
+
+from whit.kernel.instance_link import NOT_BY_ITSELF, InstanceLink, inside_messages
+from whit.kernel.netlink import NLM_F_ACK, NLM_F_REQUEST, Message
+from whit.model.instance import InstanceSpec
+from whit.runtime.bundle import SYSCTLS
+from whit.runtime.capabilities import KNOWN
+from whit.runtime.layout import Layout
+
+LINK = "eth0"
+_LINK_INDEX = 2
+"""The loopback is 1, and there is no other link."""
+_HEADER = struct.Struct("=IHHII")
+"""struct nlmsghdr."""
+_OPTIONS = ("mode=", "size=")
+"""Of a file system in memory; how it is mounted is the same for all."""
+
+
+def encoded(records: Sequence[str]) -> bytes:
+    return b"".join(record.encode("utf-8", "surrogateescape") + b"\0" for record in records)
+
+
+def of_process(process: Mapping[str, Any]) -> list[str]:
+    """From the `process` object of runtime-spec."""
+    user, sets = process["user"], process["capabilities"]
+    found = [f"arg={word}" for word in process["args"]]
+    found += [f"env={setting}" for setting in process["env"]]
+    found += [f"group={group}" for group in user["additionalGids"]]
+    found += [f"{key}={_mask(sets[key]):x}" for key in ("bounding", "permitted", "ambient")]
+    found += [f"nofile={one['soft']}:{one['hard']}" for one in process["rlimits"] if one["type"] == "RLIMIT_NOFILE"]
+    found += [f"uid={user['uid']}", f"gid={user['gid']}", f"cwd={process['cwd']}"]
+    return found
+
+
+def of_guest(spec: InstanceSpec, layout: Layout, mounts: Sequence[Mapping[str, Any]]) -> list[str]:
+    """`mounts` as in a bundle, with places that have no links in them."""
+    link = instance_link(spec, layout)
+    found = [f"hostname={spec.hostname}"]
+    found += [f"sysctl={path.replace('.', '/')}={value}" for path, value in SYSCTLS.items()]
+    found += [f"sysctl=net/ipv6/conf/{LINK}/{name}={value}" for name, value in _ipv6(link).items()]
+    found += [f"netlink={_packed(message).hex()}" for message in inside_messages(link, _LINK_INDEX)]
+    found += ["readonly=1"] if spec.read_only else []
+    found += [record for mount in mounts if (record := _mount(mount))]
+    return found
+
+
+def instance_link(spec: InstanceSpec, layout: Layout) -> InstanceLink:
+    """The instance's link as the mesh made it; the guest's own has the same addresses."""
+    network = spec.network
+    return InstanceLink(
+        name=layout.settings.link(network.number),
+        netns=layout.netns,
+        address=IPv4Address(network.address),
+        node_address=IPv4Address(network.address),  # not looked at inside
+        address6=IPv6Address(network.address6) if network.address6 else None,
+    )
+
+
+def _ipv6(link: InstanceLink) -> Mapping[str, int]:
+    return NOT_BY_ITSELF if link.address6 is not None else {"disable_ipv6": 1}
+
+
+def _packed(message: Message) -> bytes:
+    flags = message.flags | NLM_F_REQUEST | NLM_F_ACK
+    return _HEADER.pack(_HEADER.size + len(message.body), message.type, flags, 1, 0) + message.body
+
+
+def _mask(names: Sequence[str]) -> int:
+    return sum(1 << KNOWN.index(name) for name in names)
+
+
+def _mount(mount: Mapping[str, Any]) -> str:
+    """Empty for what every guest has by itself."""
+    place, options = mount["destination"], mount["options"]
+    if mount["type"] == "bind":
+        return f"bind-ro={place}" if "ro" in options else f"bind={place}"
+    if mount["type"] != "tmpfs" or place == "/dev" or place.startswith("/dev/"):
+        return ""
+    return f"tmpfs={place}={','.join(option for option in options if option.startswith(_OPTIONS))}"

@@ -13,7 +13,6 @@ from support.guests import HAS_QEMU
 from support.instruction_counts import Counted
 
 from whit.datapath import build
-from whit.datapath.objects import open_object
 from whit.image.kernel import Series
 
 LIMIT = 500_000
@@ -30,25 +29,20 @@ def check(counted: Counted, record: Callable[[str, object], None], count: int) -
 
 
 @pytest.fixture
-def every(sample: Callable[[int, int], int]) -> int:
-    """How many variants: one switch off at a time, or all combinations."""
-    return sample(len(variants.chosen(all_of_them=False)), len(variants.chosen(all_of_them=True)))
-
-
-def is_full(count: int) -> bool:
-    return count == len(variants.chosen(all_of_them=True))
+def count(sample: Callable[[int, int], int]) -> int:
+    """How many variants: all switches on, none, and without redirecting to the peer; or all combinations."""
+    return sample(3, len(variants.every()))
 
 
 def test_every_switch_is_known() -> None:
-    with open_object(build.object_path("datapath")) as datapath:
-        missing = variants.unknown(datapath.constant_names)
+    missing = variants.unknown()
     assert not missing, f"say in support/variants.py what {missing} switch"
 
 
 @pytest.mark.root
-def test_on_this_kernel(tmp_path: Path, every: int, record_number: Callable[[str, object], None]) -> None:
-    counted = instruction_counts.on_the_host(build.object_path("datapath"), tmp_path, all_of_them=is_full(every))
-    check(counted, record_number, every)
+def test_on_this_kernel(tmp_path: Path, count: int, record_number: Callable[[str, object], None]) -> None:
+    counted = instruction_counts.on_the_host(build.object_path("datapath"), tmp_path, count)
+    check(counted, record_number, count)
 
 
 @pytest.mark.network
@@ -56,11 +50,11 @@ def test_on_this_kernel(tmp_path: Path, every: int, record_number: Callable[[str
 @pytest.mark.skipif(not HAS_QEMU, reason="qemu-system-x86 is not installed")
 @pytest.mark.parametrize("series", ["stable", "backports"])
 async def test_on_kernels_of_debian(
-    series: Series, tmp_path: Path, every: int, record_number: Callable[[str, object], None]
+    series: Series, tmp_path: Path, count: int, record_number: Callable[[str, object], None]
 ) -> None:
     object_ = build.object_path("datapath")
-    counted = await instruction_counts.in_a_guest(series, object_, tmp_path, all_of_them=is_full(every))
-    check(counted, record_number, every)
+    counted = await instruction_counts.in_a_guest(series, object_, tmp_path, count)
+    check(counted, record_number, count)
 
 
 REFUSED = """

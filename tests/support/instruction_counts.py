@@ -74,8 +74,8 @@ def parse(kernel: str, output: str) -> Counted:
     return counted
 
 
-def on_the_host(object_: Path, work: Path, *, all_of_them: bool = False) -> Counted:
-    variants.write(object_, work / "variants", all_of_them=all_of_them)
+def on_the_host(object_: Path, work: Path, count: int) -> Counted:
+    variants.write(object_, work / "variants", count)
     return run_loader(object_, work)
 
 
@@ -87,9 +87,9 @@ def run_loader(object_: Path, work: Path) -> Counted:
     return parse(_short(os.uname().release), done.stdout)
 
 
-async def in_a_guest(series: Series, object_: Path, work: Path, *, all_of_them: bool = False) -> Counted:
+async def in_a_guest(series: Series, object_: Path, work: Path, count: int) -> Counted:
     linux = await debian_kernel(series)
-    names = variants.write(object_, work / "variants", all_of_them=all_of_them)
+    names = variants.write(object_, work / "variants", count)
     root = await first_root(
         work / "root",
         program("init", compiled(LOADER, work / "load", LIBRARIES)),
@@ -117,9 +117,9 @@ async def _count() -> dict[str, Table]:
         works = [Path(scratch) / name for name in ("host", "stable", "backports")]
         for work in works:
             work.mkdir()
-        counted = [on_the_host(object_, works[0])]
-        counted.append(await in_a_guest("stable", object_, works[1]))
-        counted.append(await in_a_guest("backports", object_, works[2]))
+        counted = [on_the_host(object_, works[0], variants.WRITTEN_DOWN)]
+        counted.append(await in_a_guest("stable", object_, works[1], variants.WRITTEN_DOWN))
+        counted.append(await in_a_guest("backports", object_, works[2], variants.WRITTEN_DOWN))
     for one in counted:
         print(f"Linux {one.kernel}: {len(one.table)} variants, at most {one.largest} instructions", *one.refused)
     return {one.kernel: dict(one.table) for one in counted}

@@ -5,18 +5,24 @@ from __future__ import annotations
 import asyncio
 import secrets
 import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from ipaddress import IPv4Address, IPv6Address, ip_address
+from pathlib import Path
 
 import pytest
+from dnslib import AAAA, QTYPE, RR, A, DNSRecord
 from prometheus_client.parser import text_string_to_metric_families
 from scapy.layers.inet import IP, TCP, UDP
 from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import Ether
 from support.leftovers import leftovers_after
-from support.service_site import ServiceSite
+from support.service_site import OUTSIDE, ServiceSite
 
+import whit
 from whit.api import metrics
 from whit.base.errors import Conflict, InputError, NotFound
 from whit.base.settings import Settings
@@ -43,13 +49,14 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceSite]:
 
 
 @pytest.fixture
-def seen(site: ServiceSite) -> Observation:
+def seen(site: ServiceSite) -> Iterator[Observation]:
     for record in site.records.values():
         spec = record.spec.network
         record.update(state="running", address=spec.address, address6=spec.address6)
     observation = Observation(site.settings, site.network, lambda: [one.status for one in site.records.values()])
     observation.learn([record.spec for record in site.records.values()])
-    return observation
+    yield observation
+    observation.close()
 
 
 def trace(site: ServiceSite, seen: Observation, asked: Asked) -> Trace:
@@ -137,6 +144,7 @@ def test_who_cannot_be_traced(site: ServiceSite, seen: Observation) -> None:
 
 
 def test_edges_and_ends_are_counted_with_names(site: ServiceSite, seen: Observation) -> None:
+    began = datetime.now(UTC)
     for _ in range(20):
         assert site.ask("site-client-1", site.address("web", 4), 8080).startswith("web-")
     site.ask("site-client-1", site.address("db", 4), 8080, patience=0.2)
@@ -148,9 +156,28 @@ def test_edges_and_ends_are_counted_with_names(site: ServiceSite, seen: Observat
     assert edge.rtt
     assert "client uses web" in edge.rule_text
     assert edges["site/client", "site/db", "8080/tcp", "deny"].rule
-    ends = flows(site, seen, FlowQuery(kind=["end"], source="site/client"))
+    ends = flows(site, seen, FlowQuery(kind=["end"], source="site/client", since=began))
     assert len(ends) >= 20
     assert all(one.end and one.end.reply_bytes > 100 and one.end.seconds < 5 for one in ends)
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_flows_have_the_names_that_were_asked_for(site: ServiceSite, seen: Observation, family: int) -> None:
+    reply = DNSRecord.question("outside.example").reply()
+    reply.add_answer(RR("outside.example", QTYPE.A, rdata=A(OUTSIDE[4][1])))
+    reply.add_answer(RR("outside.example", QTYPE.AAAA, rdata=AAAA(OUTSIDE[6][1])))
+    asker = site.records["site-client-1"].spec.network.address
+    # A process of its own, because the resolver's directory becomes its own.
+    script = "import os,sys; from whit.mesh.questions import Teller; d=os.open(sys.argv[1], os.O_RDONLY);"
+    script += "Teller(d).tell(sys.argv[2], bytes.fromhex(sys.argv[3]))"
+    words = [str(site.settings.resolver_dir), asker, bytes(reply.pack()).hex()]
+    path = {"PYTHONPATH": str(Path(whit.__file__).parents[1])}
+    subprocess.run([sys.executable, "-c", script, *words], check=True, env=path)
+
+    seen._learn_names()
+    site.ask("site-client-1", OUTSIDE[family][1], 81, patience=0.2)
+    (flow,) = flows(site, seen, FlowQuery(destination="outside.example", family=family))  # type: ignore[arg-type]
+    assert (flow.destination.address, flow.destination.name, flow.verdict) == (OUTSIDE[family][1], "world", "deny")
 
 
 def flows(site: ServiceSite, seen: Observation, query: FlowQuery) -> list[Flow]:

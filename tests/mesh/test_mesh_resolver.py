@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from ipaddress import IPv6Address
+from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 
 import pytest
@@ -24,6 +24,7 @@ from whit.base.settings import Settings
 from whit.kernel import netns
 from whit.mesh import names, upstream
 from whit.mesh.names import NameTable
+from whit.mesh.questions import Answer, Listener, parse
 
 pytestmark = [pytest.mark.machine, pytest.mark.timeout(60)]
 
@@ -259,6 +260,37 @@ def test_other_names_are_passed_on_over_udp_and_tcp(node: Node) -> None:
     assert len(node.addresses("big.example", "TXT", stream=True)) == 40
     assert node.addresses("7.113.0.203.in-addr.arpa", "PTR") == ["203.0.113.7"]
     assert set(node.server.asked) == {"some.example.", "big.example.", "7.113.0.203.in-addr.arpa."}
+
+
+def test_the_agent_is_told_what_was_asked(node: Node) -> None:
+    with contextlib.closing(Listener(node.settings.resolver_dir)) as listener:
+        assert node.addresses("some.example") == ["203.0.113.7"]
+        assert node.addresses("web") == ["10.219.128.1"]
+        assert node.addresses("other.example", stream=True) == ["203.0.113.7"]
+        told = list(listener.read())
+    asker, address = IPv4Address(ASKER), IPv4Address("203.0.113.7")
+    assert told == [Answer(asker, "some.example", (address,)), Answer(asker, "other.example", (address,))]
+    assert node.addresses("some.example") == ["203.0.113.7"], "nobody listens any more"
+    with contextlib.closing(Listener(node.settings.resolver_dir)) as again:
+        node.addresses("new.example")
+        assert [one.name for one in again.read()] == ["new.example"]
+        for number in range(9):
+            node.addresses(f"n{number}.example")
+        assert len(list(again.read(limit=7))) == 7
+
+
+def test_no_answer_is_too_strange_to_be_told(sample: Callable[[int, int], int]) -> None:
+    good = DNSRecord.question("a.example").reply()
+    good.add_answer(RR("a.example", QTYPE.A, rdata=A("203.0.113.7")))
+    whole = bytes(16) + bytes(good.pack())
+    assert parse(whole) is not None
+    for seed in range(sample(300, 5000)):
+        chance = random.Random(seed)
+        broken = bytearray(whole[: chance.randint(0, len(whole))])
+        for _ in range(chance.randint(0, 6)):
+            if broken:
+                broken[chance.randrange(len(broken))] = chance.randrange(256)
+        parse(bytes(broken))
 
 
 def test_a_server_that_is_silent_is_told_as_a_failure_in_time(node: Node) -> None:

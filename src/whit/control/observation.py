@@ -6,6 +6,7 @@ Its loops cost next to nothing while nothing happens: events are polled, counter
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import time
 from collections import Counter, deque
@@ -19,9 +20,11 @@ from whit.control.network import NodeNetwork
 from whit.control.observe import FlowQuery
 from whit.control.trace import Asked, Tracer
 from whit.datapath import abi
+from whit.datapath.address import Address
 from whit.mesh import edges
 from whit.mesh.flow_store import FlowStore
 from whit.mesh.flows import FlowLog
+from whit.mesh.questions import Listener
 from whit.mesh.sweeper import Sweep, Timeouts, sweep
 from whit.model.alarm import Alarm, Fill
 from whit.model.edge import Edge, difference
@@ -56,6 +59,7 @@ class Observation:
         self.instances = instances
         store = FlowStore(settings.flows_dir, settings.flows_mib << 20) if settings.flows_mib else None
         self.flow_log = FlowLog(store=store)
+        self.questions = Listener(settings.resolver_dir)
         self.tracer = Tracer(network, self.flow_log)
         self.sweep = Sweep()
         self.fills: list[Fill] = []
@@ -66,12 +70,13 @@ class Observation:
 
     def loops(self) -> list[Coroutine[Any, Any, None]]:
         """To be run as long as the agent lives."""
-        return [self.flow_log.pump(self.network.datapath.events), self._sample(), self._sweep()]
+        return [self.flow_log.pump(self.network.datapath.events, self._learn_names), self._sample(), self._sweep()]
 
     def close(self) -> None:
         """Keep what is not on disk yet."""
         self.flow_log.collect(self.network.datapath.events)
         self.flow_log.keep()
+        self.questions.close()
 
     def learn(self, specs: Sequence[InstanceSpec]) -> None:
         """What numbers mean now."""
@@ -79,6 +84,16 @@ class Observation:
         words.identities = self.network.books.identities
         words.rules = self.network.books.rules.texts()
         words.links = {spec.network.number: spec.name for spec in specs}
+
+    def _learn_names(self) -> None:
+        """An instance asks by one of its addresses, and may go by the other."""
+        for answer in self.questions.read():
+            asker = str(answer.asker)
+            for one in self.instances():
+                own = [text for text in (one.address, one.address6) if text]
+                for here, there in itertools.product(own if asker in own else (), answer.addresses):
+                    pair = Address.from_ip(here), Address.from_ip(there)
+                    self.flow_log.learn_name(pair[0].packed, pair[1].packed, answer.name)
 
     async def flows(self, query: FlowQuery, *, follow: bool) -> AsyncIterator[Flow]:
         query = query.with_addresses(self.instances())

@@ -98,19 +98,20 @@ class FlowLog:
         if len(self.context.asked) > ASKED_ROOM:
             del self.context.asked[next(iter(self.context.asked))]
 
-    async def pump(self, events: RingReader) -> None:
-        """Collect for ever."""
+    async def pump(self, events: RingReader, before: Callable[[], None] = lambda: None) -> None:
+        """Collect for ever. `before` is called before each look: what it learns is known to the flows that follow."""
         pause = POLL_SECONDS
         kept = time.monotonic()
         while True:
+            before()
             pause = POLL_SECONDS if self.collect(events) or self._hop_listeners else min(2 * pause, IDLE_SECONDS)
             now = time.monotonic()
             if self._fresh.records and now - kept > KEEP_SECONDS:
                 await asyncio.to_thread(self._write, *self._take())
                 kept = now
-            before = time.monotonic()
+            slept = time.monotonic()
             await asyncio.sleep(pause)
-            self.lag = max(self.lag, time.monotonic() - before - pause)
+            self.lag = max(self.lag, time.monotonic() - slept - pause)
 
     def keep(self) -> None:
         """Have on disk what came since the last time."""

@@ -25,6 +25,7 @@ from dnslib import AAAA, CNAME, EDNS0, PTR, QTYPE, RCODE, RD, RR, A, DNSHeader, 
 from whit.base.settings import Settings
 from whit.mesh import names
 from whit.mesh.names import Found, NameTable
+from whit.mesh.questions import Teller
 from whit.mesh.upstream import Upstream
 
 TTL = 5
@@ -81,9 +82,10 @@ def _stamp(file: IO[str]) -> tuple[int, int]:
 class Resolver:
     """Answers questions, each from the names of its moment."""
 
-    def __init__(self, state: StateFile, upstream: Upstream) -> None:
+    def __init__(self, state: StateFile, upstream: Upstream, teller: Teller) -> None:
         self.state = state
         self.upstream = upstream
+        self.teller = teller
         self.pool = IPv4Network(f"{state.table.listen}/16", strict=False)
 
     async def answer(self, question: bytes, asker: str, *, stream: bool) -> bytes | None:
@@ -103,6 +105,7 @@ class Resolver:
         if reply is None:
             passed = await self.upstream.ask(question, stream=stream)
             if passed is not None:
+                self.teller.tell(asker, passed)
                 return passed
             reply = _reply(record, RCODE.SERVFAIL)
         return bytes(reply.pack())
@@ -220,7 +223,7 @@ async def serve(settings: Settings) -> None:
     """Until a signal ends it."""
     state = StateFile(names.state_file(settings))
     listen = state.table.listen
-    resolver = Resolver(state, Upstream(RESOLV_CONF, listen))
+    resolver = Resolver(state, Upstream(RESOLV_CONF, listen), Teller(state.directory))
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

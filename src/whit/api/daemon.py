@@ -11,6 +11,7 @@ import contextlib
 import fcntl
 import logging
 import os
+import resource
 import socket
 import struct
 import sys
@@ -28,6 +29,8 @@ from whit.base.settings import Settings
 from whit.control.agent import Agent
 
 log = logging.getLogger(__name__)
+
+DESCRIPTORS = 65_536
 
 
 class RootOnly(H11Protocol):
@@ -57,6 +60,12 @@ def only_agent(settings: Settings) -> Iterator[None]:
         lock.write(f"{os.getpid()}\n")
         lock.flush()
         yield
+
+
+def allow_descriptors() -> None:
+    """Two for each instance, and more: many systems start processes with no more than 1,024."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, DESCRIPTORS), hard))
 
 
 def listen(settings: Settings) -> socket.socket:
@@ -105,6 +114,7 @@ def main() -> None:
         settings = Settings.from_environment()
         if arguments.id:
             settings = replace(settings, id=arguments.id)
+        allow_descriptors()
         with only_agent(settings):
             asyncio.run(serve(settings))
     except WhitError as error:

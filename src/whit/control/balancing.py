@@ -67,10 +67,12 @@ class Balancing:
         self._written_names: object = None
 
     def write(self, apps: Sequence[AppSpec], replicas: Sequence[Replica], addresses: AddressBook) -> None:
-        """Bring the service maps and the file of names to this."""
+        """Bring the service maps and the file of names to this. Raises MapFull when all that has room is done."""
         is_first = not self._made
-        self._maps.write(self._services(apps, replicas, addresses))
-        self._write_names(apps, replicas, addresses)
+        try:
+            self._maps.write(self._services(apps, replicas, addresses))
+        finally:
+            self._write_names(apps, replicas, addresses)
         if is_first and self._made:
             # What is made at the start stays. Searching all of it for garbage would stop everybody for 0.2 s each time.
             gc.freeze()

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import TypeVar
 
-from whit.base.errors import InputError, Unavailable
+from whit.base.errors import InputError, MapFull, Unavailable
 from whit.base.settings import Settings
 from whit.cluster.documents import Documents
 from whit.control.balancing import Balancing, Replica, outside_identities
@@ -24,6 +24,7 @@ from whit.control.instances import Record
 from whit.datapath.abi import IdentityKey, IdentityValue
 from whit.datapath.datapath import Datapath
 from whit.datapath.install import DatapathConfig
+from whit.datapath.watch import Watch
 from whit.kernel import cgroup, links, probes, routes
 from whit.kernel.netlink import NetlinkSocket
 from whit.kernel.sysctl import WriteSysctl
@@ -78,6 +79,9 @@ class NodeNetwork:
         self._nameless: frozenset[str] = frozenset()
         """Services whose names stand for something else than an address of their own."""
         self._writing = asyncio.Lock()
+        self._watch = Watch(datapath)
+        self._no_room = ""
+        self._guarded = False
 
     @classmethod
     async def open(cls, settings: Settings, documents: Documents) -> NodeNetwork:
@@ -195,7 +199,8 @@ class NodeNetwork:
     # ---- the node ----
 
     async def prepare(self, apps: Sequence[AppSpec]) -> None:
-        """Links, settings and filters of the node itself."""
+        """Links, settings and filters of the node itself, and what of the datapath has to be mended."""
+        await in_thread(self._watch.look)
         await carry_out(await self.plan_node(apps))
         self._attach_uplinks(await asyncio.to_thread(_all_links))
 
@@ -276,7 +281,29 @@ class NodeNetwork:
         # With thousands of services each of these takes longer than the event loop may wait.
         await in_thread(self._write_identities, apps, replicas, books)
         await in_thread(tables.write_policy, self.datapath, policy)
-        await in_thread(self._balancing.write, apps, replicas, books.addresses)
+        await self._guard_again(present)
+        try:
+            await in_thread(self._balancing.write, apps, replicas, books.addresses)
+            self._no_room = ""
+        except MapFull as error:
+            # Who is left out has no address; nobody is unguarded by it, so all else goes on.
+            if str(error) != self._no_room:
+                log.error("services: %s", error)
+            self._no_room = str(error)
+
+    async def _guard_again(self, present: Sequence[Record]) -> None:
+        """Once: what an agent before this one attached may be gone with its bpffs, and instances still run."""
+        if self._guarded:
+            return
+        attached = {one.pin.name for one in await in_thread(self.datapath.attachments) if one.ifindex}
+        there = {link.name for link in await in_thread(_all_links)}
+        for record in present:
+            number = record.spec.network.number
+            pin = self.datapath.pins.instance(number, "ingress")
+            if pin.name not in attached and self.settings.link(number) in there:
+                log.warning("datapath: %s was not guarded any more, and is again", record.spec.name)
+                await self.plan_connect(record.spec)[-1].do()
+        self._guarded = True
 
     def _write_identities(self, apps: Sequence[AppSpec], replicas: Sequence[Replica], books: Books) -> None:
         before, self._outside = self._outside, {}

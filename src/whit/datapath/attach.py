@@ -7,6 +7,7 @@ their index in the caller's network namespace, so everything here is called in t
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import functools
 import os
@@ -175,6 +176,18 @@ def attachments(below: Path) -> list[Attachment]:
         Attachment(Path(found.name), "clsact", found.direction, found.ifindex, found.program_id) for found in named
     ]
     return [*(_describe(pin) for pin in _pins(below)), *filters]
+
+
+def programs_on(ifindex: int, hook: str) -> list[int]:
+    """The ids of the TCX programs at one hook of a link, whosever, in their order. Empty if the link is gone."""
+    ids = (ctypes.c_uint32 * 64)()
+    options = libbpf.ProgQueryOptions(
+        sz=ctypes.sizeof(libbpf.ProgQueryOptions), prog_ids=ctypes.addressof(ids), prog_cnt=len(ids)
+    )
+    kind = TCX["ingress" if hook == "ingress" else "egress"]
+    if libbpf.function("bpf_prog_query_opts")(ifindex, kind, ctypes.byref(options)) < 0:
+        return []
+    return list(ids[: options.prog_cnt])
 
 
 def _describe(pin: Path) -> Attachment:

@@ -6,7 +6,7 @@ Nothing of it lives in this process: maps, programs and links are pinned. Closin
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 from whit.base.settings import Settings
 from whit.datapath import attach, install, libbpf
@@ -46,6 +46,10 @@ from whit.kernel import links
 from whit.kernel.netlink import NetlinkSocket
 
 
+class Closable(Protocol):
+    def close(self) -> None: ...
+
+
 class Datapath:
     """Made by `install` (the agent) or `open` (everyone else). Use as a context manager, or `close` it.
 
@@ -56,7 +60,7 @@ class Datapath:
         """Opens the pinned maps. Raises NotFound if one is missing."""
         self.pins = pins
         self.form = form
-        self._opened: list[BpfMap[Any, Any] | RingReader] = []
+        self._opened: list[Closable] = []
         try:
             self._open_maps(pins.maps)
         except BaseException:
@@ -145,6 +149,10 @@ class Datapath:
     def tables(self) -> list[BpfMap[Any, Any]]:
         """The maps that fill up."""
         return [one for one in self._opened if isinstance(one, BpfMap) and not isinstance(one, ArrayMap)]
+
+    def close_with(self, opened: Closable) -> None:
+        """Close this too, and before what is open now."""
+        self._opened.append(opened)
 
     def close(self) -> None:
         """Close the descriptors. Safe twice; everything goes on."""

@@ -45,6 +45,7 @@ _PROTOTYPES: dict[str, tuple[Any, ...]] = {
     "bpf_link_create": (c_int, c_int, c_int, c_int, c_void_p),
     "bpf_link_update": (c_int, c_int, c_int, c_void_p),
     "bpf_link_detach": (c_int, c_int),
+    "bpf_prog_query_opts": (c_int, c_int, c_int, c_void_p),
     "bpf_btf_load": (c_int, c_char_p, c_size_t, c_void_p),
     "libbpf_num_possible_cpus": (c_int,),
     "bpf_object__open_mem": (c_void_p, c_char_p, c_size_t, c_void_p),
@@ -151,6 +152,19 @@ class MapCreateOptions(ctypes.Structure):
         ("btf", c_uint32 * 5),
         ("map_flags", c_uint32),
     ]
+
+
+class ProgQueryOptions(ctypes.Structure):
+    """The head of struct bpf_prog_query_opts."""
+
+    _fields_ = [
+        ("sz", c_size_t),
+        ("query_flags", c_uint32),
+        ("attach_flags", c_uint32),
+        ("prog_ids", c_void_p),
+        ("prog_cnt", c_uint32),
+    ]
+    prog_cnt: int
 
 
 class ProgLoadOptions(ctypes.Structure):

@@ -52,7 +52,7 @@ class BpfMap(Generic[K, V]):
             raise Conflict(
                 f"map {name} is {kind} with {info.key_size} and {info.value_size} bytes, "
                 f"not {' or '.join(self.types)} with {key.name} ({key.size}) and {value.name} ({value.size})",
-                hint="it was made by another version of Whit: `whit down` with that one",
+                hint="it was made by another version of Whit: `whit doctor --clean` takes it away",
             )
         self.max_entries: int = info.max_entries
         self._room = self._stored_size()

@@ -107,7 +107,7 @@ class BpfObject:
         if wanted != found:
             raise Conflict(
                 f"the pinned map {name} has (type, key, value, flags) {found}, but {self.path.name} wants {wanted}",
-                hint="raise ABI_VERSION in abi.h when a layout changes; until then `whit down` and start anew",
+                hint="raise ABI_VERSION in abi.h when a layout changes; until then `whit doctor --clean`, and anew",
             )
         libbpf.call("bpf_map__reuse_fd", pointer, descriptor, path=name)
 

@@ -59,12 +59,13 @@ class Question:
 
     kind: Literal["services", "policy"]
     count: int
+    one_target: bool = False
 
     def target(self, server: IPv4Address) -> tuple[IPv4Address, int]:
-        """One of those that a packet may be sent to, by chance."""
-        if self.kind == "services":
-            return FIRST_ADDRESS + random.randrange(self.count), rulesets.PORT
-        return server, random.choice(open_ports(self.count))
+        """One of those that a packet may be sent to, by chance; or always the one in the middle of the list."""
+        targets = range(self.count) if self.kind == "services" else open_ports(self.count)
+        chosen = targets[len(targets) // 2] if self.one_target else random.choice(targets)
+        return (FIRST_ADDRESS + chosen, rulesets.PORT) if self.kind == "services" else (server, chosen)
 
     def ports(self) -> Sequence[int]:
         """Of the server, which listens there."""
@@ -261,6 +262,9 @@ def main() -> None:
     parser.add_argument("--entries", type=numbers, default=[1, 1_000, 16_000], help="default: 1,1000,16000")
     parser.add_argument("--rounds", type=int, default=201)
     parser.add_argument("--packets", type=int, default=64, help="in a round, of each case")
+    parser.add_argument(
+        "--one-target", action="store_true", help="not one of all by chance: what it needs is in caches"
+    )
     parser.add_argument("--quick", action="store_true", help="a fifth of the rounds")
     parser.add_argument("--results", type=Path, default=RESULTS, help="where the file goes")
     chosen = parser.parse_args()
@@ -268,12 +272,12 @@ def main() -> None:
     if rounds * chosen.packets > 65_536 - NEW_PORTS:
         parser.error(f"each new flow has a port of its own: --rounds x --packets is at most {65_536 - NEW_PORTS:,}")
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
-    questions = [Question("services", count) for count in chosen.services]
-    questions += [Question("policy", count) for count in chosen.entries]
+    questions = [Question("services", count, chosen.one_target) for count in chosen.services]
+    questions += [Question("policy", count, chosen.one_target) for count in chosen.entries]
     done = list(rows(questions, rounds, chosen.packets))
     for kind, counts in (("services", chosen.services), ("policy", chosen.entries)):
         print(show(kind, counts, done), end="\n\n")
-    document = {"rounds": rounds, "packets": chosen.packets, "backends": BACKENDS}
+    document = {"rounds": rounds, "packets": chosen.packets, "backends": BACKENDS, "one_target": chosen.one_target}
     print(keep("flat", document | {"rows": [asdict(row) for row in done]}, chosen.results))
 
 

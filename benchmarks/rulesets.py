@@ -55,12 +55,17 @@ def nft_service_maps(services: Services) -> str:
 
 def nft_service_rules(services: Services) -> str:
     rules = [f"ip daddr {address} udp dport {PORT} {_dnat(services)}" for address in services.addresses]
-    return _table([_nat("\n".join(rules))])
+    return nft_nat("\n".join(rules))
 
 
 def _dnat(services: Services) -> str:
     backends = ", ".join(f"{at} : {services.server} . {port}" for at, port in enumerate(services.ports))
     return f"dnat ip to numgen random mod {len(services.ports)} map {{ {backends} }}"
+
+
+def nft_nat(rules: str) -> str:
+    """A table of rules for what comes in."""
+    return _table([_nat(rules)])
 
 
 def _nat(rules: str) -> str:

@@ -41,14 +41,13 @@ from whit.datapath.abi import (
 )
 from whit.datapath.attach import best_form
 from whit.kernel import netns, sysctl
+from whit.mesh.flows import POLL_SECONDS
 
 Kind = Literal["keep", "new"]
 KINDS: dict[Kind, str] = {"keep": "requests/s, keep-alive", "new": "new connections/s"}
 PLAIN, NFT, WHIT = "plain routing", "nft DNAT", "Whit"
 SERVICE, PORT, SERVER_PORT = IPv4Address("198.18.77.200"), 80, 8080
 CLIENT_ID, SERVER_ID = FIRST_ID + 1, FIRST_ID + 2
-READ_EVERY = 0.02
-"""Seconds, as the agent does."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +95,7 @@ class Reader:
         self._thread.join()
 
     def _read(self) -> None:
-        while not self._ended.wait(READ_EVERY):
+        while not self._ended.wait(POLL_SECONDS):
             self.events += len(list(self.live.datapath.events.read()))
 
     def lost(self) -> int:

@@ -22,6 +22,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+from measure import machine
 from scapy.packet import Packet
 from support.packet_lab import (
     CLIENT,
@@ -215,9 +216,8 @@ def main() -> None:
 
 def write(done: list[Row], label: str) -> None:
     """Add a run to the results, which so keep what was before."""
-    machine = {"kernel": os.uname().release, "machine": os.uname().machine, "cpus": os.cpu_count()}
     time = datetime.now(UTC).isoformat(timespec="seconds")
-    run = {"time": time, "label": label, "machine": machine, "rows": [asdict(row) for row in done]}
+    run = {"time": time, "label": label, "machine": machine(), "rows": [asdict(row) for row in done]}
     past = json.loads(RESULTS.read_text()) if RESULTS.exists() else []
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(json.dumps([*past, run], indent=2) + "\n")

@@ -22,6 +22,8 @@ from datetime import UTC, datetime
 from ipaddress import IPv4Address
 from pathlib import Path
 
+from measure import machine
+
 from whit.base.settings import Settings
 from whit.cluster.documents import Documents
 from whit.cluster.sqlite import SqliteStore
@@ -154,17 +156,9 @@ def main() -> None:
 
 def write(what: dict[str, int], done: dict[str, float]) -> None:
     """Add a run to the results, which so keep what was before."""
-    memory = int(Path("/proc/meminfo").read_text().split()[1])
-    machine = {
-        "kernel": os.uname().release,
-        "machine": os.uname().machine,
-        "cpus": os.cpu_count(),
-        "memory_kib": memory,
-        "load": os.getloadavg()[0],
-    }
     before = json.loads(RESULTS.read_text()) if RESULTS.exists() else []
     RESULTS.parent.mkdir(exist_ok=True)
-    run = {"time": datetime.now(UTC).isoformat(timespec="seconds"), "machine": machine, **what, "found": done}
+    run = {"time": datetime.now(UTC).isoformat(timespec="seconds"), "machine": machine(), **what, "found": done}
     RESULTS.write_text(json.dumps([*before, run], indent=1) + "\n")
 
 

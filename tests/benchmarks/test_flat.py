@@ -4,24 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from support.benchmark import run
 
-ROOT = Path(__file__).resolve().parents[2]
 SYSTEMS = {
     "Whit", "Whit, program alone", "plain routing", "nft, maps", "nft, rules", "iptables (nft)", "iptables (legacy)",
 }  # fmt: skip
-
-
-def run(program: str, *arguments: str) -> str:
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'src'}:{ROOT / 'tests'}"}
-    argv = [sys.executable, str(ROOT / "benchmarks" / program), *arguments]
-    done = subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 @pytest.mark.root

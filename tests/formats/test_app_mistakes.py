@@ -84,7 +84,7 @@ SERVICE_MISTAKES = [
         "4:13: services.web.uses[0].dns: is not honoured (names are not",
     ),
     ("image: x\nuses: [{service: db, cidr: 10.0.0.0/8}]", "names exactly one of service, cidr and entity"),
-    ("image: x\nuses: [{cidr: 10.0.0.1/8}]", "'10.0.0.1/8' is not an IPv4 network"),
+    ("image: x\nuses: [{cidr: 10.0.0.1/8}]", "'10.0.0.1/8' is not a network"),
     (
         "image: x\nisolation: jail",
         "4:16: services.web.isolation: 'jail' is not available (available: container, sandbox, microvm)",

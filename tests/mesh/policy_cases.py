@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from hypothesis import strategies as st
-from mesh.policy_reference import Question
+from collections import defaultdict
+from collections.abc import Iterable
 
-from whit.model.policy import ANY_PEER, Rule
+from hypothesis import strategies as st
+from mesh.policy_reference import Question, Rule
+
+from whit.mesh.compiler import Table, compile_side
+from whit.mesh.lines import EVERYTHING, Line
+from whit.model.policy import ANY_PEER
 
 SUBJECT, OTHER = 0x1000001, 0x1000002
 PEER = 2
@@ -27,7 +32,7 @@ shapes = st.tuples(
 
 def made(found: list[tuple[int, str, int, int, tuple[int, int], tuple[str, bool], int]]) -> list[Rule]:
     return [
-        Rule.model_construct(
+        Rule(
             id=number,
             subject=subject,
             direction=direction,
@@ -38,10 +43,23 @@ def made(found: list[tuple[int, str, int, int, tuple[int, int], tuple[str, bool]
             verdict=verdict[0],
             audit=verdict[1],
             precedence=precedence,
-            text="",
         )
         for number, (subject, direction, peer, protocol, range_, verdict, precedence) in enumerate(found, start=1)
     ]
+
+
+def compile_rules(rules: Iterable[Rule]) -> Table:
+    """Rules as lines, in the order in which they decide; the text of a line is the number of its rule."""
+    sides: dict[tuple[int, str], list[Line]] = defaultdict(list)
+    for rule in rules:
+        order = (-rule.precedence, rule.verdict == "allow", rule.peer == ANY_PEER, rule.id)
+        ports = ((rule.protocol, rule.first_port, rule.last_port),) if rule.protocol else EVERYTHING
+        line = Line(order, rule.verdict, str(rule.id), (rule.peer,), ports, rule.audit)
+        sides[rule.subject, rule.direction].append(line)
+    table: Table = {}
+    for (subject, direction), lines in sides.items():
+        table |= compile_side(subject, direction, lines, lambda _, text: int(text))
+    return table
 
 
 rule_sets = st.lists(shapes, min_size=1, max_size=6).map(made)

@@ -7,9 +7,26 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from whit.datapath.abi import PolicyFlags, PolicyKey, PolicyValue, Verdict
-from whit.model.policy import ANY_PEER, Rule
+from whit.model.policy import ANY_PEER, Direction
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A line of policy with numbers."""
+
+    id: int
+    subject: int
+    direction: Direction
+    peer: int = ANY_PEER
+    protocol: int = 0
+    first_port: int = 0
+    last_port: int = 65535
+    verdict: Literal["allow", "deny"] = "allow"
+    audit: bool = False
+    precedence: int = 1
 
 
 @dataclass(frozen=True)
@@ -23,25 +40,35 @@ class Question:
 
 @dataclass(frozen=True)
 class Answer:
-    """`precedence` is -1 where nothing selects the subject."""
+    """`rule` is 0 where nothing selects the subject."""
 
     passes: bool
     audit: bool
-    precedence: int
     rule: int = 0
 
 
-NOT_SELECTED = Answer(passes=True, audit=False, precedence=-1)
+NOT_SELECTED = Answer(passes=True, audit=False)
 
 
 def judge(rules: Iterable[Rule], question: Question) -> Answer:
-    """Higher precedence decides, then deny, then the rule that names the peer, then the older one."""
+    """Higher precedence decides, then deny, then the rule that names the peer, then the older one. Audited rules decide
+    nothing: if with them there would be a denial where there is none, that is told."""
     covering = [rule for rule in rules if covers(rule, question)]
-    if not covering:
-        return NOT_SELECTED
-    best = max(covering, key=lambda rule: (rule.precedence, rule.verdict == "deny", rule.peer != ANY_PEER, -rule.id))
-    denied = best.verdict == "deny"
-    return Answer(not denied or best.audit, denied and best.audit, best.precedence, best.id)
+    enforced = _best(rule for rule in covering if not rule.audit)
+    tried = _best(covering)
+    if enforced is not None and enforced.verdict == "deny":
+        return Answer(passes=False, audit=False, rule=enforced.id)
+    if tried is not None and tried.verdict == "deny":
+        return Answer(passes=True, audit=True, rule=tried.id)
+    told = enforced or tried
+    return Answer(passes=True, audit=False, rule=told.id) if told else NOT_SELECTED
+
+
+def _best(rules: Iterable[Rule]) -> Rule | None:
+    def strength(rule: Rule) -> tuple[int, bool, bool, int]:
+        return rule.precedence, rule.verdict == "deny", rule.peer != ANY_PEER, -rule.id
+
+    return max(rules, key=strength, default=None)
 
 
 def covers(rule: Rule, question: Question) -> bool:
@@ -62,7 +89,7 @@ def look_up(table: Mapping[PolicyKey, PolicyValue], question: Question) -> Answe
         return NOT_SELECTED
     denied = found.verdict == Verdict.DENY
     audit = denied and bool(found.flags & PolicyFlags.AUDIT)
-    return Answer(not denied or audit, audit, found.precedence, found.rule)
+    return Answer(not denied or audit, audit, found.rule)
 
 
 def _stronger(exact: PolicyValue | None, any_peer: PolicyValue | None) -> PolicyValue | None:

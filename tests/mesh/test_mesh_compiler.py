@@ -5,16 +5,16 @@ from __future__ import annotations
 import itertools
 import random
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from mesh.policy_cases import SUBJECT, ports, questions, rule_sets
-from mesh.policy_reference import Question, judge, look_up
+from mesh.policy_cases import SUBJECT, compile_rules, ports, questions, rule_sets
+from mesh.policy_reference import Question, Rule, judge, look_up
 
 from whit.datapath.abi import PolicyKey, PolicyValue
-from whit.mesh.compiler import changes, compile_rules, port_prefixes
-from whit.model.policy import Rule
+from whit.mesh.compiler import changes, port_prefixes
 
 Table = dict[PolicyKey, PolicyValue]
 
@@ -63,7 +63,7 @@ def test_nothing_is_written_for_equal_tables() -> None:
 
 
 def test_a_longer_prefix_does_not_hide_a_denial_of_higher_precedence() -> None:
-    deny = allow(1, 0, 65535).model_copy(update={"verdict": "deny", "precedence": 5})
+    deny = replace(allow(1, 0, 65535), verdict="deny", precedence=5)
     table = compile_rules([deny, allow(2, 80, 80)])
     answer = look_up(table, Question(SUBJECT, "egress", 2, 6, 80))
     assert (answer.passes, answer.rule) == (False, 1)
@@ -78,7 +78,6 @@ def allow(number: int, first: int, last: int) -> Rule:
         protocol=6,
         first_port=first,
         last_port=last,
-        text="",
     )
 
 

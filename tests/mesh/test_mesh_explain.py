@@ -10,19 +10,19 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from mesh import policy_reference
-from mesh.policy_cases import questions, rule_sets
+from mesh.compiled import compiled
+from mesh.policy_cases import compile_rules, questions, rule_sets
 
 from whit.datapath.abi import Direction, EndpointKey, EndpointValue, IdentityKey, IdentityValue, PolicyFlags
 from whit.datapath.address import Address, prefix_of
 from whit.kernel.links import Link
-from whit.mesh import compiler, identities, node, rules
+from whit.mesh import node
 from whit.mesh.addresses import AddressBook
 from whit.mesh.explain import Dump, Question, explain, identity_of, judge
 from whit.mesh.services import Backend, Service, service_tables
 from whit.model.app import AppSpec
 from whit.model.flow import Explanation
 from whit.model.policy import WORLD as WORLD_ID
-from whit.model.policy import Rule
 
 BOOK = AddressBook(pool="10.77.0.0/16")
 APP = AppSpec.model_validate(
@@ -51,12 +51,12 @@ def dump() -> Dump:
 
 
 def dumped() -> tuple[Dump, Callable[[int], str], Callable[[int], str]]:
-    networks = [IPv4Network("203.0.113.0/24")]
-    book = identities.assign(identities.IdentityBook(), [f"shop/{name}" for name in VIPS], networks)
-    found, texts = rules.rules([APP], book, rules.RuleBook())
+    found = compiled([APP])
+    book, texts = found.identities, found.rules
+    network = IPv4Network("203.0.113.0/24")
     eth0 = Link("eth0", 2, "", 1500, "", up=True, addresses=(IPv4Interface(f"{HOST}/24"),))
     owners = dict(zip((WEB, API, IDLE), VIPS, strict=True))
-    known = node.node_identities(BOOK, [eth0], {networks[0]: book.number(str(networks[0]))})
+    known = node.node_identities(BOOK, [eth0], {network: book.number(str(network))})
     known |= node.service_identities({address: book.number(f"shop/{name}") for address, name in owners.items()})
     wanted = service_tables(
         Service(
@@ -69,7 +69,7 @@ def dumped() -> tuple[Dump, Callable[[int], str], Callable[[int], str]]:
     )
     endpoint = EndpointValue(ifindex=9, identity=0, flags=0, mac=bytes(6), host_mac=bytes(6))
     endpoints = {EndpointKey(Address.from_ip(address)): endpoint for address in owners}
-    maps = Dump(known, endpoints, compiler.compile_rules(found), wanted.frontends, wanted.slots, wanted.backends)
+    maps = Dump(known, endpoints, found.table, wanted.frontends, wanted.slots, wanted.backends)
     return maps, book.name, lambda number: texts.texts().get(number, "")
 
 
@@ -127,7 +127,7 @@ def test_each_decision_is_a_hop() -> None:
 def test_a_denial_ends_the_way_and_names_the_rule() -> None:
     found = asked(API, VIPS["web"], 8080)
     assert [hop.step for hop in found.hops][-1] == "egress of shop/api"
-    assert found.rule_text == "shop/api is declared: it reaches only what it uses"
+    assert found.rule_text == "shop/api is declared: it reaches only what it uses; none of 3 rules matches"
 
 
 def test_who_asks_its_own_service_is_judged_as_all_others_are() -> None:
@@ -151,8 +151,8 @@ def test_maps_that_are_being_written_are_no_error(dump: Dump) -> None:
 def test_it_judges_as_the_rules_do(sample: Callable[[int, int], int]) -> None:
     @settings(max_examples=sample(2000, 20000), deadline=None, suppress_health_check=list(HealthCheck))
     @given(rule_sets)
-    def check(found: list[Rule]) -> None:
-        maps = Dump(policies=compiler.compile_rules(found))
+    def check(found: list[policy_reference.Rule]) -> None:
+        maps = Dump(policies=compile_rules(found))
         for one in questions(found):
             direction = Direction.INGRESS if one.direction == "ingress" else Direction.EGRESS
             outcome = judge(maps, one.subject, one.peer, direction, one.protocol, one.port)

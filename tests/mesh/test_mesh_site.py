@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from mesh.compiled import compiled
 from support.world import OUTSIDE, UPLINK, World, world
 
 from whit.base.settings import Settings
@@ -22,7 +23,7 @@ from whit.datapath.datapath import Datapath, uninstall
 from whit.datapath.install import DatapathConfig
 from whit.kernel import links, netns
 from whit.kernel.netlink import NetlinkSocket
-from whit.mesh import compiler, identities, network, node, rules, services, tables
+from whit.mesh import network, node, services, tables
 from whit.mesh.addresses import AddressBook
 from whit.mesh.explain import Dump, Question, explain
 from whit.mesh.flows import FlowLog
@@ -65,7 +66,7 @@ class Site:
         self.settings = settings
         config = DatapathConfig(BOOK.network, netns_cookie=netns.call_in(world.node, netns.cookie))
         self.datapath = Datapath.install(settings, config)
-        self.identities = identities.assign(identities.IdentityBook(), ["site/web"], [])
+        self.identities = compiled([APP]).identities
         self.log = FlowLog()
         self.log.words.identities = self.identities
 
@@ -75,9 +76,9 @@ class Site:
         self.world.on_node(self._guard)
 
     def govern(self, app: AppSpec) -> None:
-        found, book = rules.rules([app], self.identities, rules.RuleBook())
-        self.log.words.rules = book.texts()
-        tables.write_policy(self.datapath, compiler.compile_rules(found))
+        found = compiled([app], known=self.identities)
+        self.log.words.rules = found.rules.texts()
+        tables.write_policy(self.datapath, found.table)
 
     def balance(self, draining: Sequence[int] = ()) -> None:
         backends = tuple(

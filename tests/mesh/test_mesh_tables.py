@@ -7,14 +7,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from ipaddress import IPv4Network
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from hypothesis import HealthCheck, given
 from hypothesis import settings as bounds
 from hypothesis import strategies as st
-from mesh.policy_cases import questions, rule_sets
-from mesh.policy_reference import Question, look_up
+from mesh.policy_cases import compile_rules, questions, rule_sets
+from mesh.policy_reference import Question, Rule, look_up
 
 from whit.base.settings import Settings
 from whit.datapath.abi import (
@@ -32,9 +32,7 @@ from whit.datapath.address import Address
 from whit.datapath.datapath import Datapath, uninstall
 from whit.datapath.install import DatapathConfig
 from whit.mesh import tables
-from whit.mesh.compiler import compile_rules
 from whit.mesh.services import Backend, Service, service_tables
-from whit.model.policy import Rule
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(120)]
 
@@ -173,10 +171,8 @@ def test_a_change_that_was_broken_off_is_told_to_open_flows_by_the_next_agent(da
     assert tables.write_policy(datapath, wanted) == 0
 
 
-def rule(number: int, verdict: str, peer: int = 0) -> Rule:
-    return Rule.model_validate(
-        {"id": number, "subject": 9, "direction": "egress", "peer": peer, "verdict": verdict, "text": ""}
-    )
+def rule(number: int, verdict: Literal["allow", "deny"], peer: int = 0) -> Rule:
+    return Rule(number, subject=9, direction="egress", peer=peer, verdict=verdict)
 
 
 def passes(datapath: Datapath, question: Question) -> bool:

@@ -15,6 +15,9 @@ from pathlib import Path
 
 import pytest
 from dnslib import DNSRecord
+from mesh.compiled import compiled
+from mesh.policy_cases import compile_rules
+from mesh.policy_reference import Rule
 
 from whit.base.settings import Settings
 from whit.datapath.abi import EndpointFlags
@@ -22,8 +25,9 @@ from whit.datapath.address import Address
 from whit.datapath.datapath import Datapath, uninstall
 from whit.datapath.install import DatapathConfig
 from whit.kernel import netns, tap
-from whit.mesh import compiler, identities, names, network, node, rules, services, tables
+from whit.mesh import names, network, node, services, tables
 from whit.mesh.addresses import AddressBook
+from whit.mesh.compiler import Table
 from whit.mesh.explain import Dump, Question, explain
 from whit.mesh.flows import FlowLog
 from whit.mesh.names import NameTable
@@ -32,13 +36,12 @@ from whit.model.flow import Explanation, Flow
 from whit.model.image import Image, ImageConfig
 from whit.model.instance import InstanceSpec, NetworkSpec
 from whit.model.operation import Operation, carry_out, take_back
-from whit.model.policy import ANY_PEER, Rule
+from whit.model.policy import ANY_PEER
 
 pytestmark = [pytest.mark.machine, pytest.mark.timeout(60)]
 
 BOOK = AddressBook(pool=f"10.{random.randrange(128, 200)}.0.0/16")
 """None that an agent chooses, nor another run of this test at the same time."""
-NO_IDS = rules.RuleBook()
 IMAGE = Image(name="i", digest="sha256:0", config=ImageConfig(), layers=(Path("/l"),), size=0)
 APP = AppSpec.model_validate(
     {
@@ -69,7 +72,7 @@ class Pair:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.identities = identities.assign(identities.IdentityBook(), ["pair/a", "pair/b"], [])
+        self.identities = compiled([APP]).identities
         self.datapath = Datapath.install(settings, DatapathConfig(BOOK.network))
         self.specs = {name: self._spec(name, number) for number, name in enumerate("ab", start=16)}
         self.log = FlowLog()
@@ -100,9 +103,9 @@ class Pair:
     def connect(self) -> None:
         self.do([node.host_link(self.settings, BOOK)])
         tables.IdentityMap(self.datapath).write(node.node_identities(BOOK, [], {}))
-        found, book = rules.rules([APP], self.identities, rules.RuleBook())
-        self.log.words.rules = book.texts()
-        tables.write_policy(self.datapath, compiler.compile_rules(found))
+        found = compiled([APP], known=self.identities)
+        self.log.words.rules = found.rules.texts()
+        tables.write_policy(self.datapath, found.table)
         self.balance(self.specs)
         for spec in self.specs.values():
             self.do(network.plan_connect(spec, self.settings, self.datapath, BOOK.node))
@@ -182,7 +185,7 @@ def test_everything_else_is_dropped_and_named(pair: Pair, source: str, target: s
     flow = dropped_as_predicted(pair, source, pair.specs[target].network.service_address, port)
     assert (flow.source.name, flow.destination.name) == (f"pair/{source}", f"pair/{target}")
     assert flow.reason == "POLICY_EGRESS"
-    assert flow.rule_text == f"pair/{source} is declared: it reaches only what it uses"
+    assert flow.rule_text.startswith(f"pair/{source} is declared: it reaches only what it uses; ")
 
 
 def dropped_as_predicted(pair: Pair, source: str, target: str, port: int = 7000, *, silently: bool = True) -> Flow:
@@ -200,7 +203,7 @@ def dropped_as_predicted(pair: Pair, source: str, target: str, port: int = 7000,
 def test_the_node_is_not_admitted_where_nothing_is_published(pair: Pair) -> None:
     flow = dropped_as_predicted(pair, "host", pair.specs["b"].network.address)
     assert (flow.source.name, flow.reason) == ("host", "POLICY_INGRESS")
-    assert flow.rule_text == "pair/b is declared: only those that use it reach it"
+    assert flow.rule_text.startswith("pair/b is declared: only those that use it reach it; its one rule")
 
 
 def test_the_world_is_not_reached(pair: Pair) -> None:
@@ -226,8 +229,7 @@ def test_who_asks_its_own_service_is_judged_as_all_others_are(pair: Pair) -> Non
 
 def test_who_uses_its_own_service_may_be_its_own_backend(pair: Pair) -> None:
     spec = pair.specs["b"]
-    found, _ = rules.rules([app_of_two([], [{"service": "b"}])], pair.identities, NO_IDS)
-    tables.write_policy(pair.datapath, compiler.compile_rules(found))
+    tables.write_policy(pair.datapath, table_of_two(pair, [], [{"service": "b"}]))
     assert pair.explain("b", spec.network.service_address).verdict == "allow"
     assert pair.dial("b", spec.network.service_address) == spec.network.service_address
     assert pair.last_flow().verdict == "allow"
@@ -275,7 +277,7 @@ def test_a_policy_that_closes_ends_open_connections(pair: Pair) -> None:
                 heard.append(receive(connection))
         return heard
 
-    closed = compiler.compile_rules(closed_rules(pair))
+    closed = closed_table(pair)
     heard = netns.call_in(pair.settings.netns_dir / pair.specs["a"].name, talk)
     assert heard == [pair.specs["a"].network.address, "more", "(silence)"]
     assert pair.last_flow().reason == "POLICY_EGRESS"
@@ -291,27 +293,25 @@ def receive(connection: socket.socket) -> str:
         return "(reset)"
 
 
-def closed_rules(pair: Pair) -> list[Rule]:
+def closed_table(pair: Pair) -> Table:
     nothing = APP.services["a"].model_copy(update={"uses": ()})
     app = APP.model_copy(update={"services": APP.services | {"a": nothing}})
-    return rules.rules([app], pair.identities, rules.RuleBook(ids={}))[0]
+    return compiled([app], known=pair.identities).table
 
 
 def test_of_two_equal_rules_the_one_that_names_the_peer_is_told(pair: Pair) -> None:
     a, b = (pair.identities.number(f"pair/{name}") for name in "ab")
-    found = [
-        Rule(id=number, subject=a, direction="egress", peer=peer, precedence=1, text="")
-        for number, peer in ((1, ANY_PEER), (2, b))
-    ]
-    tables.write_policy(pair.datapath, compiler.compile_rules(found))
+    found = [Rule(id=number, subject=a, direction="egress", peer=peer) for number, peer in ((1, ANY_PEER), (2, b))]
+    tables.write_policy(pair.datapath, compile_rules(found))
     target = pair.specs["b"].network.address
     assert pair.dial("a", target)
     assert (pair.explain("a", target).rule, pair.last_flow().rule) == (2, 2)
 
 
-def app_of_two(a: list[dict[str, object]], b: list[dict[str, object]]) -> AppSpec:
+def table_of_two(pair: Pair, a: list[dict[str, object]], b: list[dict[str, object]]) -> Table:
     services = {"a": {"image": "i", "uses": a}, "b": {"image": "i", "uses": b}}
-    return AppSpec.model_validate({"name": "pair", "directory": "/", "services": services})
+    app = AppSpec.model_validate({"name": "pair", "directory": "/", "services": services})
+    return compiled([app], known=pair.identities).table
 
 
 @pytest.mark.parametrize("through", ["service", "instance"])
@@ -319,10 +319,8 @@ def test_a_connection_that_was_closed_is_not_opened_again_from_its_other_end(pai
     """The server may reach the client, but of its own accord: what it sends again of the old connection is none."""
     network = pair.specs["b"].network
     target = network.service_address if through == "service" else network.address
-    opened = compiler.compile_rules(
-        rules.rules([app_of_two([{"service": "b", "port": 7000}], [{"service": "a"}])], pair.identities, NO_IDS)[0]
-    )
-    closed = compiler.compile_rules(rules.rules([app_of_two([], [{"service": "a"}])], pair.identities, NO_IDS)[0])
+    opened = table_of_two(pair, [{"service": "b", "port": 7000}], [{"service": "a"}])
+    closed = table_of_two(pair, [], [{"service": "a"}])
     tables.write_policy(pair.datapath, opened)
 
     def talk() -> list[str]:

@@ -29,13 +29,16 @@ from whit.kernel import cgroup, links, probes, routes
 from whit.kernel.netlink import NetlinkSocket
 from whit.kernel.sysctl import WriteSysctl
 from whit.kernel.thread import in_thread
-from whit.mesh import addresses, compiler, identities, names, network, node, rules, tables
+from whit.mesh import addresses, identities, names, network, node, tables
 from whit.mesh.addresses import AddressBook
+from whit.mesh.engine import Engine, Situation
 from whit.mesh.identities import IdentityBook, service_name
-from whit.mesh.rules import RuleBook
+from whit.mesh.outside import Numbers, Outside, outside_of
+from whit.mesh.rulebook import RuleBook, RuleHead, RuleSegment
 from whit.model.app import AppSpec
 from whit.model.instance import InstanceSpec, NetworkSpec
 from whit.model.operation import Operation, carry_out
+from whit.model.policy import PolicySpec
 from whit.model.release import Release
 from whit.runtime.operations import NetworkFiles
 from whit.tools import iptables
@@ -71,7 +74,13 @@ class NodeNetwork:
         self.documents = documents
         self.books = books
         self.datapath = datapath
-        self._compiled: tuple[object, compiler.Table] | None = None
+        self.policies: tuple[PolicySpec, ...] = ()
+        """Those that were applied by themselves."""
+        self._engine = Engine(books.rules)
+        self._policy_map = tables.PolicyMap(datapath)
+        self._pools = tuple(pool for pool in (books.addresses.network, books.addresses.mesh6) if pool)
+        self._spoken_of: tuple[tuple[object, ...], Outside] = ((), Outside())
+        self._numbers = Numbers()
         self._identity_map = tables.IdentityMap(datapath)
         self._balancing = Balancing(settings, datapath)
         self._outside: dict[str, tuple[AppSpec, dict[IdentityKey, IdentityValue]]] = {}
@@ -82,6 +91,7 @@ class NodeNetwork:
         self._watch = Watch(datapath)
         self._no_room = ""
         self._guarded = False
+        self._keeping = asyncio.Lock()
 
     @classmethod
     async def open(cls, settings: Settings, documents: Documents) -> NodeNetwork:
@@ -94,7 +104,7 @@ class NodeNetwork:
         books = Books(
             _with_ipv6(known),
             await documents.get(IdentityBook, "identities") or IdentityBook(),
-            await documents.get(RuleBook, "rules") or RuleBook(),
+            RuleBook(await documents.get(RuleHead, "rulebook"), await documents.list(RuleSegment, "rules")),
         )
         await documents.put(books.addresses, "addresses")
         pools = books.addresses.network, books.addresses.network6
@@ -118,9 +128,10 @@ class NodeNetwork:
             for name, service in app.services.items()
             if service.headless or service.external_name is not None
         )
-        cause = (tuple((app.name, *app.services) for app in specs), rules.networks_used(specs), dict(instances))
+        cause = (tuple((app.name, *app.services) for app in specs), self._outside_of(specs), dict(instances))
         if cause != self._assigned or self.books.addresses.is_resting:
-            await self._keep(await in_thread(self.assigned, specs, dict(instances)))
+            async with self._keeping:
+                await self._keep(await in_thread(self.assigned, specs, dict(instances)))
             self._assigned = cause
 
     def assigned(self, apps: Sequence[AppSpec], instances: Mapping[str, tuple[str, str]]) -> Books:
@@ -131,20 +142,40 @@ class NodeNetwork:
         book = addresses.release(self.books.addresses, [*owned, *instances], now)
         book = addresses.assign_services(book, sorted(owned), now)
         book = addresses.assign_instances(book, instances, now)
-        found = identities.assign(self.books.identities, sorted(owned), rules.networks_used(apps))
+        found = identities.assign(self.books.identities, sorted(owned), self._outside_of(apps))
         return Books(book, found, self.books.rules)
 
     async def _keep(self, books: Books) -> None:
         """Those that are as they were stay the same objects: what follows from them need not be made again."""
         changed = {
             kind: getattr(books, kind)
-            for kind in ("addresses", "identities", "rules")
+            for kind in ("addresses", "identities")
             if getattr(books, kind) != getattr(self.books, kind)
         }
         for kind, book in changed.items():
             await self.documents.put(book, kind)
         if changed:
             self.books = replace(self.books, **changed)
+
+    async def _keep_rules(self) -> None:
+        head, segments = self.books.rules.unwritten()
+        if segments:
+            # The head first: an id that was seen is never given out again, also if nobody wrote what it stood for.
+            await self.documents.put(head, "rulebook")
+        for segment in segments:
+            if segment.rules:
+                await self.documents.put(segment, "rules", str(segment.number))
+            else:
+                await self.documents.delete("rules", str(segment.number))
+
+    def _outside_of(self, apps: Sequence[AppSpec]) -> Outside:
+        """The same object while it is the same: what follows from it need not be made again."""
+        cause = (*apps, None, *self.policies)
+        known, found = self._spoken_of
+        if len(known) != len(cause) or any(old is not new for old, new in zip(known, cause, strict=True)):
+            fresh = outside_of(apps, [*self.policies, *(policy for app in apps for policy in app.policies)])
+            self._spoken_of = cause, found if found == fresh else fresh
+        return self._spoken_of[1]
 
     def spec_of(self, name: str, app: str, service: str, books: Books | None = None) -> NetworkSpec:
         """What an instance was given."""
@@ -275,12 +306,17 @@ class NodeNetwork:
 
     async def _write(self, releases: Sequence[Release], present: Sequence[Record]) -> None:
         apps = [release.spec for release in releases]
-        policy = await self._policy(apps, present)
+        async with self._keeping:
+            found = identities.assign(self.books.identities, (), self._outside_of(apps))
+            await self._keep(replace(self.books, identities=found))
+        situation = self._situation(apps, present)
+        touched = await in_thread(self._engine.compile, situation, time.time())
+        await self._keep_rules()
         replicas = [Replica.of(record) for record in present]
         books = self.books
         # With thousands of services each of these takes longer than the event loop may wait.
-        await in_thread(self._write_identities, apps, replicas, books)
-        await in_thread(tables.write_policy, self.datapath, policy)
+        await in_thread(self._write_identities, apps, replicas, books, situation.outside)
+        await in_thread(self._policy_map.write, self._engine.tables, touched)
         await self._guard_again(present)
         try:
             await in_thread(self._balancing.write, apps, replicas, books.addresses)
@@ -305,7 +341,9 @@ class NodeNetwork:
                 await self.plan_connect(record.spec)[-1].do()
         self._guarded = True
 
-    def _write_identities(self, apps: Sequence[AppSpec], replicas: Sequence[Replica], books: Books) -> None:
+    def _write_identities(
+        self, apps: Sequence[AppSpec], replicas: Sequence[Replica], books: Books, spoken_of: Numbers
+    ) -> None:
         before, self._outside = self._outside, {}
         numbers: dict[str, int] = {}
         for app in apps:
@@ -314,25 +352,20 @@ class NodeNetwork:
                 numbers = numbers or {name: number for number, name in books.identities.names.items()}
                 kept = (app, outside_identities(app, numbers))
             self._outside[app.name] = kept
-        networks: dict[IPv4Network | IPv6Network, int] = {
-            net: books.identities.number(str(net)) for net in rules.networks_used(apps)
-        }
-        known = node.node_identities(books.addresses, _all_links(), networks)
+        known = node.node_identities(books.addresses, _all_links(), spoken_of.regions)
         known |= node.service_identities(
             {address: one.network.identity for one in replicas for address in one.network.addresses}
         )
         self._identity_map.write(known, {name: found for name, (_, found) in self._outside.items()})
 
-    async def _policy(self, apps: Sequence[AppSpec], records: Sequence[Record]) -> compiler.Table:
-        """The policy map as it should be; computed again only if what it follows from has changed."""
+    def _situation(self, apps: Sequence[AppSpec], records: Sequence[Record]) -> Situation:
         named = {service_name(app.name, service) for app in apps for service in app.services}
         leaving = {service_name(r.spec.app, r.spec.service) for r in records} - named
-        cause = (tuple(apps), tuple(sorted(leaving)), self.books.identities)
-        if self._compiled is None or self._compiled[0] != cause:
-            found, book = rules.rules(apps, self.books.identities, self.books.rules, sorted(leaving))
-            await self._keep(Books(self.books.addresses, self.books.identities, book))
-            self._compiled = (cause, compiler.compile_rules(found))
-        return self._compiled[1]
+        outside = self._outside_of(apps)
+        if outside is not self._numbers.outside:
+            self._numbers = identities.numbers_of(self.books.identities, outside)
+        known = self.books.identities.numbers
+        return Situation(apps, self.policies, sorted(leaving), known, self._numbers, self._pools)
 
 
 def reaches_outside(app: AppSpec) -> bool:

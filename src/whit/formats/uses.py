@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import ipaddress
 from typing import Any
 
 from whit.formats import shapes
 from whit.formats.nodes import Table, Value
 from whit.formats.problems import Problems, make
 from whit.formats.unsupported import refusal, refuse
+from whit.model.policy import network
 from whit.model.service import UseSpec
 
 ENTITIES = ("world", "host")
@@ -34,15 +34,8 @@ def _long(table: Table, problems: Problems) -> UseSpec:
         if key in entries:
             fields[key] = shapes.text(entries[key].value)
     if "cidr" in entries:
-        fields["cidr"] = shapes.parsed(entries["cidr"].value, _network)
+        fields["cidr"] = shapes.parsed(entries["cidr"].value, network)
     if "port" in entries:
         fields["port"] = shapes.whole(entries["port"].value)
         fields.setdefault("protocol", "tcp")
     return make(UseSpec, table.place, {key: entry.value.place for key, entry in entries.items()}, fields)
-
-
-def _network(text: str) -> str:
-    try:
-        return str(ipaddress.IPv4Network(text))
-    except ValueError as error:
-        raise ValueError(f"{text!r} is not an IPv4 network; write it as 203.0.113.0/24") from error

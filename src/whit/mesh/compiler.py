@@ -1,35 +1,46 @@
-"""From rules to the entries of the policy map. Pure.
+"""From lines to the entries of the policy map. Pure.
 
-The datapath makes two look-ups: longest prefix for the peer, and longest prefix for every peer; the stronger of the two
-decides (higher precedence, then deny). So each entry must carry the verdict of the strongest rule that covers its
-prefix, also of those written for a shorter prefix: a longer prefix hides the shorter ones.
+The datapath makes two look-ups: longest prefix for the peer, and longest prefix for every peer; of the two, the peer's
+own decides, for it has the higher precedence. So each entry says what the first line that covers its prefix says, and a
+peer that has entries at all has one wherever its answer differs from that of its shorter prefix.
 """
 
 from __future__ import annotations
 
+from bisect import insort
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
 
+from whit.base.errors import Unavailable
 from whit.datapath.abi import (
     POLICY_PREFIX_ANY_PORT,
     POLICY_PREFIX_ANY_PROTOCOL,
     POLICY_PREFIX_EXACT,
-    Direction,
     PolicyFlags,
     PolicyKey,
     PolicyValue,
     Verdict,
 )
-from whit.model.policy import Rule
+from whit.datapath.abi import Direction as Way
+from whit.mesh.lines import EVERYTHING, Line
+from whit.model.policy import ANY_PEER, Direction
 
-DIRECTIONS = {"egress": Direction.EGRESS, "ingress": Direction.INGRESS}
+MOST_ENTRIES = 16_384
+"""Entries of one subject: a policy that needs more would crowd out the others."""
+
+WAYS: dict[Direction, Way] = {"egress": Way.EGRESS, "ingress": Way.INGRESS}
+OF_ALL, OF_PEER = 0, 1
+"""Precedences."""
 
 Table = dict[PolicyKey, PolicyValue]
+Numbering = Callable[[Direction, str], int]
+"""The id of a rule, by direction and text."""
 
 
-@dataclass(frozen=True, order=True)
-class Prefix:
+class Prefix(NamedTuple):
     """A set of protocols and ports that one entry can stand for: `bits` of the port are fixed."""
 
     protocol: int
@@ -40,79 +51,193 @@ class Prefix:
     def length(self) -> int:
         return POLICY_PREFIX_ANY_PORT + self.bits if self.protocol else POLICY_PREFIX_ANY_PROTOCOL
 
-    def parents(self, lengths: Iterable[int]) -> Iterator[Prefix]:
-        """The sets that hold it, with itself, among those that have one of these lengths."""
-        for length in lengths:
-            if length <= self.length:
-                yield self._cut(length)
-
-    def _cut(self, length: int) -> Prefix:
-        if length < POLICY_PREFIX_ANY_PORT:
-            return Prefix(0, 0, 0)
-        free = POLICY_PREFIX_EXACT - length
-        return Prefix(self.protocol, self.port >> free << free, length - POLICY_PREFIX_ANY_PORT)
+    @property
+    def last(self) -> int:
+        return self.port | (1 << 16 - self.bits) - 1
 
 
-def port_prefixes(first: int, last: int) -> Iterator[tuple[int, int]]:
+ANYTHING = Prefix(0, 0, 0)
+
+
+def parents(prefix: Prefix, lengths: Iterable[int]) -> Iterator[Prefix]:
+    """The sets that hold it, with itself, among those that have one of these lengths."""
+    own = prefix.length
+    for length in lengths:
+        if length <= own:
+            yield _cut(prefix, length)
+
+
+def _cut(prefix: Prefix, length: int) -> Prefix:
+    if length < POLICY_PREFIX_ANY_PORT:
+        return ANYTHING
+    free = POLICY_PREFIX_EXACT - length
+    return Prefix(prefix.protocol, prefix.port >> free << free, length - POLICY_PREFIX_ANY_PORT)
+
+
+@lru_cache(maxsize=65_536)
+def port_prefixes(first: int, last: int) -> tuple[tuple[int, int], ...]:
     """The fewest (port, bits) that together are the range."""
+    found = []
     while first <= last:
         size = (first & -first) or 1 << 16
         while size > last - first + 1:
             size >>= 1
-        yield first, 16 - (size.bit_length() - 1)
+        found.append((first, 16 - (size.bit_length() - 1)))
         first += size
+    return tuple(found)
 
 
-def prefixes(rule: Rule) -> Iterator[Prefix]:
-    if not rule.protocol:
-        yield Prefix(0, 0, 0)
-        return
-    for port, bits in port_prefixes(rule.first_port, rule.last_port):
-        yield Prefix(rule.protocol, port, bits)
+@lru_cache(maxsize=65_536)
+def prefixes(protocol: int, first: int, last: int) -> tuple[Prefix, ...]:
+    """Of a range of ports of a protocol; protocol 0 is everything."""
+    if not protocol:
+        return (ANYTHING,)
+    return tuple(Prefix(protocol, port, bits) for port, bits in port_prefixes(first, last))
 
 
-def strength(rule: Rule) -> tuple[int, bool, int]:
-    """Higher precedence first, then deny before allow, then the older rule."""
-    return rule.precedence, rule.verdict == "deny", -rule.id
+def compile_side(subject: int, direction: Direction, lines: Iterable[Line], number: Numbering) -> Table:
+    """The entries of one subject in one direction. Raises Unavailable if they are too many."""
+    ordered = sorted(lines, key=_order)
+    every = [line for line in ordered if line.peers == (ANY_PEER,)]
+    by_peer: dict[int, list[Line]] = defaultdict(list)
+    for line in ordered:
+        for peer in line.peers:
+            if peer:
+                by_peer[peer].append(line)
+    side = _Side(subject, WAYS[direction], lambda text: number(direction, text))
+    side.add(ANY_PEER, every, [])
+    # Peers of whom the same lines speak have the same entries.
+    shared: dict[tuple[Line, ...], list[tuple[Prefix, PolicyValue]]] = {}
+    for peer, own in by_peer.items():
+        known = shared.get(tuple(own))
+        if known is None:
+            known = shared[tuple(own)] = side.judged(OF_PEER, own, every)
+        side.put(peer, known)
+        if len(side.table) > MOST_ENTRIES:
+            raise Unavailable(
+                f"the {direction} policy of identity {subject} needs more than {MOST_ENTRIES:,} entries",
+                hint="use wider port ranges, or fewer peers in a rule",
+            )
+    return side.table
 
 
-def compile_rules(rules: Iterable[Rule]) -> Table:
-    """The whole policy map."""
-    groups: dict[tuple[int, Direction, int], dict[Prefix, Rule]] = defaultdict(dict)
-    for rule in rules:
-        group = groups[rule.subject, DIRECTIONS[rule.direction], rule.peer]
-        for prefix in prefixes(rule):
-            there = group.get(prefix)
-            if there is None or strength(rule) > strength(there):
-                group[prefix] = rule
-    table: Table = {}
-    for (subject, direction, peer), group in groups.items():
-        lengths = {prefix.length for prefix in group}
-        for prefix in group:
-            strongest = max((group[parent] for parent in prefix.parents(lengths) if parent in group), key=strength)
-            table[_key(subject, direction, peer, prefix)] = _value(strongest)
-    return table
+def _order(line: Line) -> tuple[tuple[int | str, ...], bool, str]:
+    """Where lines of a stage have no order among them, the one that names the peer is told as the cause."""
+    return line.order, line.peers == (ANY_PEER,), line.text
 
 
-def _key(subject: int, direction: Direction, peer: int, prefix: Prefix) -> PolicyKey:
-    return PolicyKey(
-        prefix_length=prefix.length,
-        subject=subject,
-        peer=peer,
-        direction=direction,
-        protocol=prefix.protocol,
-        port=prefix.port,
-    )
+class _Side:
+    """A subject's entries in one direction, as they come together."""
+
+    def __init__(self, subject: int, way: Way, number: Callable[[str], int]) -> None:
+        self.subject, self.way, self.number = subject, int(way), number
+        self.table: Table = {}
+
+    def add(self, peer: int, own: Sequence[Line], every: Sequence[Line]) -> None:
+        self.put(peer, self.judged(OF_PEER if peer else OF_ALL, own, every))
+
+    def put(self, peer: int, entries: Iterable[tuple[Prefix, PolicyValue]]) -> None:
+        subject, way = self.subject, self.way
+        for prefix, value in entries:
+            self.table[PolicyKey(prefix.length, subject, peer, way, prefix.protocol, prefix.port)] = value
+
+    def judged(self, precedence: int, own: Sequence[Line], every: Sequence[Line]) -> list[tuple[Prefix, PolicyValue]]:
+        """What the first of all these lines says at each prefix that the own ones name."""
+        merged = list(own)
+        for line in every:
+            insort(merged, line, key=_order)
+        if len(own) == 1 and all(line.ports is EVERYTHING for line in every):
+            # Most peers have one line, which is decided about as a whole.
+            first, *others = [prefix for ports in own[0].ports for prefix in prefixes(*ports)]
+            value = self._value(precedence, verdict_of(merged, first))
+            return [(prefix, value) for prefix in (first, *others)] if value is not None else []
+        found: dict[Prefix, PolicyValue] = {}
+        lengths: list[int] = []
+        for prefix in candidates(own, every):
+            value = self._value(precedence, verdict_of(merged, prefix))
+            above = next((found[one] for one in parents(prefix, lengths) if one in found), None)
+            if value is not None and value != above:
+                found[prefix] = value
+                if prefix.length not in lengths:
+                    lengths.insert(0, prefix.length)
+        return list(found.items())
+
+    def _value(self, precedence: int, line: Judged | None) -> PolicyValue | None:
+        if line is None:
+            return None
+        return _value(self.number(line.text), precedence, line.deny, line.audit)
 
 
-def _value(rule: Rule) -> PolicyValue:
+def candidates(own: Sequence[Line], every: Sequence[Line]) -> list[Prefix]:
+    """The prefixes at which the answer may change, shorter ones first."""
+    wanted = {prefix for line in own for ports in line.ports for prefix in prefixes(*ports)}
+    others = {
+        prefix for line in every if line.ports != EVERYTHING for ports in line.ports for prefix in prefixes(*ports)
+    }
+    if others:
+        lengths = sorted({prefix.length for prefix in wanted})
+        wanted |= {prefix for prefix in others if any(one in wanted for one in parents(prefix, lengths))}
+    return sorted(wanted, key=lambda prefix: prefix.length)
+
+
+class Judged(NamedTuple):
+    """The line that decides. `audit`: it would deny, and only reports."""
+
+    text: str
+    deny: bool
+    audit: bool = False
+
+
+def verdict_of(lines: Sequence[Line], prefix: Prefix) -> Judged | None:
+    """What the lines in their order say of everything in the prefix.
+
+    A policy in audit mode changes no verdict: what the others deny is denied by them; what they let through, and they
+    together with it would deny, is reported.
+    """
+    enforced = _first(lines, prefix, audited=False)
+    if (enforced is not None and enforced.action == "deny") or not any(line.audit for line in lines):
+        return enforced and Judged(enforced.text, enforced.action == "deny")
+    tried = _first(lines, prefix, audited=True)
+    if tried is not None and tried.action == "deny":
+        return Judged(tried.text, deny=True, audit=True)
+    told = enforced or tried
+    return told and Judged(told.text, deny=False)
+
+
+def _first(lines: Sequence[Line], prefix: Prefix, *, audited: bool) -> Line | None:
+    passed: int | str | None = None
+    for line in lines:
+        if line.order[0] == passed or (line.audit and not audited) or not covers(line, prefix):
+            continue
+        if line.action != "pass":
+            return line
+        passed = line.order[0]
+    return None
+
+
+def covers(line: Line, prefix: Prefix) -> bool:
+    """Whether the line speaks of everything in the prefix."""
+    if line.ports is EVERYTHING:
+        return True
+    for protocol, first, last in line.ports:
+        if not protocol or (protocol == prefix.protocol and first <= prefix.port and prefix.last <= last):
+            return True
+    return False
+
+
+@lru_cache(maxsize=262_144)
+def _value(rule: int, precedence: int, deny: bool, audit: bool) -> PolicyValue:
     return PolicyValue(
-        rule=rule.id,
-        precedence=rule.precedence,
-        verdict=Verdict.ALLOW if rule.verdict == "allow" else Verdict.DENY,
-        flags=PolicyFlags.AUDIT if rule.audit else PolicyFlags(0),
+        rule=rule,
+        precedence=precedence,
+        verdict=Verdict.DENY if deny else Verdict.ALLOW,
+        flags=PolicyFlags.AUDIT if audit else PolicyFlags(0),
         redirect_port=0,
     )
+
+
+def _key(subject: int, way: int, peer: int, prefix: Prefix) -> PolicyKey:
+    return PolicyKey(prefix.length, subject, peer, way, prefix.protocol, prefix.port)
 
 
 @dataclass(frozen=True)
@@ -156,8 +281,8 @@ def changes(old: Mapping[PolicyKey, PolicyValue], new: Mapping[PolicyKey, Policy
 def _value_at(table: Mapping[PolicyKey, PolicyValue], key: PolicyKey, lengths: Sequence[int]) -> PolicyValue | None:
     """What the table says of everything that the key stands for: its own value, or that of the longest prefix of it."""
     own = Prefix(key.protocol, key.port, max(0, key.prefix_length - POLICY_PREFIX_ANY_PORT))
-    for prefix in own.parents(lengths):
-        found = table.get(_key(key.subject, Direction(key.direction), key.peer, prefix))
+    for prefix in parents(own, lengths):
+        found = table.get(_key(key.subject, key.direction, key.peer, prefix))
         if found is not None:
             return found
     return None

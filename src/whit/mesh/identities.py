@@ -1,21 +1,24 @@
-"""Identities: the numbers that stand for services and for networks outside, never reused. Pure.
+"""Identities: the numbers that stand for services and for what is outside, never reused. Pure.
 
-The top byte is the scope: 0 reserved, 1 a service, 2 a network that only this node's policy speaks of.
+The top byte is the scope: 0 reserved, 1 a service, 2 a set of networks that this node's policy speaks of, 3 such a set
+with names of the DNS in it, whose addresses the resolver learns.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from ipaddress import IPv4Network
+from functools import cached_property
 
 from pydantic import Field
 
 from whit.base.errors import Unavailable
+from whit.mesh.outside import Numbers, Outside, title
 from whit.model.base import Noun
 from whit.model.policy import HOST, RESOLVER, UNASSIGNED, WORLD
 
 SERVICE_SCOPE = 1 << 24
 NETWORK_SCOPE = 2 << 24
+NAME_SCOPE = 3 << 24
 SCOPE_SIZE = 1 << 24
 
 RESERVED = {HOST: "host", WORLD: "world", RESOLVER: "resolver", UNASSIGNED: "nobody"}
@@ -26,12 +29,20 @@ class IdentityBook(Noun):
 
     names: dict[int, str] = Field(default_factory=dict)
 
+    @cached_property
+    def numbers(self) -> dict[str, int]:
+        return {name: number for number, name in self.names.items()}
+
     def number(self, name: str) -> int:
         """Raises KeyError if the name has none."""
-        return {known: number for number, known in self.names.items()}[name]
+        return self.numbers[name]
 
     def name(self, number: int) -> str:
         return RESERVED.get(number) or self.names.get(number, f"identity {number}")
+
+
+def scope_of(number: int) -> int:
+    return number & 0xFF000000
 
 
 def service_name(app: str, service: str) -> str:
@@ -39,26 +50,28 @@ def service_name(app: str, service: str) -> str:
     return f"{app}/{service}"
 
 
-def assign(book: IdentityBook, services: Iterable[str], networks: Iterable[IPv4Network]) -> IdentityBook:
+def assign(book: IdentityBook, services: Iterable[str], outside: Outside) -> IdentityBook:
     """Numbers for all that have none yet. Raises Unavailable when a scope is used up."""
     names = dict(book.names)
     known = set(names.values())
-    for scope, wanted in ((SERVICE_SCOPE, services), (NETWORK_SCOPE, map(str, networks))):
+    wanted = (
+        (SERVICE_SCOPE, services),
+        (NETWORK_SCOPE, map(title, outside.sets)),
+        (NAME_SCOPE, map(title, outside.named_sets)),
+    )
+    for scope, titles in wanted:
         following = max((number for number in names if number & 0xFF000000 == scope), default=scope) + 1
-        for name in wanted:
+        for name in titles:
             if name not in known:
                 if following == scope + SCOPE_SIZE:
                     raise Unavailable(f"all {SCOPE_SIZE - 1:,} identities of this scope were given out")
                 names[following] = name
                 known.add(name)
                 following += 1
-    return IdentityBook(names=names)
+    return book if len(names) == len(book.names) else IdentityBook(names=names)
 
 
-def within(networks: Iterable[IPv4Network], wanted: IPv4Network) -> list[IPv4Network]:
-    """Those of `networks` that lie in `wanted`, with itself.
-
-    An address has the identity of the longest of all prefixes that hold it. So what is said of a network is said of
-    each of these identities, and prefixes may overlap as they like.
-    """
-    return [network for network in networks if network.subnet_of(wanted)]
+def numbers_of(book: IdentityBook, outside: Outside) -> Numbers:
+    """The outside with its identities, which `assign` gave it."""
+    titles = map(title, (*outside.sets, *outside.named_sets))
+    return Numbers(outside, {found: book.numbers[found] for found in titles})

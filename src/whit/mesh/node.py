@@ -12,6 +12,7 @@ from whit.datapath.address import Address, prefix_of
 from whit.kernel import sysctl
 from whit.kernel.links import CreateHostLink, Link
 from whit.mesh.addresses import AddressBook
+from whit.mesh.outside import Network
 from whit.model.policy import HOST, RESOLVER, UNASSIGNED
 
 LOOPBACKS = (IPv4Network("127.0.0.0/8"), IPv6Network("::1/128"))
@@ -81,13 +82,13 @@ def forwarding(link: str) -> list[tuple[str, str]]:
 
 
 def node_identities(
-    book: AddressBook, links: Iterable[Link], networks: Mapping[IPv4Network | IPv6Network, int]
+    book: AddressBook, links: Iterable[Link], regions: Mapping[Network, int]
 ) -> dict[IdentityKey, IdentityValue]:
-    """Who has which address, but for instances: the host, its resolver, and networks that policy speaks of.
+    """Who has which address, but for instances: the host, its resolver, and regions that policy speaks of.
 
     The rest of the pool is nobody's: what is sent there never takes the way to the world.
     """
-    found = {_key(network): IdentityValue(number) for network, number in networks.items()}
+    found = {_key(network): IdentityValue(number) for network, number in regions.items() if not _is_own(network, book)}
     found |= {_key(network): IdentityValue(UNASSIGNED) for network in (book.network, book.mesh6) if network}
     found |= {_key(network): IdentityValue(HOST) for network in LOOPBACKS}
     for link in links:
@@ -103,6 +104,13 @@ def service_identities(addresses: Mapping[str, int]) -> dict[IdentityKey, Identi
     return {IdentityKey(128, Address.from_ip(address)): IdentityValue(number) for address, number in addresses.items()}
 
 
-def _key(network: IPv4Network | IPv6Network) -> IdentityKey:
+def _is_own(region: Network, book: AddressBook) -> bool:
+    """A part of the mesh's own addresses: who has them is not said by policy."""
+    if isinstance(region, IPv4Network):
+        return region.subnet_of(book.network)
+    return book.mesh6 is not None and region.subnet_of(book.mesh6)
+
+
+def _key(network: Network) -> IdentityKey:
     length, address = prefix_of(network)
     return IdentityKey(length, address)

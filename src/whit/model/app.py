@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import Field
 
 from whit.model.base import Noun
+from whit.model.policy import PolicySpec
 from whit.model.service import ServiceSpec
 
 NAME = r"^[a-z][a-z0-9-]{0,38}$"
@@ -30,3 +31,5 @@ class AppSpec(Noun):
     directory: Path = Field(description="Relative paths in the file start here.")
     services: dict[str, ServiceSpec] = Field(min_length=1, description="The services by name.")
     volumes: dict[str, VolumeSpec] = Field(default_factory=dict, description="Named volumes.")
+    labels: dict[str, str] = Field(default_factory=dict, description="Labels of the app, which policies select.")
+    policies: tuple[PolicySpec, ...] = Field(default=(), description="Policies of the app's services.")

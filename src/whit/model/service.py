@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 from pydantic.dataclasses import dataclass
 
 from whit.model.base import Noun
 from whit.model.build import BuildSpec
+from whit.model.policy import network
 
 Protocol = Literal["tcp", "udp"]
 Port = Annotated[int, Field(ge=1, le=65535)]
@@ -27,6 +28,14 @@ class PortSpec(Noun):
         default="0.0.0.0",
         description="Address of the node; 0.0.0.0 is every one of both families, loopback too; :: every IPv6 one.",
     )
+
+
+class ExposedPort(Noun):
+    """A port that is not published, with the name by which policies may speak of it."""
+
+    name: str = Field(default="", description="As http.")
+    port: Port = Field(description="Port inside the instance.")
+    protocol: Literal["tcp", "udp", "sctp"] = Field(default="tcp", description="tcp, udp or sctp.")
 
 
 class MountSpec(Noun):
@@ -96,16 +105,26 @@ class UseSpec(Noun):
     """A peer that the service may reach: exactly one of service, cidr and entity."""
 
     service: str | None = Field(default=None, description="A service of this app.")
-    cidr: str | None = Field(default=None, description="An IPv4 network, as 203.0.113.0/24.")
+    cidr: str | None = Field(default=None, description="A network, as 203.0.113.0/24 or 2001:db8::/32.")
     entity: Literal["world", "host"] | None = Field(default=None, description="Everything outside, or the node.")
     port: Port | None = Field(default=None, description="Every port if left out.")
     protocol: Protocol | None = Field(default=None, description="Every protocol if left out; tcp with a port.")
+
+    @field_validator("cidr")
+    @classmethod
+    def _is_network(cls, text: str | None) -> str | None:
+        return None if text is None else network(text)
 
     @model_validator(mode="after")
     def _one_peer(self) -> UseSpec:
         if sum(peer is not None for peer in (self.service, self.cidr, self.entity)) != 1:
             raise ValueError("names exactly one of service, cidr and entity")
         return self
+
+    def __str__(self) -> str:
+        peer = self.service or self.cidr or self.entity or ""
+        port = f":{self.port}" if self.port else ""
+        return f"{peer}{port}" + (f"/{self.protocol or 'tcp'}" if self.port or self.protocol else "")
 
 
 class ServiceSpec(Noun):
@@ -117,6 +136,7 @@ class ServiceSpec(Noun):
     entrypoint: tuple[str, ...] | None = Field(default=None, description="Program; the image's if left out.")
     environment: dict[str, str] = Field(default_factory=dict, description="Environment variables.")
     ports: tuple[PortSpec, ...] = Field(default=(), description="Published ports; they admit the world.")
+    expose: tuple[ExposedPort, ...] = Field(default=(), description="Ports that are not published, with their names.")
     mounts: tuple[MountSpec, ...] = Field(default=(), description="Volumes, bind mounts and tmpfs.")
     depends_on: dict[str, DependencySpec] = Field(default_factory=dict, description="Started after these.")
     healthcheck: HealthSpec | None = Field(default=None, description="How its health is known.")

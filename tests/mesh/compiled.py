@@ -1,0 +1,46 @@
+"""Policy of apps compiled as the agent does it, all at once, for tests."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from whit.mesh import identities
+from whit.mesh.compiler import Table
+from whit.mesh.engine import Engine, Situation
+from whit.mesh.identities import IdentityBook
+from whit.mesh.outside import Network, outside_of
+from whit.mesh.rulebook import RuleBook
+from whit.model.app import AppSpec
+from whit.model.policy import PolicySpec
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """The whole map, and what its numbers mean."""
+
+    table: Table
+    identities: IdentityBook
+    rules: RuleBook
+
+    def number(self, name: str) -> int:
+        return self.identities.number(name)
+
+
+def compiled(
+    apps: Sequence[AppSpec],
+    policies: Sequence[PolicySpec] = (),
+    *,
+    known: IdentityBook | None = None,
+    rules: RuleBook | None = None,
+    leaving: Sequence[str] = (),
+    pool: Sequence[Network] = (),
+) -> Compiled:
+    found = outside_of(apps, [*policies, *(policy for app in apps for policy in app.policies)])
+    owners = [f"{app.name}/{service}" for app in apps for service in app.services]
+    book = identities.assign(known or IdentityBook(), [*owners, *leaving], found)
+    engine = Engine(rules or RuleBook())
+    numbers = identities.numbers_of(book, found)
+    tables = engine.compile(Situation(apps, policies, leaving, book.numbers, numbers, pool), at=0.0)
+    table = {key: value for one in tables.values() for key, value in one.items()}
+    return Compiled(table, book, engine.book)

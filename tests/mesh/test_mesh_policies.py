@@ -1,0 +1,201 @@
+"""Policies mean what Kubernetes says they do: compiled, they answer as a reference that reads them one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from ipaddress import IPv4Address
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from mesh.compiled import Compiled, compiled
+from mesh.policy_reference import Question, look_up
+from mesh.policy_semantics import Asked, End, Pod, verdict
+
+from whit.mesh import node
+from whit.mesh.addresses import AddressBook
+from whit.mesh.explain import Dump, identity_of
+from whit.mesh.identities import numbers_of
+from whit.mesh.outside import outside_of
+from whit.model.app import AppSpec
+from whit.model.policy import PeerSpec, PolicyPort, PolicyRuleSpec, PolicySpec
+from whit.model.selector import LabelSelector, Requirement
+
+
+def namespace(name: str) -> AppSpec:
+    """As in the network policy tests of Kubernetes: pods a, b and c in namespaces x, y and z."""
+    services: dict[str, Any] = {
+        pod: {
+            "image": "i",
+            "labels": {"pod": pod},
+            "expose": [
+                {"name": "http", "port": 80 if pod == "a" else 81},
+                {"name": "dns", "port": 80, "protocol": "udp"},
+            ],
+        }
+        for pod in "abc"
+    }
+    return AppSpec.model_validate(
+        {"name": name, "mode": "open", "directory": "/", "labels": {"ns": name}, "services": services}
+    )
+
+
+APPS = [namespace(name) for name in "xyz"]
+PODS = [Pod(app, name) for app in APPS for name in app.services]
+ADDRESSES = [IPv4Address(text) for text in ("203.0.113.1", "203.0.113.200", "192.0.2.1")]
+PORTS = (*((protocol, port) for protocol in (6, 17, 132) for port in (79, 80, 81, 82)), (1, 0x0800), (1, 0x0301))
+
+values = st.sampled_from("abc")
+requirements = st.one_of(
+    st.builds(
+        Requirement, key=st.sampled_from(["pod", "ns", "no"]), operator=st.sampled_from(["Exists", "DoesNotExist"])
+    ),
+    st.builds(
+        Requirement,
+        key=st.sampled_from(["pod", "no"]),
+        operator=st.sampled_from(["In", "NotIn"]),
+        values=st.lists(values, min_size=1, max_size=2).map(tuple),
+    ),
+)
+service_selectors = st.builds(
+    LabelSelector,
+    match_labels=st.dictionaries(st.just("pod"), values, max_size=1),
+    match_expressions=st.lists(requirements, max_size=1).map(tuple),
+)
+app_selectors = st.builds(
+    LabelSelector,
+    match_labels=st.dictionaries(
+        st.sampled_from(["ns", "kubernetes.io/metadata.name"]), st.sampled_from("xyz"), max_size=1
+    ),
+)
+blocks = st.sampled_from(
+    [
+        PeerSpec(cidr="203.0.113.0/24"),
+        PeerSpec(cidr="203.0.113.0/24", excepted=("203.0.113.128/25",)),
+        PeerSpec(cidr="203.0.113.128/25"),
+        PeerSpec(cidr="0.0.0.0/1"),
+        PeerSpec(entity="world"),
+    ]
+)
+peers = st.one_of(
+    st.builds(PeerSpec, services=service_selectors),
+    st.builds(PeerSpec, apps=app_selectors),
+    st.builds(PeerSpec, services=service_selectors, apps=app_selectors),
+    blocks,
+)
+ports = st.one_of(
+    st.builds(PolicyPort, protocol=st.sampled_from(["tcp", "udp", "sctp"]), port=st.sampled_from([None, 80, 81])),
+    st.just(PolicyPort(port=79, end_port=81)),
+    st.builds(PolicyPort, protocol=st.sampled_from(["tcp", "udp"]), port=st.sampled_from(["http", "dns", "none"])),
+    st.sampled_from([PolicyPort(protocol="icmp"), PolicyPort(protocol="icmp", icmp_type=8)]),
+)
+directions = st.sampled_from(["egress", "ingress"])
+
+
+def rules(actions: list[str]) -> st.SearchStrategy[tuple[PolicyRuleSpec, ...]]:
+    rule = st.builds(
+        PolicyRuleSpec,
+        direction=directions,
+        action=st.sampled_from(actions),
+        peers=st.lists(peers, max_size=2).map(tuple),
+        ports=st.lists(ports, max_size=2).map(tuple),
+    )
+    return st.lists(rule, max_size=3).map(tuple)
+
+
+modes = st.sampled_from(["enforce", "enforce", "enforce", "audit"])
+both = st.lists(directions, min_size=1, max_size=2, unique=True).map(tuple)
+of_apps = st.builds(
+    PolicySpec,
+    name=st.sampled_from("pqr"),
+    app=st.sampled_from("xyz"),
+    services=service_selectors,
+    directions=both,
+    mode=modes,
+    rules=rules(["allow", "allow", "deny"]),
+)
+of_cluster = st.builds(
+    PolicySpec,
+    name=st.sampled_from("pqr"),
+    tier=st.sampled_from(["admin", "baseline"]),
+    priority=st.integers(0, 2),
+    services=service_selectors,
+    apps=app_selectors,
+    directions=both,
+    mode=modes,
+    rules=rules(["allow", "deny", "pass"]),
+)
+
+
+def unlike(policies: list[PolicySpec]) -> list[PolicySpec]:
+    """Names are unique, and with them the order of policies of one priority."""
+    return [one.model_copy(update={"name": f"{one.name}{number}"}) for number, one in enumerate(policies)]
+
+
+sets = st.lists(st.one_of(of_apps, of_apps, of_cluster), min_size=1, max_size=4).map(unlike)
+
+
+def test_policies_mean_what_kubernetes_says(sample: Callable[[int, int], int]) -> None:
+    @settings(max_examples=sample(150, 3000), deadline=None, suppress_health_check=list(HealthCheck))
+    @given(sets, st.sampled_from(PODS))
+    def check(policies: list[PolicySpec], subject: Pod) -> None:
+        found = compiled(APPS, policies)
+        regions = numbers_of(found.identities, outside_of(APPS, policies)).regions
+        identities = Dump(identities=node.node_identities(AddressBook(pool="10.219.0.0/16"), [], regions))
+        for asked, question in questions(found, identities, subject):
+            answer = look_up(found.table, question)
+            told = "audit" if answer.audit else "allow" if answer.passes else "deny"
+            assert told == verdict(APPS, policies, asked), (asked, answer, found.rules.texts().get(answer.rule))
+            assert answer.rule in found.rules.texts()
+
+    check()
+
+
+def questions(found: Compiled, dump: Dump, subject: Pod) -> Iterator[tuple[Asked, Question]]:
+    ends: list[End] = [*PODS, *ADDRESSES]
+    for peer in ends:
+        number = found.number(peer.title) if isinstance(peer, Pod) else identity_of(dump, str(peer))
+        for direction in ("egress", "ingress"):
+            for protocol, port in PORTS:
+                asked = Asked(subject, direction, peer, protocol, port)  # type: ignore[arg-type]
+                yield asked, Question(found.number(subject.title), direction, number, protocol, port)
+
+
+def cluster_rule(action: str, port: int | None = None) -> PolicyRuleSpec:
+    ports = (PolicyPort(port=port),) if port else ()
+    return PolicyRuleSpec.model_validate({"direction": "ingress", "action": action, "ports": ports})
+
+
+def cluster(name: str, tier: str, priority: int, *rules: PolicyRuleSpec) -> PolicySpec:
+    return PolicySpec.model_validate(
+        {"name": name, "tier": tier, "priority": priority, "directions": ("ingress",), "rules": rules}
+    )
+
+
+CLOSED = PolicySpec(name="closed", app="x", directions=("ingress",))
+ALLOW, DENY, PASS = (cluster_rule(action) for action in ("allow", "deny", "pass"))
+
+
+@pytest.mark.parametrize(
+    ("policies", "expected", "cause"),
+    [
+        ([cluster("a", "admin", 1, ALLOW, DENY), CLOSED], True, "admin policy a rule 1"),
+        ([cluster("a", "admin", 1, DENY, ALLOW)], False, "admin policy a rule 1"),
+        ([cluster("a", "admin", 1, PASS, DENY)], True, "x/c to"),
+        ([cluster("a", "admin", 1, PASS, ALLOW), CLOSED], False, "default-deny by policy x/closed"),
+        ([cluster("a", "admin", 2, DENY), cluster("b", "admin", 1, ALLOW)], True, "admin policy b rule 1"),
+        ([cluster("a", "admin", 2, ALLOW), cluster("b", "admin", 1, PASS), CLOSED], False, "default-deny by policy x"),
+        ([cluster("a", "admin", 1, PASS), cluster("b", "baseline", 1, DENY)], False, "baseline policy b rule 1"),
+        ([cluster("a", "admin", 1, cluster_rule("deny", 81))], True, ""),
+        ([cluster("a", "admin", 1, cluster_rule("pass", 80), DENY)], True, ""),
+        ([cluster("b", "baseline", 1, PASS, DENY)], True, ""),
+        ([cluster("b", "baseline", 1, ALLOW), CLOSED], False, "default-deny by policy x/closed; there is no rule"),
+    ],
+)
+def test_tiers_are_asked_in_their_order(policies: list[PolicySpec], expected: bool, cause: str) -> None:
+    """From c to a of x, at port 80."""
+    found = compiled(APPS, policies)
+    answer = look_up(found.table, Question(found.number("x/a"), "ingress", found.number("x/c"), 6, 80))
+    assert answer.passes is expected
+    assert cause in found.rules.texts()[answer.rule]

@@ -11,9 +11,11 @@ import struct
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from ipaddress import IPv4Address
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import pytest
+from mesh.policy_cases import compile_rules
+from mesh.policy_reference import Rule
 from support.live import FIRST_ID, Live, echoing, living
 from support.service_site import SILENCE, ServiceSite, sh
 from support.world import POOL, POOL6
@@ -44,10 +46,8 @@ from whit.datapath.pins import BPFFS
 from whit.datapath.watch import Watch
 from whit.kernel import libc, netns
 from whit.kernel.thread import in_fresh_thread
-from whit.mesh.compiler import compile_rules
 from whit.mesh.services import Backend, Service
 from whit.mesh.tables import IdentityMap, ServiceMaps, write_policy
-from whit.model.policy import Rule
 
 pytestmark = [pytest.mark.root, pytest.mark.machine, pytest.mark.timeout(60)]
 
@@ -205,10 +205,8 @@ def test_full_service_maps_are_changed_in_place(live: Live) -> None:
 
 
 def test_policy_that_has_no_room_leaves_the_old_one(live: Live) -> None:
-    def rule(number: int, subject: int, verdict: str) -> Rule:
-        return Rule.model_validate(
-            {"id": number, "subject": subject, "direction": "egress", "peer": 0, "verdict": verdict, "text": ""}
-        )
+    def rule(number: int, subject: int, verdict: Literal["allow", "deny"]) -> Rule:
+        return Rule(number, subject, "egress", verdict=verdict)
 
     old = compile_rules([rule(1, FIRST_ID + 2, "deny"), *(rule(n, 500 + n, "allow") for n in range(2, 6))])
     write_policy(live.datapath, old)

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from network_policies import CASES, Document, block, labels, policy, port, within
+from conformance.network_policies import CASES, Document, block, labels, policy, port, within
 
 DIRECTIONS = ("ingress", "egress")
 SIDE = {"ingress": "from", "egress": "to"}
@@ -173,7 +173,9 @@ def conflicts() -> Iterator[Generated]:
     for direction, (name, peer) in itertools.product(DIRECTIONS, ways.items()):
         denied = [] if not peer else [{SIDE[direction]: [peer]}]
         spec = {"podSelector": labels(pod="a"), "policyTypes": [direction.capitalize()]}
-        denial, allowance = (policy("x", word, **spec, **{direction: found}) for word, found in (("deny", denied), ("allow", [{}])))
+        denial, allowance = (
+            policy("x", word, **spec, **{direction: found}) for word, found in (("deny", denied), ("allow", [{}]))
+        )
         yield _one(f"conflict {direction}: denied {name} and allowed all, same end", denial, allowance)
         yield _one(f"conflict {direction}: allowed all and denied {name}, the other order", allowance, denial)
 
@@ -186,9 +188,18 @@ def actions() -> Iterator[Generated]:
     yield Generated("action: create and delete a policy", [Change([denial]), Change(delete=["x/changing"])])
     yield Generated("action: update a policy", [Change([denial]), Change([opened]), Change([denial])])
     yield Generated("action: label a namespace", [Change([of_label]), Change(namespace_labels={"y": {"new": "label"}})])
-    yield Generated("action: label another namespace", [Change([of_label], namespace_labels={"z": {"new": "other"}}), Change(namespace_labels={"z": {"new": "label"}})])
+    yield Generated(
+        "action: label another namespace",
+        [
+            Change([of_label], namespace_labels={"z": {"new": "other"}}),
+            Change(namespace_labels={"z": {"new": "label"}}),
+        ],
+    )
     yield Generated("action: label a pod", [Change([of_pod]), Change(pod_labels={"y/b": {"new": "label"}})])
-    yield Generated("action: label a pod away", [Change([of_pod], pod_labels={"y/b": {"new": "label"}}), Change(pod_labels={"y/b": {"new": "other"}})])
+    yield Generated(
+        "action: label a pod away",
+        [Change([of_pod], pod_labels={"y/b": {"new": "label"}}), Change(pod_labels={"y/b": {"new": "other"}})],
+    )
 
 
 def namespaces() -> Iterator[Generated]:
@@ -214,7 +225,9 @@ def example() -> Iterator[Generated]:
         "ingress": [rule | {"ports": [port(80)]}],
         "egress": [{"to": [block("pool", "z/a")], "ports": [port(80), port(81, "UDP")]}],
     }
-    yield _one("example: the policy of the documentation", policy("x", "test-network-policy", **spec), probes=EVERY_PROBE)
+    yield _one(
+        "example: the policy of the documentation", policy("x", "test-network-policy", **spec), probes=EVERY_PROBE
+    )
 
 
 KINDS = {

@@ -94,7 +94,7 @@ def based_on_ports(protocol: str, prefix: str = "") -> Case:
     rule = {"from": [ns("y")], "ports": [port(81, protocol.upper())]}
     return one(
         f"{prefix}should enforce policy based on Ports",
-        [f"* -> x/a: no", f"y/* -> x/a at 81/{protocol}: yes"],
+        ["* -> x/a: no", f"y/* -> x/a at 81/{protocol}: yes"],
         to_a("allow-port-81", ingress=[rule]),
         probes=(f"80/{protocol}", f"81/{protocol}"),
     )
@@ -121,7 +121,11 @@ def block(network: str, *excepted: str) -> Document:
 
 CASES: tuple[Case, ...] = (
     default_deny_ingress("tcp"),
-    one("should support a 'default-deny-all' policy", ["* -> x/*: no", "x/* -> *: no"], policy("x", "deny-all", **DENY_ALL)),
+    one(
+        "should support a 'default-deny-all' policy",
+        ["* -> x/*: no", "x/* -> *: no"],
+        policy("x", "deny-all", **DENY_ALL),
+    ),
     one(
         "should enforce policy to allow traffic from pods within server namespace based on PodSelector",
         ["* -> x/a: no", "x/b -> x/a: yes"],
@@ -161,7 +165,11 @@ CASES: tuple[Case, ...] = (
             ingress=[
                 {
                     "from": [
-                        {"namespaceSelector": {"matchExpressions": [{"key": "ns", "operator": "NotIn", "values": ["x"]}]}},
+                        {
+                            "namespaceSelector": {
+                                "matchExpressions": [{"key": "ns", "operator": "NotIn", "values": ["x"]}]
+                            }
+                        },
                         pod("b"),
                     ]
                 }
@@ -176,7 +184,11 @@ CASES: tuple[Case, ...] = (
             ingress=[
                 {
                     "from": [
-                        {"namespaceSelector": {"matchExpressions": [{"key": "ns", "operator": "NotIn", "values": ["x"]}]}}
+                        {
+                            "namespaceSelector": {
+                                "matchExpressions": [{"key": "ns", "operator": "NotIn", "values": ["x"]}]
+                            }
+                        }
                         | pod("b")
                     ]
                 }
@@ -188,9 +200,7 @@ CASES: tuple[Case, ...] = (
         ["* -> x/a: no", "y/b -> x/a: yes", "y/c -> x/a: yes", "z/b -> x/a: yes", "z/c -> x/a: yes"],
         to_a(
             "allow-bc-yz",
-            ingress=[
-                {"from": [{"namespaceSelector": within("ns", "y", "z"), "podSelector": within("pod", "b", "c")}]}
-            ],
+            ingress=[{"from": [{"namespaceSelector": within("ns", "y", "z"), "podSelector": within("pod", "b", "c")}]}],
         ),
     ),
     one(
@@ -260,7 +270,9 @@ CASES: tuple[Case, ...] = (
     Case(
         "should allow ingress access from updated pod",
         [
-            Step(["* -> x/a: no"], [to_a("allow-updated", ingress=[{"from": [{"podSelector": labels(pod2="updated")}]}])]),
+            Step(
+                ["* -> x/a: no"], [to_a("allow-updated", ingress=[{"from": [{"podSelector": labels(pod2="updated")}]}])]
+            ),
             Step(["* -> x/a: no", "x/b -> x/a: yes"], pod_labels={"x/b": {"pod2": "updated"}}),
         ],
     ),
@@ -304,7 +316,8 @@ CASES: tuple[Case, ...] = (
         ],
     ),
     Case(
-        "should support denying of egress traffic on the client side (even if the server explicitly allows this traffic)",
+        "should support denying of egress traffic on the client side "
+        "(even if the server explicitly allows this traffic)",
         [
             Step(
                 ["x/a -> *: no", "x/a -> y/a: yes", "* -> y/a: no", "* -> y/b: no", "x/a -> y/a: yes"],
@@ -398,7 +411,8 @@ CASES: tuple[Case, ...] = (
         probes=BOTH_PORTS,
     ),
     one(
-        "should properly isolate pods that are selected by a policy allowing SCTP, even if the plugin doesn't support SCTP",
+        "should properly isolate pods that are selected by a policy allowing SCTP, "
+        "even if the plugin doesn't support SCTP",
         ["* -> x/a: no"],
         to_a("allow-sctp-80", ingress=[{"ports": [port(80, "SCTP")]}]),
         probes=(*BOTH_PORTS, "80/udp"),

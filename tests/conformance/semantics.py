@@ -46,13 +46,17 @@ def _direction_allows(policies: Sequence[Document], attempt: Attempt, direction:
     subject = attempt.source if direction == "egress" else attempt.destination
     selecting = [one for one in policies if _isolates(one, subject, direction)]
     rules = [rule for one in selecting for rule in one["spec"].get(direction) or []]
-    return not selecting or any(_rule_allows(rule, one_namespace(rule, selecting, direction), attempt, direction) for rule in rules)
+    return not selecting or any(
+        _rule_allows(rule, one_namespace(rule, selecting, direction), attempt, direction) for rule in rules
+    )
 
 
 def one_namespace(rule: Document, selecting: Sequence[Document], direction: str) -> str:
     """The namespace of the policy that a rule stands in."""
     return next(
-        one["metadata"]["namespace"] for one in selecting if any(rule is own for own in one["spec"].get(direction) or [])
+        one["metadata"]["namespace"]
+        for one in selecting
+        if any(rule is own for own in one["spec"].get(direction) or [])
     )
 
 
@@ -77,7 +81,9 @@ def _is_meant(wanted: Document, namespace: str, peer: Pod, family: int) -> bool:
     if "ipBlock" in wanted:
         address = ip_address(next(one for one in peer.addresses if ip_address(one).version == family))
         found = wanted["ipBlock"]
-        return address in ip_network(found["cidr"]) and not any(address in ip_network(one) for one in found.get("except", []))
+        return address in ip_network(found["cidr"]) and not any(
+            address in ip_network(one) for one in found.get("except", [])
+        )
     if "namespaceSelector" in wanted:
         in_namespace = matches(wanted["namespaceSelector"], peer.namespace_labels)
     else:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from whit.mesh import identities
 from whit.mesh.compiler import Table
 from whit.mesh.engine import Engine, Situation
 from whit.mesh.identities import IdentityBook
-from whit.mesh.outside import Network, outside_of
+from whit.mesh.outside import outside_of
+from whit.mesh.policies import Addresses
 from whit.mesh.rulebook import RuleBook
 from whit.model.app import AppSpec
 from whit.model.policy import PolicySpec
@@ -34,13 +36,13 @@ def compiled(
     known: IdentityBook | None = None,
     rules: RuleBook | None = None,
     leaving: Sequence[str] = (),
-    pool: Sequence[Network] = (),
+    addresses: Addresses = MappingProxyType({}),
 ) -> Compiled:
     found = outside_of(apps, [*policies, *(policy for app in apps for policy in app.policies)])
     owners = [f"{app.name}/{service}" for app in apps for service in app.services]
     book = identities.assign(known or IdentityBook(), [*owners, *leaving], found)
     engine = Engine(rules or RuleBook())
     numbers = identities.numbers_of(book, found)
-    tables = engine.compile(Situation(apps, policies, leaving, book.numbers, numbers, pool), at=0.0)
+    tables = engine.compile(Situation(apps, policies, leaving, book.numbers, numbers, addresses), at=0.0)
     table = {key: value for one in tables.values() for key, value in one.items()}
     return Compiled(table, book, engine.book)

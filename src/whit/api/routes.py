@@ -16,6 +16,7 @@ from whit.model.feature import Feature
 from whit.model.flow import Explanation
 from whit.model.image import StoredImage
 from whit.model.instance import InstanceStatus
+from whit.model.policy import PolicySpec
 from whit.model.progress import Report
 from whit.model.status import AgentStatus, AppStatus
 
@@ -120,6 +121,20 @@ def _add_observation(app: FastAPI, agent: Agent) -> None:
     @app.get("/v1/explain")
     async def explain(source: str, destination: str, port: int, protocol: str = "tcp") -> Explanation:
         return await agent.explain(source, destination, port, protocol)
+
+    @app.get("/v1/policies")
+    async def list_policies() -> list[PolicySpec]:
+        return list(agent.policies.all)
+
+    @app.put("/v1/policies")
+    async def apply_policies(policies: list[PolicySpec]) -> dict[str, int]:
+        await agent.apply_policies(policies)
+        return {"applied": len(policies)}
+
+    @app.delete("/v1/policies")
+    async def remove_policy(name: str, app: str = "") -> dict[str, int]:
+        await agent.remove_policy(app, name)
+        return {"removed": 1}
 
     @app.get("/v1/images")
     async def list_images() -> list[StoredImage]:

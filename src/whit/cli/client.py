@@ -5,6 +5,7 @@ The nouns are imported where they are needed: pydantic costs 50 ms, which `whit 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from whit.model.flow import Explanation, Flow, Trace
     from whit.model.image import StoredImage
     from whit.model.instance import InstanceStatus
+    from whit.model.policy import PolicySpec
     from whit.model.status import AgentStatus, AppStatus, LogLine, StreamItem
 
 
@@ -109,6 +111,20 @@ class Client:
         from whit.model.image import StoredImage
 
         return [StoredImage.model_validate(document) for document in self._get("images")]
+
+    def policies(self) -> list[PolicySpec]:
+        from whit.model.policy import PolicySpec
+
+        return [PolicySpec.model_validate(document) for document in self._get("policies")]
+
+    def apply_policies(self, policies: Sequence[PolicySpec]) -> None:
+        """They hold when this returns."""
+        body = json.dumps([policy.model_dump(mode="json") for policy in policies]).encode()
+        transport.call(self.socket, "PUT", target_of("policies"), body)
+
+    def remove_policy(self, app: str, name: str) -> None:
+        """`app` is empty for one of the whole cluster."""
+        transport.call(self.socket, "DELETE", target_of("policies", query={"app": app, "name": name}))
 
     def _get(self, segment: str, query: Query | None = None) -> Any:
         return transport.call(self.socket, "GET", target_of(segment, query=query))

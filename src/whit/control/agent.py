@@ -29,6 +29,7 @@ from whit.control.instances import Instances
 from whit.control.network import Books, NodeNetwork
 from whit.control.observation import Observation
 from whit.control.plan import next_retry, plan
+from whit.control.policies import Policies
 from whit.image.store import ImageStore
 from whit.model.app import AppSpec
 from whit.model.feature import Feature
@@ -36,6 +37,7 @@ from whit.model.flow import Explanation
 from whit.model.image import Image, StoredImage
 from whit.model.instance import InstanceSpec, InstanceStatus
 from whit.model.lock import read
+from whit.model.policy import PolicySpec
 from whit.model.progress import Progress, Report
 from whit.model.release import Release
 from whit.model.service import DependencySpec
@@ -65,12 +67,14 @@ class Agent:
         self.drivers = drivers
         self.images = images_
         self.instances = Instances(drivers, network, images_, self._changed, self._write_maps)
+        self.policies = Policies(documents, network)
         self.observation = Observation(settings, network, self.instance_statuses)
         self.releases: dict[str, Release] = {}
         self.wanted: dict[str, Wanted] = {}
         self._leaving: dict[str, Release] = {}
         self.changes = asyncio.Event()
         self._wake = asyncio.Event()
+        self._settling = asyncio.Lock()
         self._tasks: list[asyncio.Task[None]] = []
         self._app_locks: dict[str, asyncio.Lock] = {}
 
@@ -87,6 +91,7 @@ class Agent:
         drivers = await Drivers.open(settings, guests.obtain)
         agent = cls(settings, documents, network, drivers, ImageStore(settings))
         agent.releases = {release.spec.name: release for release in await documents.list(Release, "release")}
+        await agent.policies.load()
         await agent.instances.adopt(agent._dependencies_of)
         network.attach_host()
         loops = (agent._reconcile(), *agent.observation.loops(), logs.keep_all(settings))
@@ -129,16 +134,21 @@ class Agent:
 
     async def _step(self) -> None:
         """Bring the machine one step nearer to what is wanted. The kernel knows of a service before it starts."""
-        releases = list(self.releases.values())
-        await self._assign(releases)
-        apps = [release.spec for release in releases]
+        apps = await self._settle()
         await self.network.prepare(apps)
-        self.wanted = self._wanted(releases)
         await self._write_maps()
         self.observation.learn([record.spec for record in self.instances.records.values()])
         if apps:
             resolver.ensure(self.settings)
         self.instances.carry_out(plan(self.wanted, self.instances.seen(), time.monotonic()), self.wanted)
+
+    async def _settle(self) -> list[AppSpec]:
+        """What is wanted now follows from the releases of now: one at a time, or an older view would be the last."""
+        async with self._settling:
+            releases = list(self.releases.values())
+            await self._assign(releases)
+            self.wanted = self._wanted(releases)
+            return [release.spec for release in releases]
 
     async def _write_maps(self) -> None:
         releases = (self._leaving | self.releases).values()
@@ -221,6 +231,17 @@ class Agent:
                     await status.remove_volume(volume_directory(self.settings, name, volume))
                     report(Progress(subject=name, step=f"removed volume {volume}", done=True))
 
+    async def apply_policies(self, policies: Sequence[PolicySpec]) -> None:
+        """They hold when this returns, for connections that are open too."""
+        await self.policies.apply(policies)
+        await self._write_maps()
+        self.observation.learn([record.spec for record in self.instances.records.values()])
+
+    async def remove_policy(self, app: str, name: str) -> None:
+        """Raises NotFound."""
+        await self.policies.remove(app, name)
+        await self._write_maps()
+
     async def restart(self, name: str, services: Sequence[str], report: Report, *, timeout: float) -> dict[str, Any]:
         """New instances of these services, or of all."""
         async with self._app_lock(name):
@@ -245,8 +266,9 @@ class Agent:
         await self.documents.put(release, "release", name)
         self.releases[name] = release
         # From here on the answer to "is it up" must be about this release.
-        await self._assign(list(self.releases.values()))
-        self.wanted = self._wanted(list(self.releases.values()))
+        await self._settle()
+        # What changed may be policy alone, for which nothing else is waited.
+        await self._write_maps()
         self._changed()
 
     async def _wait_until_up(self, name: str, report: Report, timeout: float) -> None:

@@ -11,6 +11,7 @@ import logging
 import os
 import time
 import zlib
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Network, IPv6Network, ip_network
@@ -33,7 +34,8 @@ from whit.mesh import addresses, identities, names, network, node, tables
 from whit.mesh.addresses import AddressBook
 from whit.mesh.engine import Engine, Situation
 from whit.mesh.identities import IdentityBook, service_name
-from whit.mesh.outside import Numbers, Outside, outside_of
+from whit.mesh.outside import Network, Numbers, Outside, outside_of
+from whit.mesh.policies import Addresses
 from whit.mesh.rulebook import RuleBook, RuleHead, RuleSegment
 from whit.model.app import AppSpec
 from whit.model.instance import InstanceSpec, NetworkSpec
@@ -78,7 +80,7 @@ class NodeNetwork:
         """Those that were applied by themselves."""
         self._engine = Engine(books.rules)
         self._policy_map = tables.PolicyMap(datapath)
-        self._pools = tuple(pool for pool in (books.addresses.network, books.addresses.mesh6) if pool)
+        self._addresses: Addresses = {}
         self._spoken_of: tuple[tuple[object, ...], Outside] = ((), Outside())
         self._numbers = Numbers()
         self._identity_map = tables.IdentityMap(datapath)
@@ -365,7 +367,13 @@ class NodeNetwork:
         if outside is not self._numbers.outside:
             self._numbers = identities.numbers_of(self.books.identities, outside)
         known = self.books.identities.numbers
-        return Situation(apps, self.policies, sorted(leaving), known, self._numbers, self._pools)
+        found: dict[int, list[Network]] = defaultdict(list)
+        for record in records:
+            found[record.spec.network.identity] += map(ip_network, record.spec.network.addresses)
+        addresses = {identity: tuple(own) for identity, own in found.items()}
+        if addresses != self._addresses:
+            self._addresses = addresses
+        return Situation(apps, self.policies, sorted(leaving), known, self._numbers, self._addresses)
 
 
 def reaches_outside(app: AppSpec) -> bool:

@@ -6,7 +6,8 @@ Scalars stay as they are written, so that `22:22`, `no` and `1.10` do not become
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import yaml
@@ -70,11 +71,29 @@ def parse(text: str, file: str, expand: Expand, problems: Problems) -> Value:
     Raises:
         InputError: it is not YAML, is empty, contains itself, or is too large.
     """
-    try:
+    with _told(file):
         node = yaml.compose(text, Loader=yaml.SafeLoader)
         if node is None:
             raise InputError("the file is empty", place=Place(file, 1, 1), hint="begin with `services:`")
         return _Conversion(file, expand, problems).value(node, "")
+
+
+def parse_all(text: str, file: str, problems: Problems) -> list[Value]:
+    """The documents in `text`, which `---` parts; empty ones are passed over. Nothing is interpolated.
+
+    Raises:
+        InputError: it is not YAML, contains itself, or is too large.
+    """
+    with _told(file):
+        conversion = _Conversion(file, lambda found, _: found, problems)
+        return [conversion.value(node, "") for node in yaml.compose_all(text, Loader=yaml.SafeLoader)]
+
+
+@contextmanager
+def _told(file: str) -> Iterator[None]:
+    """What the YAML library finds wrong, as our errors."""
+    try:
+        yield
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = Place(file, mark.line + 1, mark.column + 1) if mark else Place(file)

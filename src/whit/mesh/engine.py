@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 
 from whit.mesh.compiler import WAYS, Table, compile_side
 from whit.mesh.lines import CLOSED, ISOLATED, Line, denial
-from whit.mesh.outside import Network, Numbers
-from whit.mesh.policies import Scene, lines_for
+from whit.mesh.outside import Numbers
+from whit.mesh.policies import Addresses, Scene, lines_for
 from whit.mesh.rulebook import RuleBook
 from whit.mesh.rules import Lines, Peers, Side, lines_of, lines_of_leaving
 from whit.mesh.world import World
@@ -36,7 +36,8 @@ class Situation:
     services: Mapping[str, int] = field(default_factory=dict)
     """Identities by name."""
     outside: Numbers = field(default_factory=Numbers)
-    pool: Sequence[Network] = ()
+    addresses: Addresses = field(default_factory=dict)
+    """Of instances, by service; the same object while they are the same."""
 
 
 @dataclass
@@ -67,7 +68,7 @@ class Engine:
             Unavailable: a subject needs too many entries.
         """
         self.world.update(now.apps, now.services)
-        scene = Scene(self.world, Peers(now.services, now.outside), now.pool)
+        scene = Scene(self.world, Peers(now.services, now.outside), now.addresses)
         gone = self._units.keys() - {app.name for app in now.apps} - set(now.leaving)
         touched = self._touched
         for name in gone:
@@ -93,7 +94,9 @@ class Engine:
     def _cause(self, app: AppSpec, policies: Sequence[PolicySpec], now: Situation) -> tuple[object, ...]:
         """Only policies look at other apps, whose version stands for them."""
         outside = now.outside if policies or _looks_outside(app) else None
-        return app, self.world.version if policies else None, outside, *policies
+        blocks = any(peer.cidr for policy in policies for rule in policy.rules for peer in rule.peers)
+        addresses = now.addresses if blocks else None
+        return app, self.world.version if policies else None, outside, addresses, *policies
 
     def _take(self, name: str, cause: tuple[object, ...], lines: Lines, at: float) -> dict[int, Table]:
         before = self._units[name].sides if name in self._units else {}

@@ -7,8 +7,8 @@ The semantics are those of NetworkPolicy (networking.k8s.io/v1) for policies of 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from ipaddress import ip_network
 
@@ -23,14 +23,18 @@ LONGEST = 400
 _STAGES = {"admin": ADMIN, "baseline": BASELINE}
 
 
+Addresses = Mapping[int, tuple[Network, ...]]
+"""Of instances, by their service's identity, each as the network of itself alone."""
+
+
 @dataclass(frozen=True)
 class Scene:
     """What the words of policies mean at this moment."""
 
     world: World
     peers: Peers
-    pool: Sequence[Network] = ()
-    """The mesh's own addresses: a block that holds all of them means its services too."""
+    addresses: Addresses = field(default_factory=dict)
+    """Of each service's instances: a block that holds all of them means the service."""
 
 
 def lines_for(app: str, policies: Iterable[PolicySpec], scene: Scene) -> Lines:
@@ -111,16 +115,16 @@ def _peers(policy: PolicySpec, rule: PolicyRuleSpec, scene: Scene) -> _Found:
 def _services(policy: PolicySpec, peer: PeerSpec, scene: Scene) -> Iterable[Member]:
     if peer.services is not None or peer.apps is not None:
         return scene.world.select(policy.app, peer.services, peer.apps if policy.app else peer.apps or EVERY)
-    if peer.cidr is not None and _holds_pool(peer, scene):
-        return scene.world.select("", None, EVERY)
-    return ()
+    return _inside(Block.of(peer), scene) if peer.cidr is not None else ()
 
 
-def _holds_pool(peer: PeerSpec, scene: Scene) -> bool:
-    """Instances have no networks as identities: a block that holds a part of the pool means none of them."""
-    block = Block.of(peer)
-    same = [pool for pool in scene.pool if pool.version == block.network.version]
-    return bool(same) and all(block.holds(pool) for pool in same)
+def _inside(block: Block, scene: Scene) -> Iterator[Member]:
+    """An instance has its service's identity, whatever its address: a block that holds only some of a service's
+    instances means none of them."""
+    for member in scene.world.select("", None, EVERY):
+        own = [one for one in scene.addresses.get(member.identity, ()) if one.version == block.network.version]
+        if own and all(block.holds(one) for one in own):
+            yield member
 
 
 def _others(peer: PeerSpec, scene: Scene) -> Iterable[int]:

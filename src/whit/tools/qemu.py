@@ -25,6 +25,8 @@ Accelerator = Literal["kvm", "tcg"]
 
 _BINARIES = {"x86_64": "qemu-system-x86_64"}
 _KVM = Path("/dev/kvm")
+_ACCELERATORS = {"kvm": "kvm", "tcg": "tcg,tb-size=128"}
+"""Translated code may take 128 MiB; by default it takes what there is of a gigabyte, beside the guest's own memory."""
 _SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
 _PROBE_TIMEOUT = 2.0
 """Seconds; where KVM works, the probe takes 0.2."""
@@ -141,7 +143,7 @@ async def _runs_on_kvm() -> bool:
 
 def _bare(accelerator: Accelerator) -> list[str]:
     return [
-        *("-machine", f"q35,accel={accelerator},usb=off,vmport=off,smm=off"),
+        *("-machine", "q35,usb=off,vmport=off,smm=off", "-accel", _ACCELERATORS[accelerator]),
         *("-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-sandbox", _SANDBOX),
     ]
 

@@ -25,7 +25,7 @@ TAP = "tap0"
 SHARE = "/share"
 MEMORY = 256 << 20
 """Bytes of a guest whose service sets no limit."""
-OVERHEAD = 384 << 20
+OVERHEAD = 256 << 20
 """Bytes that QEMU and virtiofsd may use beside the guest's memory; mostly code that TCG translated."""
 FIRST_USER = 0x70000000
 """The user of a machine is this plus the instance's number: nobody else on a node has such a number."""

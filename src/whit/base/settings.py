@@ -27,6 +27,8 @@ class Settings:
     """How much disk the record of flows may take; 0 keeps none."""
     metrics_listen: str = ""
     """A loopback address and port on which /metrics is served besides; empty is none."""
+    otlp_endpoint: str = ""
+    """The base address of an OTLP collector, as http://127.0.0.1:4318; empty is none."""
 
     def __post_init__(self) -> None:
         if not _ID.fullmatch(self.id):
@@ -42,6 +44,7 @@ class Settings:
             run_root=Path(os.environ.get("WHIT_RUN_ROOT", "/run/whit")),
             state_root=Path(os.environ.get("WHIT_STATE_ROOT", "/var/lib/whit")),
             flows_mib=_number("WHIT_FLOWS_MIB", 64),
+            otlp_endpoint=os.environ.get("WHIT_OTLP_ENDPOINT", ""),
             metrics_listen=os.environ.get("WHIT_METRICS_LISTEN", ""),
         )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from whit.base.settings import Settings
+from whit.control import otlp
 from whit.datapath import probes as datapath_probes
 from whit.kernel import probes as kernel_probes
 from whit.model.feature import Feature
@@ -25,6 +26,7 @@ async def features(settings: Settings) -> list[Feature]:
         *await asyncio.to_thread(datapath_probes.probe_all),
         *await nft.features(),
         *await runtime_probes.features(settings),
+        *otlp.features(settings),
         *await microvm_probes.features(),
     ]
     rank = {"missing": 0, "degraded": 1, "works": 2}

@@ -14,10 +14,12 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequenc
 from dataclasses import dataclass
 from typing import Any
 
+from whit.base.errors import Unavailable
 from whit.base.settings import Settings
 from whit.control import alarms
 from whit.control.network import NodeNetwork
 from whit.control.observe import FlowQuery
+from whit.control.otlp import Export
 from whit.control.trace import Asked, Tracer
 from whit.datapath import abi
 from whit.datapath.address import Address
@@ -70,7 +72,20 @@ class Observation:
 
     def loops(self) -> list[Coroutine[Any, Any, None]]:
         """To be run as long as the agent lives."""
-        return [self.flow_log.pump(self.network.datapath.events, self._learn_names), self._sample(), self._sweep()]
+        pump = self.flow_log.pump(self.network.datapath.events, self._learn_names)
+        return [pump, self._sample(), self._sweep(), *([self._export()] if self.settings.otlp_endpoint else [])]
+
+    async def _export(self) -> None:
+        """Until cancelled; what waits is sent then."""
+        try:
+            export = await Export.start(self.settings)
+        except Unavailable as error:
+            log.error("%s; %s", error.message, error.hint)
+            return
+        try:
+            await asyncio.gather(export.tell_flows(self.flow_log), export.tell_edges(self.edges))
+        finally:
+            export.close()
 
     def close(self) -> None:
         """Keep what is not on disk yet."""

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Literal
 
 import rulesets
-from measure import RESULTS, Median, keep, median, table
+from measure import RESULTS, Median, end_in_order, keep, median, table
 from support.live import FIRST_ID, Live, living
 from support.world import World, world
 
@@ -188,6 +188,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a fifth of the rounds")
     parser.add_argument("--results", type=Path, default=RESULTS, help="where the file goes")
     chosen = parser.parse_args()
+    end_in_order()
     rounds = chosen.rounds // 5 if chosen.quick else chosen.rounds
     cpus = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, set(cpus[:-1]) or set(cpus))

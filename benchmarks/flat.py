@@ -25,7 +25,7 @@ import rulesets
 from bursts import Course, Way
 from datapath import linked
 from filling import FIRST_ADDRESS, FIRST_PORT, fill_policy, fill_services, open_ports, policy_of, services_of
-from measure import RESULTS, Median, keep, median, table
+from measure import RESULTS, Median, end_in_order, keep, median, table
 from support.live import FIRST_ID, living
 from support.packet_lab import CLIENT, CLIENT_ID, HOST_MACS, MACS, REDIRECT, SERVER, SERVER_ID, Lab, laboratory
 from support.world import World, world
@@ -268,6 +268,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a fifth of the rounds")
     parser.add_argument("--results", type=Path, default=RESULTS, help="where the file goes")
     chosen = parser.parse_args()
+    end_in_order()
     rounds = chosen.rounds // 5 if chosen.quick else chosen.rounds
     if rounds * chosen.packets > 65_536 - NEW_PORTS:
         parser.error(f"each new flow has a port of its own: --rounds x --packets is at most {65_536 - NEW_PORTS:,}")

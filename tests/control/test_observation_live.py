@@ -255,3 +255,11 @@ def test_a_map_that_fills_up_raises_an_alarm_and_lowers_it(site: ServiceSite, se
     finally:
         site.network.datapath.limits.delete_many(keys)
     assert site.run(seen.examine()) == []
+
+
+def test_who_asks_often_still_sees_the_last_minute(site: ServiceSite, seen: Observation) -> None:
+    site.run(seen.examine())
+    site.ask("site-client-1", site.address("db", 4), 8080, patience=0.2)
+    for _ in range(5):
+        site.run(seen.examine())
+    assert seen.drops["POLICY_EGRESS"] >= 1

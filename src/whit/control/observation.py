@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequenc
 from dataclasses import dataclass
 from typing import Any
 
-from whit.base.errors import Unavailable
+from whit.base.errors import Unavailable, WhitError
 from whit.base.settings import Settings
 from whit.control import alarms
 from whit.control.network import NodeNetwork
@@ -85,7 +85,7 @@ class Observation:
         try:
             await asyncio.gather(export.tell_flows(self.flow_log), export.tell_edges(self.edges))
         finally:
-            export.close()
+            await asyncio.to_thread(export.close)
 
     def close(self) -> None:
         """Keep what is not on disk yet."""
@@ -146,14 +146,20 @@ class Observation:
     async def _sample(self) -> None:
         await self.tracer.reset()
         while True:
-            await self.examine()
+            try:
+                await self.examine()
+            except WhitError as error:
+                log.error("looking at counters: %s", error)
             await asyncio.sleep(SAMPLE_SECONDS)
 
     async def examine(self) -> list[Alarm]:
         """Look at all counters now, and say what is wrong."""
-        self._samples.append(await asyncio.to_thread(self._take))
+        now = await asyncio.to_thread(self._take)
+        # Who asks often must not push the minute out.
+        if not self._samples or now.at - self._samples[-1].at > SAMPLE_SECONDS / 2:
+            self._samples.append(now)
         self.fills = await asyncio.to_thread(self._count)
-        oldest, newest = self._samples[0].drops, self._samples[-1].drops
+        oldest, newest = self._samples[0].drops, now.drops
         self.drops = alarms.dropped_between(newest, oldest)
         users = await asyncio.to_thread(self._users)
         lost = alarms.lost_between(newest, oldest)
@@ -190,7 +196,10 @@ class Observation:
         """So often that it takes less than half a hundredth of a processor."""
         while True:
             await asyncio.sleep(max(SWEEP_SECONDS, SWEEP_SHARE * self.sweep.seconds))
-            self.sweep = await asyncio.to_thread(sweep, self.network.datapath.flows, Timeouts())
+            try:
+                self.sweep = await asyncio.to_thread(sweep, self.network.datapath.flows, Timeouts())
+            except WhitError as error:
+                log.error("sweeping flows: %s", error)
 
 
 def _takes_part(edge: Edge, app: str) -> bool:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
+from typing import Any
 
 import pytest
 from dnslib import EDNS0, QTYPE, RCODE, RR, TXT, A, DNSRecord
@@ -29,10 +30,12 @@ from whit.mesh.questions import Answer, Listener, parse
 pytestmark = [pytest.mark.machine, pytest.mark.timeout(60)]
 
 RESOLVER, ASKER, STRANGER, SERVER = "10.219.0.2", "10.219.0.16", "192.0.2.9", "127.0.0.9"
+RESOLVER6, ASKER6, STRANGER6 = "fd77::2", "fd77::10", "fd78::9"
 TABLE = NameTable(
     listen=RESOLVER,
     services={"shop": {"web": ["10.219.128.1", "fd00::8001"]}},
     instances={ASKER: ("shop", "web-1")},
+    listen6=RESOLVER6,
 )
 SOURCES = Path(names.__file__).resolve().parents[2]
 ENVIRONMENT = {"PYTHONPATH": str(SOURCES), "PATH": os.environ["PATH"]}
@@ -164,18 +167,19 @@ class Node:
         exchange = _over_tcp if stream else _over_udp
         return netns.call_in(self.path, lambda: exchange(question, asker, patience))
 
-    def addresses(self, name: str, kind: str = "A", **options: bool) -> list[str]:
-        reply = self.ask(name, kind, **options)  # type: ignore[arg-type]
+    def addresses(self, name: str, kind: str = "A", **options: Any) -> list[str]:
+        reply = self.ask(name, kind, **options)
         assert reply is not None
         return [str(one.rdata) for one in reply.rr]
 
 
 def _over_udp(question: bytes, asker: str, patience: float) -> bytes | None:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as own:
+    family = socket.AF_INET6 if ":" in asker else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as own:
         own.settimeout(patience)
         own.bind((asker, 0))
         try:
-            own.connect((RESOLVER, 53))
+            own.connect((RESOLVER6 if ":" in asker else RESOLVER, 53))
             own.send(question)
             return own.recv(65535)
         except (TimeoutError, ConnectionRefusedError):
@@ -183,7 +187,8 @@ def _over_udp(question: bytes, asker: str, patience: float) -> bytes | None:
 
 
 def _over_tcp(question: bytes, asker: str, patience: float) -> bytes | None:
-    with socket.create_connection((RESOLVER, 53), timeout=patience, source_address=(asker, 0)) as own:
+    resolver = RESOLVER6 if ":" in asker else RESOLVER
+    with socket.create_connection((resolver, 53), timeout=patience, source_address=(asker, 0)) as own:
         own.sendall(struct.pack("!H", len(question)) + question)
         with own.makefile("rb") as replies:
             head = replies.read(2)
@@ -198,6 +203,7 @@ def node(settings: Settings, tmp_path: Path) -> Iterator[Node]:
         for argv in (
             ["link", "set", "lo", "up"],
             *(["addr", "add", one, "dev", "lo"] for one in (RESOLVER, ASKER, STRANGER)),
+            *(["addr", "add", f"{one}/128", "dev", "lo", "nodad"] for one in (RESOLVER6, ASKER6, STRANGER6)),
         ):
             subprocess.run(["nsenter", f"--net={path}", "ip", *argv], check=True)
         resolv_conf = tmp_path / "resolv.conf"
@@ -244,6 +250,15 @@ def test_own_names(node: Node, stream: bool) -> None:
     assert code(node.ask("nothing", stream=stream)) == RCODE.NXDOMAIN
     assert code(node.ask("99.0.219.10.in-addr.arpa", "PTR", stream=stream)) == RCODE.NXDOMAIN
     assert node.server.asked == []
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_it_answers_by_ipv6(node: Node, stream: bool) -> None:
+    names.write_state(node.settings, replace(TABLE, instances={ASKER6: ("shop", "web-1")}))
+    assert node.addresses("web", "AAAA", asker=ASKER6, stream=stream) == ["fd00::8001"]
+    assert node.addresses("web-1", "AAAA", asker=ASKER6, stream=stream) == [ASKER6]
+    assert node.addresses("some.example", asker=ASKER6, stream=stream) == ["203.0.113.7"]
+    assert node.send(bytes(DNSRecord.question("web").pack()), asker=STRANGER6, stream=stream, patience=0.3) is None
 
 
 def code(record: DNSRecord | None) -> int:

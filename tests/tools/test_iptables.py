@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from ipaddress import IPv4Address, IPv4Network, IPv6Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 import pytest
 from support.world import NODE, OUTSIDE, POOL, World, exchange, world
@@ -100,6 +100,15 @@ def test_ipv6_has_the_same_rules_for_what_is_forwarded() -> None:
     rules = iptables.wanted_rules6(both)["FORWARD"]
     planned = iptables.plan("FORWARD", iptables.parse("-P FORWARD DROP\n"), rules, "whit/x")
     assert planned == [FORWARD[0], FORWARD[1].replace("10.1.0.0/16", "fd00:1::/64")]
+
+
+def test_the_resolver_is_admitted_by_ipv6_too() -> None:
+    both = replace(ADMISSION, pool6=IPv6Network("fd00:1::/64"), resolver6=IPv6Address("fd00:1::2"))
+    rules = iptables.wanted_rules6(both)["INPUT"]
+    assert [" ".join(rule[:8]) for rule in rules] == [
+        "-d fd00:1::2/128 -i w-x-+ -p udp -m udp",
+        "-d fd00:1::2/128 -i w-x-+ -p tcp -m tcp",
+    ]
 
 
 OURS = "".join(f"-A FORWARD {rule.split(' ', 3)[3]}\n" for rule in FORWARD).replace("whit/x", '"whit/x"')

@@ -137,6 +137,7 @@ class Balancing:
         if cause != self._written_names:
             table = names.NameTable(
                 listen=str(addresses.resolver),
+                listen6=str(addresses.resolver6 or ""),
                 services={name: one.services for name, one in self._named.items()},
                 instances=instances,
                 aliases={name: one.aliases for name, one in self._named.items()},

@@ -262,6 +262,7 @@ class NodeNetwork:
             self.settings.link_prefix,
             book.resolver,
             pool6=book.network6,
+            resolver6=book.resolver6,
         )
 
     def _masquerade(self) -> Masquerade:

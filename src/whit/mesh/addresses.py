@@ -70,6 +70,10 @@ class AddressBook(Noun):
     def resolver(self) -> IPv4Address:
         return self.network[2]
 
+    @property
+    def resolver6(self) -> IPv6Address | None:
+        return self.address6(2)
+
     def address(self, offset: int) -> IPv4Address:
         return self.network[offset]
 

@@ -30,6 +30,8 @@ class NameTable:
     """By address: the app and the host name of the instance. Says also whose question it is."""
     aliases: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """By app: the name elsewhere that a service stands for."""
+    listen6: str = ""
+    """The resolver's IPv6 address; empty where there is no IPv6."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,13 @@ def write_state(settings: Settings, table: NameTable) -> bool:
 def parse_state(text: str) -> NameTable:
     document = json.loads(text)
     instances = {address: (app, host) for address, (app, host) in document["instances"].items()}
-    return NameTable(document["listen"], document["services"], instances, document.get("aliases", {}))
+    return NameTable(
+        document["listen"],
+        document["services"],
+        instances,
+        document.get("aliases", {}),
+        document.get("listen6", ""),
+    )
 
 
 def hosts_entries(services: Mapping[str, Sequence[str]], app: str) -> list[tuple[str, Sequence[str]]]:

@@ -40,8 +40,7 @@ def map_sizes(memory: int, asked: int | None = None) -> dict[str, int]:
 def host_link(settings: Settings, book: AddressBook) -> CreateHostLink:
     """The link of the node's own addresses and the resolver's."""
     own: list[IPv4Interface | IPv6Interface] = [IPv4Interface(book.node), IPv4Interface(book.resolver)]
-    if book.node6 is not None:
-        own.append(IPv6Interface(book.node6))
+    own += [IPv6Interface(address) for address in (book.node6, book.resolver6) if address]
     return CreateHostLink(settings.host_link, mac_of(book.node), tuple(own))
 
 
@@ -95,8 +94,8 @@ def node_identities(
         for address in link.addresses:
             found[_key(ip_network(address.ip))] = IdentityValue(HOST)
     found |= {_key(ip_network(address)): IdentityValue(HOST) for address in (book.node, book.node6) if address}
-    found[_key(IPv4Network(book.resolver))] = IdentityValue(RESOLVER)
-    return found
+    resolvers = (book.resolver, book.resolver6)
+    return found | {_key(ip_network(address)): IdentityValue(RESOLVER) for address in resolvers if address}
 
 
 def service_identities(addresses: Mapping[str, int]) -> dict[IdentityKey, IdentityValue]:

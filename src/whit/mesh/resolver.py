@@ -14,11 +14,12 @@ import contextlib
 import ctypes
 import os
 import signal
+import socket
 import struct
 import sys
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from dnslib import AAAA, CNAME, EDNS0, PTR, QTYPE, RCODE, RD, RR, A, DNSHeader, DNSRecord
 
@@ -40,6 +41,7 @@ IDLE = 10.0
 UNIQUE_LOCAL = IPv6Network("fc00::/7")
 """Names of these addresses are nobody's business outside (RFC 6303, 4.4)."""
 _PR_SET_NO_NEW_PRIVS = 38
+_IP_FREEBIND = 15
 _QUERY = 0
 _OPT = 41
 
@@ -87,11 +89,12 @@ class Resolver:
         self.upstream = upstream
         self.teller = teller
         self.pool = IPv4Network(f"{state.table.listen}/16", strict=False)
+        self.pool6 = IPv6Network(f"{state.table.listen6}/64", strict=False) if state.table.listen6 else None
 
     async def answer(self, question: bytes, asker: str, *, stream: bool) -> bytes | None:
         """The reply to a question. None if it is none, or comes from somebody whom it is no business of ours to serve:
         an open resolver is a weapon."""
-        if IPv4Address(asker) not in self.pool:
+        if not self._serves(ip_address(asker)):
             return None
         try:
             record = DNSRecord.parse(question)
@@ -109,6 +112,11 @@ class Resolver:
                 return passed
             reply = _reply(record, RCODE.SERVFAIL)
         return bytes(reply.pack())
+
+    def _serves(self, asker: IPv4Address | IPv6Address) -> bool:
+        if isinstance(asker, IPv4Address):
+            return asker in self.pool
+        return self.pool6 is not None and asker in self.pool6
 
     def _own_answer(self, record: DNSRecord, asker: str) -> DNSRecord | None:
         """None: somebody else's name."""
@@ -169,12 +177,12 @@ class Datagrams(asyncio.DatagramProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport
 
-    def datagram_received(self, data: bytes, address: tuple[str, int]) -> None:
+    def datagram_received(self, data: bytes, address: tuple[Any, ...]) -> None:
         task = asyncio.create_task(self._reply(data, address))
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
 
-    async def _reply(self, data: bytes, address: tuple[str, int]) -> None:
+    async def _reply(self, data: bytes, address: tuple[Any, ...]) -> None:
         reply = await self.resolver.answer(data, address[0], stream=False)
         if reply is not None:
             self.transport.sendto(reply, address)  # type: ignore[attr-defined]
@@ -228,12 +236,30 @@ async def serve(settings: Settings) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    await loop.create_datagram_endpoint(lambda: Datagrams(resolver), local_addr=(listen, 53))
-    server = await asyncio.start_server(Streams(resolver).serve, listen, 53)
-    if os.geteuid() == 0:
-        give_up_rights()
-    async with server:
+    streams = Streams(resolver)
+    async with contextlib.AsyncExitStack() as stack:
+        for address in filter(None, (listen, state.table.listen6)):
+            datagrams = bound(address, socket.SOCK_DGRAM)
+            await loop.create_datagram_endpoint(lambda: Datagrams(resolver), sock=datagrams)
+            server = await asyncio.start_server(streams.serve, sock=bound(address, socket.SOCK_STREAM))
+            await stack.enter_async_context(server)
+        if os.geteuid() == 0:
+            give_up_rights()
         await stop.wait()
+
+
+def bound(address: str, kind: socket.SocketKind) -> socket.socket:
+    """At port 53, also of an address that the node is only about to have."""
+    own = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, kind)
+    try:
+        if kind == socket.SOCK_STREAM:
+            own.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        own.setsockopt(socket.SOL_IP, _IP_FREEBIND, 1)
+        own.bind((address, 53))
+    except OSError:
+        own.close()
+        raise
+    return own
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ import logging
 import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Network, IPv6Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Literal
 
 from whit.base.errors import CommandError, Unavailable
@@ -42,6 +42,7 @@ class Admission:
     port: int = 53
     pool6: IPv6Network | None = None
     """None where the mesh has no IPv6: ip6tables is then left alone."""
+    resolver6: IPv6Address | None = None
 
 
 @dataclass(frozen=True)
@@ -80,18 +81,24 @@ def parse(text: str) -> Listing:
 
 def wanted_rules(admission: Admission) -> dict[Chain, tuple[Rule, ...]]:
     """FORWARD: what the datapath marked, and answers to instances. INPUT: questions to the resolver."""
-    ending = _ending(admission)
-    asked = ("-d", f"{admission.resolver}/32", "-i", f"{admission.link_prefix}+")
-    questions = [(*asked, "-p", name, "-m", name, "--dport", str(admission.port)) for name in ("udp", "tcp")]
     return {
         "FORWARD": _forwarded(admission, admission.pool),
-        "INPUT": tuple((*question, *ending) for question in questions),
+        "INPUT": _questions(admission, admission.resolver),
     }
 
 
 def wanted_rules6(admission: Admission) -> dict[Chain, tuple[Rule, ...]]:
-    """The resolver is asked by IPv4."""
-    return {"FORWARD": _forwarded(admission, admission.pool6) if admission.pool6 else ()}
+    """As `wanted_rules`, for IPv6."""
+    return {
+        "FORWARD": _forwarded(admission, admission.pool6) if admission.pool6 else (),
+        "INPUT": _questions(admission, admission.resolver6) if admission.resolver6 else (),
+    }
+
+
+def _questions(admission: Admission, resolver: IPv4Address | IPv6Address) -> tuple[Rule, ...]:
+    asked = ("-d", f"{resolver}/{resolver.max_prefixlen}", "-i", f"{admission.link_prefix}+")
+    kinds = [(*asked, "-p", name, "-m", name, "--dport", str(admission.port)) for name in ("udp", "tcp")]
+    return tuple((*kind, *_ending(admission)) for kind in kinds)
 
 
 def _forwarded(admission: Admission, pool: IPv4Network | IPv6Network) -> tuple[Rule, ...]:

@@ -6,7 +6,7 @@ silence: a key is honoured by its reader, or refused from here, or unknown.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 
 from whit.base.errors import InputError, UnknownKey
 from whit.formats.nodes import Entry, Table
@@ -172,23 +172,32 @@ UNSUPPORTED: dict[str, str] = {
 """`*` stands for the name of a service or volume, `[]` for an item of a list."""
 
 
-def refuse(table: Table, parent: str, honoured: Collection[str], problems: Problems) -> None:
+def refuse(
+    table: Table,
+    parent: str,
+    honoured: Collection[str],
+    problems: Problems,
+    unsupported: Mapping[str, str] = UNSUPPORTED,
+) -> None:
     """A problem for each key of the table at the path `parent` that is not honoured. Keys from x- on are free."""
     for entry in table.entries.values():
         if entry.key not in honoured and not entry.key.startswith("x-"):
-            problems.add(refusal(entry, parent, honoured))
+            problems.add(refusal(entry, parent, honoured, unsupported))
 
 
-def refusal(entry: Entry, parent: str, honoured: Iterable[str]) -> InputError:
+def refusal(
+    entry: Entry, parent: str, honoured: Iterable[str], unsupported: Mapping[str, str] = UNSUPPORTED
+) -> InputError:
     """Why a key is not read: it is not honoured, or nobody knows it."""
     path = f"{parent}.{entry.key}" if parent else entry.key
-    if remedy := UNSUPPORTED.get(path):
+    if remedy := unsupported.get(path):
         return UnknownKey("is not honoured", place=entry.place, hint=remedy)
-    return UnknownKey("is not a known key", place=entry.place, hint=near(entry.key, known_keys(parent, honoured)))
+    known = known_keys(parent, honoured, unsupported)
+    return UnknownKey("is not a known key", place=entry.place, hint=near(entry.key, known))
 
 
-def known_keys(parent: str, honoured: Iterable[str]) -> set[str]:
+def known_keys(parent: str, honoured: Iterable[str], unsupported: Mapping[str, str] = UNSUPPORTED) -> set[str]:
     """The keys at the path `parent`: honoured ones, and refused ones."""
     start = f"{parent}." if parent else ""
-    rest = {path.removeprefix(start) for path in UNSUPPORTED if path.startswith(start)}
+    rest = {path.removeprefix(start) for path in unsupported if path.startswith(start)}
     return {*honoured, *(key for key in rest if not set(key) & set(".*["))}

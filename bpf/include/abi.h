@@ -46,6 +46,9 @@ struct endpoint_key {
 enum endpoint_flags {
 	ENDPOINT_TAP = 1,     /* there is no peer to hand packets to: they leave by the node's side of the link */
 	ENDPOINT_LIMITED = 2, /* what it sends is counted against `limits` */
+	ENDPOINT_WARM = 4,    /* may sleep: when a packet last came for it stands in `activity` */
+	ENDPOINT_ASLEEP = 8,  /* with WARM: user space is told of the next packet, which takes the flag away */
+	ENDPOINT_HELD = 16,   /* with WARM: nobody listens yet: user space gets the packets that begin something */
 };
 
 struct endpoint_value {
@@ -260,6 +263,7 @@ enum event_kind {
 	EVENT_END = 2,	/* a TCP flow was closed */
 	EVENT_HTTP = 3, /* an answer to an HTTP/1 request went by */
 	EVENT_HOP = 4,	/* a decision about a traced packet */
+	EVENT_WAKE = 5, /* on the control ring: a packet came for an instance that sleeps */
 };
 
 struct flow_event {
@@ -378,6 +382,18 @@ struct hop_event {
 	__u32 a;
 	__u32 b;
 	__u32 pad2;
+};
+
+/* As long as a packet that is held may be. One that is longer is lost, and its sender's to send again. */
+#define HELD_BYTES 512
+
+struct wake_event {
+	__u64 time_ns;
+	__u8 kind;
+	__u8 hook;
+	__u16 length;  /* of the packet if it was held; 0: it was delivered, or was too long */
+	__u32 ifindex; /* of the link of the instance that it came for */
+	__u8 packet[HELD_BYTES];
 };
 
 /* A request that was not answered yet, under the tuple of its answer. */

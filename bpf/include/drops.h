@@ -21,7 +21,8 @@
 	X(12, UNRELATED_ERROR, "an ICMP error about a packet of no known flow")           \
 	X(13, BACKEND_GONE, "the backend of this flow is down or gone")                   \
 	X(14, TOO_BIG, "larger than the next link, and not to be fragmented")             \
-	X(15, BANDWIDTH, "the instance sends more than its limit")
+	X(15, BANDWIDTH, "the instance sends more than its limit")                        \
+	X(16, HELD, "kept until the instance that sleeps has been woken")
 
 enum drop_reason {
 	DROP_NONE = 0,

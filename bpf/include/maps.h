@@ -98,7 +98,7 @@ struct {
 /* What somebody waits for, and so wakes: an instance to be woken, a backend that has gone. */
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
-	__uint(max_entries, 1 << 14);
+	__uint(max_entries, 1 << 18);
 } control SEC(".maps");
 
 struct {
@@ -142,6 +142,14 @@ struct {
 	__type(value, struct limit_value);
 	__uint(max_entries, 4096);
 } limits SEC(".maps");
+
+/* When a packet last came for an instance that may sleep: CLOCK_MONOTONIC, in ns. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__type(key, __u32); /* ifindex */
+	__type(value, __u64);
+	__uint(max_entries, 4096);
+} activity SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_PERCPU_HASH);

@@ -9,6 +9,7 @@
 
 #include "event.h"
 #include "identity.h"
+#include "warm.h"
 
 /* Destination and source, in the order of the Ethernet header. */
 struct macs {
@@ -24,19 +25,26 @@ static __always_inline int deliver_to_stack(const struct packet *packet)
 	return TC_ACT_OK;
 }
 
-static __always_inline int deliver_to_endpoint(const struct packet *packet, const struct endpoint_value *endpoint)
+static __noinline long store_endpoint_macs(const struct packet *packet, const struct endpoint_value *endpoint)
 {
 	struct macs macs;
 
+	__builtin_memcpy(macs.destination, endpoint->mac, ETH_ALEN);
+	__builtin_memcpy(macs.source, endpoint->host_mac, ETH_ALEN);
+	return bpf_skb_store_bytes(packet->skb, 0, &macs, sizeof(macs), 0);
+}
+
+static __always_inline int deliver_to_endpoint(const struct packet *packet, struct endpoint_value *endpoint)
+{
+	if (!packet->through_stack && store_endpoint_macs(packet, endpoint))
+		return drop(packet, DROP_REWRITE_FAILED);
+	if ((endpoint->flags & ENDPOINT_WARM) && knock(packet, endpoint))
+		return drop(packet, DROP_HELD);
 	if (packet->through_stack) {
 		/* With TC_ACT_OK the kernel makes this the tc_index, and pieces inherit it. */
 		packet->skb->tc_classid = TC_INDEX_JUDGED;
 		return deliver_to_stack(packet);
 	}
-	__builtin_memcpy(macs.destination, endpoint->mac, ETH_ALEN);
-	__builtin_memcpy(macs.source, endpoint->host_mac, ETH_ALEN);
-	if (bpf_skb_store_bytes(packet->skb, 0, &macs, sizeof(macs), 0))
-		return drop(packet, DROP_REWRITE_FAILED);
 	hop(packet, HOP_INSTANCE, endpoint->ifindex, 0);
 	if (redirect_peer && !(endpoint->flags & ENDPOINT_TAP))
 		return bpf_redirect_peer(endpoint->ifindex, 0);
@@ -47,7 +55,7 @@ static __always_inline int deliver_to_endpoint(const struct packet *packet, cons
 /* Only from ingress hooks. `uplink` is the link by which the answer to the outside leaves, or 0. */
 static __noinline int deliver(const struct packet *packet, __u32 uplink)
 {
-	const struct endpoint_value *endpoint = endpoint_of(&packet->tuple.destination);
+	struct endpoint_value *endpoint = endpoint_of(&packet->tuple.destination);
 
 	if (endpoint)
 		return deliver_to_endpoint(packet, endpoint);

@@ -63,9 +63,14 @@ static __always_inline __be16 policy_port(const struct flow_event *event)
 	}
 }
 
-/* Neighbour discovery and its like, which hosts send without being asked: reports of it would drown all others. */
+/*
+ * Neighbour discovery and its like, which hosts send without being asked: reports of it would drown all others. What is
+ * held was reported as let through.
+ */
 static __always_inline bool is_chatter(const struct packet *packet, enum drop_reason reason)
 {
+	if (reason == DROP_HELD)
+		return true;
 	return packet->multicast && (reason == DROP_UNSUPPORTED_PROTOCOL || reason == DROP_UNKNOWN_ENDPOINT);
 }
 

@@ -28,6 +28,7 @@ union abi {
 	struct end_event end_event;
 	struct http_event http_event;
 	struct hop_event hop_event;
+	struct wake_event wake_event;
 	struct request_value request_value;
 	struct affinity_key affinity_key;
 	struct affinity_value affinity_value;

@@ -24,6 +24,7 @@
 #include "service.h"
 #include "socket.h"
 #include "tcp.h"
+#include "warm.h"
 
 char LICENSE[] SEC("license") = "Apache-2.0";
 
@@ -228,7 +229,9 @@ SEC("tc")
 int to_instance(struct __sk_buff *skb)
 {
 	struct packet packet = begin(skb, HOOK_TO_INSTANCE);
+	struct endpoint_value *endpoint;
 	enum drop_reason reason;
+	int end;
 
 	if (skb->tc_index == TC_INDEX_JUDGED)
 		return pass_judged(&packet);
@@ -237,9 +240,13 @@ int to_instance(struct __sk_buff *skb)
 		return drop(&packet, reason);
 	if (packet.kind == PACKET_NEIGHBOUR)
 		return TC_ACT_OK;
-	if (!endpoint_of(&packet.tuple.destination))
+	endpoint = endpoint_of(&packet.tuple.destination);
+	if (!endpoint)
 		return drop(&packet, DROP_UNKNOWN_ENDPOINT);
-	return forward_flow(&packet);
+	end = forward_flow(&packet);
+	if (end == TC_ACT_OK && (endpoint->flags & ENDPOINT_WARM) && knock(&packet, endpoint))
+		return drop(&packet, DROP_HELD);
+	return end;
 }
 
 /* Of what comes from outside, only flows to services are ours; the rest is the stack's, and to_instance's after it. */

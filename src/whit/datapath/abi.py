@@ -24,6 +24,7 @@ POLICY_PREFIX_ANY_PORT = 80
 POLICY_PREFIX_EXACT = 96
 MAGLEV_SIZE = 16381
 HTTP_PATH_BYTES = 64
+HELD_BYTES = 512
 LATENCY_BUCKETS = 16
 
 
@@ -37,6 +38,9 @@ class ReservedIdentity(IntEnum):
 class EndpointFlags(IntFlag):
     TAP = 1
     LIMITED = 2
+    WARM = 4
+    ASLEEP = 8
+    HELD = 16
 
 
 class Direction(IntEnum):
@@ -89,6 +93,7 @@ class EventKind(IntEnum):
     END = 2
     HTTP = 3
     HOP = 4
+    WAKE = 5
 
 
 class HttpMethod(IntEnum):
@@ -136,6 +141,7 @@ class DropReason(IntEnum):
     BACKEND_GONE = 13
     TOO_BIG = 14
     BANDWIDTH = 15
+    HELD = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -1133,6 +1139,36 @@ _HOP_EVENT = struct.Struct(HopEvent.FORMAT)
 
 
 @dataclass(frozen=True, slots=True)
+class WakeEvent:
+    FORMAT: ClassVar[str] = "<QBBHI512s"
+    SIZE: ClassVar[int] = 528
+
+    time_ns: int
+    kind: int
+    hook: int
+    length: int
+    ifindex: int
+    packet: Raw
+
+    def pack(self) -> Raw:
+        return _WAKE_EVENT.pack(
+            self.time_ns,
+            self.kind,
+            self.hook,
+            self.length,
+            self.ifindex,
+            self.packet,
+        )
+
+    @classmethod
+    def unpack(cls, data: Raw) -> WakeEvent:
+        return cls(*_WAKE_EVENT.unpack(data))
+
+
+_WAKE_EVENT = struct.Struct(WakeEvent.FORMAT)
+
+
+@dataclass(frozen=True, slots=True)
 class RequestValue:
     FORMAT: ClassVar[str] = "<QBB6x64s"
     SIZE: ClassVar[int] = 80
@@ -1325,6 +1361,7 @@ DROP_TEXTS: dict[DropReason, str] = {
     DropReason.BACKEND_GONE: "the backend of this flow is down or gone",
     DropReason.TOO_BIG: "larger than the next link, and not to be fragmented",
     DropReason.BANDWIDTH: "the instance sends more than its limit",
+    DropReason.HELD: "kept until the instance that sleeps has been woken",
 }
 LAYOUT: dict[str, tuple[int, tuple[tuple[str, int, int], ...]]] = {
     "address": (
@@ -1599,6 +1636,17 @@ LAYOUT: dict[str, tuple[int, tuple[tuple[str, int, int], ...]]] = {
             ("pad2", 68, 4),
         ),
     ),
+    "wake_event": (
+        528,
+        (
+            ("time_ns", 0, 8),
+            ("kind", 8, 1),
+            ("hook", 9, 1),
+            ("length", 10, 2),
+            ("ifindex", 12, 4),
+            ("packet", 16, 512),
+        ),
+    ),
     "request_value": (
         80,
         (
@@ -1670,6 +1718,9 @@ ENUMS: dict[str, dict[str, int]] = {
     "endpoint_flags": {
         "ENDPOINT_TAP": 1,
         "ENDPOINT_LIMITED": 2,
+        "ENDPOINT_WARM": 4,
+        "ENDPOINT_ASLEEP": 8,
+        "ENDPOINT_HELD": 16,
     },
     "direction": {
         "DIRECTION_EGRESS": 0,
@@ -1714,6 +1765,7 @@ ENUMS: dict[str, dict[str, int]] = {
         "EVENT_END": 2,
         "EVENT_HTTP": 3,
         "EVENT_HOP": 4,
+        "EVENT_WAKE": 5,
     },
     "http_method": {
         "HTTP_GET": 1,
@@ -1758,5 +1810,6 @@ ENUMS: dict[str, dict[str, int]] = {
         "DROP_BACKEND_GONE": 13,
         "DROP_TOO_BIG": 14,
         "DROP_BANDWIDTH": 15,
+        "DROP_HELD": 16,
     },
 }

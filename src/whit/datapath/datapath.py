@@ -38,8 +38,9 @@ from whit.datapath.abi import (
 from whit.datapath.attach import Attachment, Form
 from whit.datapath.clsact import Direction
 from whit.datapath.codec import U32, U64, struct_codec
-from whit.datapath.events import FlowEvents, RingReader
+from whit.datapath.events import FlowEvents
 from whit.datapath.install import DatapathConfig
+from whit.datapath.knocks import Knocks
 from whit.datapath.maps import ArrayMap, BpfMap, HashMap, LpmMap, MaglevMap, PerCpuMap
 from whit.datapath.pins import Pins, mount_bpffs, program_of, remove
 from whit.kernel import links
@@ -128,6 +129,8 @@ class Datapath:
         self.maglev: MaglevMap = self._keep(MaglevMap.open(maps / "maglev", U32, U32))
         self.limits: HashMap[int, LimitValue] = self._keep(HashMap.open(maps / "limits", U32, struct_codec(LimitValue)))
         """By index of the node's side of an instance's link."""
+        self.activity: HashMap[int, int] = self._keep(HashMap.open(maps / "activity", U32, U64))
+        """By index of the link: when a packet last came for an instance that may sleep."""
         self.edges: PerCpuMap[EdgeKey, EdgeValue] = self._keep(
             PerCpuMap.open(maps / "edges", struct_codec(EdgeKey), struct_codec(EdgeValue))
         )
@@ -140,7 +143,7 @@ class Datapath:
         )
         """One entry, at 0."""
         self.events: FlowEvents = self._keep(FlowEvents(maps / "events"))
-        self.control: RingReader = self._keep(RingReader(maps / "control"))
+        self.control: Knocks = self._keep(Knocks(maps / "control"))
 
     def _keep(self, opened: Any) -> Any:
         self._opened.append(opened)

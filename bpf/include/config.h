@@ -29,8 +29,8 @@ const volatile __u32 mark_mask = 0;
 const volatile __u8 redirect_peer = 1;
 
 /*
- * All addresses of instances and services of this node. One of them that nobody has is a drop, never a packet into the
- * node's routing table, and none of them comes in from outside. A mask of 0 is no pool.
+ * All addresses of instances and services: of this node; of IPv6, of the whole mesh. One of them that nobody has is a
+ * drop, never a packet into the node's routing table, and none of them comes in from outside. A mask of 0 is no pool.
  */
 const volatile __be32 pool = 0;
 const volatile __be32 pool_mask = 0;

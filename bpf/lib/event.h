@@ -54,6 +54,7 @@ static __always_inline __be16 policy_port(const struct flow_event *event)
 	switch (event->protocol) {
 	case IPPROTO_TCP:
 	case IPPROTO_UDP:
+	case IPPROTO_SCTP:
 		return event->destination_port;
 	case IPPROTO_ICMP:
 	case IPPROTO_ICMPV6:

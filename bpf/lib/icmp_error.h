@@ -165,7 +165,7 @@ rewrite_carried(const struct packet *packet, const struct carried *carried, cons
 
 	if (rewrite_carried_address(packet, carried, change))
 		return -1;
-	if (has_ports(protocol) &&
+	if (translates_ports(protocol) &&
 	    rewrite_carried_word(packet, carried->l4_offset + port, change->old_port, change->new_port))
 		return -1;
 	if (l4_checksum_offset(protocol, packet->ipv6) == NO_CHECKSUM)
@@ -205,14 +205,14 @@ translate_error(struct packet *packet, const struct carried *carried, const stru
 		.old_address = reply ? &carried->answer.source : &carried->answer.destination,
 		.new_address = &flow->translation,
 		.old_port = reply ? carried->answer.source_port : carried->answer.destination_port,
-		.new_port = has_ports(carried->answer.protocol) ? flow->translation_port : 0,
+		.new_port = translates_ports(carried->answer.protocol) ? flow->translation_port : 0,
 		.source = !reply,
 	};
 	long failed;
 
 	if (!(flow->flags & FLOW_TRANSLATED))
 		return DROP_NONE;
-	if (!has_ports(carried->answer.protocol))
+	if (!translates_ports(carried->answer.protocol))
 		change.old_port = 0;
 	failed = rewrite_carried(packet, carried, &change);
 	if (!reply)

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The headers of layer 4: TCP, UDP, ICMP and ICMPv6. All other protocols are flows without ports. */
+/* The headers of layer 4: TCP, UDP, SCTP, ICMP and ICMPv6. All other protocols are flows without ports. */
 #ifndef WHIT_L4_H
 #define WHIT_L4_H
 
@@ -25,6 +25,19 @@ struct icmp {
 	__sum16 checksum;
 	__be16 id; /* of an echo */
 	__be16 sequence;
+};
+
+static __always_inline bool has_ports(__u8 protocol)
+{
+	return protocol == IPPROTO_TCP || protocol == IPPROTO_UDP || protocol == IPPROTO_SCTP;
+}
+
+/* RFC 9260, 3.1. The checksum covers the ports, but no address. */
+struct sctp {
+	__be16 source;
+	__be16 dest;
+	__u32 tag;
+	__u32 checksum;
 };
 
 #define ICMP_ECHO_REPLY 0
@@ -73,6 +86,18 @@ static __always_inline enum drop_reason parse_udp(struct packet *packet)
 	packet->l4_head = sizeof(udp);
 	packet->tuple.source_port = udp.source;
 	packet->tuple.destination_port = udp.dest;
+	return DROP_NONE;
+}
+
+static __always_inline enum drop_reason parse_sctp(struct packet *packet)
+{
+	struct sctp sctp;
+
+	if (packet->l4_length < sizeof(sctp) ||
+	    bpf_skb_load_bytes(packet->skb, packet->l4_offset, &sctp, sizeof(sctp)))
+		return DROP_MALFORMED;
+	packet->tuple.source_port = sctp.source;
+	packet->tuple.destination_port = sctp.dest;
 	return DROP_NONE;
 }
 
@@ -134,6 +159,8 @@ static __always_inline enum drop_reason parse_l4(struct packet *packet)
 		return parse_tcp(packet);
 	if (protocol == IPPROTO_UDP)
 		return parse_udp(packet);
+	if (protocol == IPPROTO_SCTP)
+		return parse_sctp(packet);
 	return is_icmp(protocol, packet->ipv6) ? parse_icmp(packet) : DROP_NONE;
 }
 

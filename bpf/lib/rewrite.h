@@ -12,7 +12,8 @@
 
 #define NO_CHECKSUM 0 /* of layer 4: the protocol has none over addresses and ports, or we do not know it */
 
-static __always_inline bool has_ports(__u8 protocol)
+/* Those of SCTP stay as they are: its checksum would have to be made anew over the whole packet. */
+static __always_inline bool translates_ports(__u8 protocol)
 {
 	return protocol == IPPROTO_TCP || protocol == IPPROTO_UDP;
 }
@@ -99,7 +100,7 @@ static __always_inline long rewrite_port(const struct packet *packet, __u32 fiel
 	__u64 flags = l4_checksum_flags(packet->tuple.protocol) | sizeof(__be16);
 	__be16 old = *current, new = wanted;
 
-	if (!has_ports(packet->tuple.protocol) || old == new)
+	if (!translates_ports(packet->tuple.protocol) || old == new)
 		return 0;
 	*current = new;
 	if (offset == NO_CHECKSUM)

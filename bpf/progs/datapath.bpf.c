@@ -54,7 +54,7 @@ balance(const struct packet *packet, const struct frontend_value *frontend, stru
 	if (!backend || !is_same_family(&backend->address, &packet->tuple.destination))
 		return DROP_NO_BACKEND;
 	event->destination = backend->address;
-	if (backend->port && has_ports(packet->tuple.protocol))
+	if (backend->port && translates_ports(packet->tuple.protocol))
 		event->destination_port = backend->port;
 	return DROP_NONE;
 }

@@ -23,7 +23,6 @@ from support.packet_lab import (
     REDIRECT,
     RESOLVER,
     RESOLVER_ID,
-    SCTP_NUMBER,
     SERVER,
     SERVER_ID,
     SHOT,
@@ -177,6 +176,7 @@ def test_a_vlan_is_not_a_way_around(lab: Lab) -> None:
     assert lab.drops() == {(DropReason.UNSUPPORTED_PROTOCOL, Hook.FROM_INSTANCE): 1}
 
 
+GRE_NUMBER = 47
 HEAD = Ether(src=MACS[CLIENT], dst=HOST_MACS[CLIENT])
 
 
@@ -294,10 +294,10 @@ def test_an_echo_is_a_flow_by_its_identifier(lab: Lab) -> None:
 
 
 def test_other_ip_protocols_are_flows_without_ports(lab: Lab) -> None:
-    packet = HEAD / IP(src=CLIENT, dst=SERVER, proto=SCTP_NUMBER) / bytes(range(20))
+    packet = HEAD / IP(src=CLIENT, dst=SERVER, proto=GRE_NUMBER) / bytes(range(20))
     result = lab.from_instance(packet)
     assert (result.action, result.data) == (REDIRECT, raw(delivered(packet, SERVER)))
-    assert lab.flow(CLIENT, SERVER, 0, 0, SCTP_NUMBER) is not None
+    assert lab.flow(CLIENT, SERVER, 0, 0, GRE_NUMBER) is not None
 
 
 def test_a_udp_packet_without_checksum_stays_so(lab: Lab) -> None:

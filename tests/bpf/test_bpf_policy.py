@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import pytest
+from scapy.layers.sctp import SCTP, SCTPChunkInit, SCTPChunkInitAck
 from support.packet_lab import (
     CLIENT,
+    CLIENT6,
     CLIENT_ID,
     NODE,
     OK,
     REDIRECT,
     SCTP_NUMBER,
     SERVER,
+    SERVER6,
     SERVER_ID,
     SHOT,
     TCP_NUMBER,
     UDP_NUMBER,
+    VIP,
     WORLD_ID,
     Lab,
+    delivered,
+    ip,
     raw,
     tcp,
     udp,
@@ -27,6 +33,7 @@ from whit.datapath.abi import Direction, DropReason, FlowFlags, Hook, PolicyFlag
 pytestmark = pytest.mark.root
 
 ALLOW, DENY = Verdict.ALLOW, Verdict.DENY
+GRE_NUMBER = 47
 EGRESS, INGRESS = Direction.EGRESS, Direction.INGRESS
 
 
@@ -138,10 +145,37 @@ def test_a_rule_is_for_its_protocol(lab: Lab) -> None:
 
 def test_a_protocol_without_ports_is_asked_about_as_port_0(lab: Lab) -> None:
     lab.deny_all(CLIENT_ID, EGRESS)
-    lab.rule(CLIENT_ID, EGRESS, ALLOW, protocol=SCTP_NUMBER)
+    lab.rule(CLIENT_ID, EGRESS, ALLOW, protocol=GRE_NUMBER)
     packet = tcp(CLIENT, SERVER)
-    packet["IP"].proto = SCTP_NUMBER
+    packet["IP"].proto = GRE_NUMBER
     assert lab.from_instance(packet).action == REDIRECT
+
+
+@pytest.mark.parametrize(("client", "server"), [(CLIENT, SERVER), (CLIENT6, SERVER6)])
+def test_sctp_is_asked_about_by_its_port(lab: Lab, client: str, server: str) -> None:
+    lab.rule(CLIENT_ID, EGRESS, Verdict.DENY, protocol=SCTP_NUMBER, port=81)
+    for port, action in ((80, REDIRECT), (81, SHOT)):
+        packet = ip(client, server) / SCTP(sport=40000, dport=port) / SCTPChunkInit()
+        assert lab.from_instance(packet).action == action
+    assert lab.flow(client, server, 40000, 80, SCTP_NUMBER) is not None
+    answer = ip(server, client) / SCTP(sport=80, dport=40000) / SCTPChunkInitAck()
+    assert lab.from_instance(answer, SERVER).action == REDIRECT
+    assert len(lab.events()) == 2
+
+
+def test_the_ports_of_sctp_are_not_translated(lab: Lab) -> None:
+    """Its checksum covers no address, so a service's backends are reached at the port that was asked for."""
+    lab.serve((SERVER, 8080), port=0, protocol=0)
+    packet = ip(CLIENT, VIP) / SCTP(sport=40000, dport=80) / SCTPChunkInit()
+    expected = ip(CLIENT, SERVER) / SCTP(sport=40000, dport=80) / SCTPChunkInit()
+    assert lab.from_instance(packet).data == raw(delivered(expected, SERVER))
+
+
+@pytest.mark.parametrize("length", [0, 11])
+def test_sctp_that_is_cut_short_is_malformed(lab: Lab, length: int) -> None:
+    packet = ip(CLIENT, SERVER, proto=SCTP_NUMBER) / bytes(length)
+    assert lab.from_instance(packet).action == SHOT
+    assert lab.events()[0].reason == DropReason.MALFORMED
 
 
 def test_a_rule_is_for_its_direction(lab: Lab) -> None:

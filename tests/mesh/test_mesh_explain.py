@@ -67,8 +67,10 @@ def dumped() -> tuple[Dump, Callable[[int], str], Callable[[int], str]]:
         )
         for number, (address, name) in enumerate(owners.items(), start=16)
     )
-    endpoint = EndpointValue(ifindex=9, identity=0, flags=0, mac=bytes(6), host_mac=bytes(6))
-    endpoints = {EndpointKey(Address.from_ip(address)): endpoint for address in owners}
+    endpoints = {
+        EndpointKey(Address.from_ip(address)): EndpointValue(9, book.number(f"shop/{name}"), 0, bytes(6), bytes(6))
+        for address, name in owners.items()
+    }
     maps = Dump(known, endpoints, found.table, wanted.frontends, wanted.slots, wanted.backends)
     return maps, book.name, lambda number: texts.texts().get(number, "")
 

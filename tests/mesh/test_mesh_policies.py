@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from mesh.compiled import Compiled, compiled
 from mesh.policy_reference import Question, look_up
 from mesh.policy_semantics import Asked, End, Pod, verdict
+from support.policy_strategies import sets
 
 from whit.mesh import node
 from whit.mesh.addresses import AddressBook
@@ -19,8 +20,7 @@ from whit.mesh.explain import Dump, identity_of
 from whit.mesh.identities import numbers_of
 from whit.mesh.outside import outside_of
 from whit.model.app import AppSpec
-from whit.model.policy import PeerSpec, PolicyPort, PolicyRuleSpec, PolicySpec
-from whit.model.selector import LabelSelector, Requirement
+from whit.model.policy import PolicyPort, PolicyRuleSpec, PolicySpec
 
 
 def namespace(name: str) -> AppSpec:
@@ -45,95 +45,6 @@ APPS = [namespace(name) for name in "xyz"]
 PODS = [Pod(app, name) for app in APPS for name in app.services]
 ADDRESSES = [IPv4Address(text) for text in ("203.0.113.1", "203.0.113.200", "192.0.2.1")]
 PORTS = (*((protocol, port) for protocol in (6, 17, 132) for port in (79, 80, 81, 82)), (1, 0x0800), (1, 0x0301))
-
-values = st.sampled_from("abc")
-requirements = st.one_of(
-    st.builds(
-        Requirement, key=st.sampled_from(["pod", "ns", "no"]), operator=st.sampled_from(["Exists", "DoesNotExist"])
-    ),
-    st.builds(
-        Requirement,
-        key=st.sampled_from(["pod", "no"]),
-        operator=st.sampled_from(["In", "NotIn"]),
-        values=st.lists(values, min_size=1, max_size=2).map(tuple),
-    ),
-)
-service_selectors = st.builds(
-    LabelSelector,
-    match_labels=st.dictionaries(st.just("pod"), values, max_size=1),
-    match_expressions=st.lists(requirements, max_size=1).map(tuple),
-)
-app_selectors = st.builds(
-    LabelSelector,
-    match_labels=st.dictionaries(
-        st.sampled_from(["ns", "kubernetes.io/metadata.name"]), st.sampled_from("xyz"), max_size=1
-    ),
-)
-blocks = st.sampled_from(
-    [
-        PeerSpec(cidr="203.0.113.0/24"),
-        PeerSpec(cidr="203.0.113.0/24", excepted=("203.0.113.128/25",)),
-        PeerSpec(cidr="203.0.113.128/25"),
-        PeerSpec(cidr="0.0.0.0/1"),
-        PeerSpec(entity="world"),
-    ]
-)
-peers = st.one_of(
-    st.builds(PeerSpec, services=service_selectors),
-    st.builds(PeerSpec, apps=app_selectors),
-    st.builds(PeerSpec, services=service_selectors, apps=app_selectors),
-    blocks,
-)
-ports = st.one_of(
-    st.builds(PolicyPort, protocol=st.sampled_from(["tcp", "udp", "sctp"]), port=st.sampled_from([None, 80, 81])),
-    st.just(PolicyPort(port=79, end_port=81)),
-    st.builds(PolicyPort, protocol=st.sampled_from(["tcp", "udp"]), port=st.sampled_from(["http", "dns", "none"])),
-    st.sampled_from([PolicyPort(protocol="icmp"), PolicyPort(protocol="icmp", icmp_type=8)]),
-)
-directions = st.sampled_from(["egress", "ingress"])
-
-
-def rules(actions: list[str]) -> st.SearchStrategy[tuple[PolicyRuleSpec, ...]]:
-    rule = st.builds(
-        PolicyRuleSpec,
-        direction=directions,
-        action=st.sampled_from(actions),
-        peers=st.lists(peers, max_size=2).map(tuple),
-        ports=st.lists(ports, max_size=2).map(tuple),
-    )
-    return st.lists(rule, max_size=3).map(tuple)
-
-
-modes = st.sampled_from(["enforce", "enforce", "enforce", "audit"])
-both = st.lists(directions, min_size=1, max_size=2, unique=True).map(tuple)
-of_apps = st.builds(
-    PolicySpec,
-    name=st.sampled_from("pqr"),
-    app=st.sampled_from("xyz"),
-    services=service_selectors,
-    directions=both,
-    mode=modes,
-    rules=rules(["allow", "allow", "deny"]),
-)
-of_cluster = st.builds(
-    PolicySpec,
-    name=st.sampled_from("pqr"),
-    tier=st.sampled_from(["admin", "baseline"]),
-    priority=st.integers(0, 2),
-    services=service_selectors,
-    apps=app_selectors,
-    directions=both,
-    mode=modes,
-    rules=rules(["allow", "deny", "pass"]),
-)
-
-
-def unlike(policies: list[PolicySpec]) -> list[PolicySpec]:
-    """Names are unique, and with them the order of policies of one priority."""
-    return [one.model_copy(update={"name": f"{one.name}{number}"}) for number, one in enumerate(policies)]
-
-
-sets = st.lists(st.one_of(of_apps, of_apps, of_cluster), min_size=1, max_size=4).map(unlike)
 
 
 def test_policies_mean_what_kubernetes_says(sample: Callable[[int, int], int]) -> None:

@@ -180,7 +180,8 @@ class Lab:
     def __init__(self, settings: Settings, links: dict[str, int], **config: Any) -> None:
         self.links = links | {IPV6_OF[address]: index for address, index in links.items()}
         self.settings = settings
-        wanted = DatapathConfig(POOL, POOL6, mark=MARK, mark_mask=MARK_MASK, **config)
+        usual = {"pool": POOL, "pool6": POOL6, "mark": MARK, "mark_mask": MARK_MASK}
+        wanted = DatapathConfig(**usual | config)
         self.datapath = Datapath.install(settings, wanted)
         self._rules = 0
         self._programs: dict[str, int] = {}

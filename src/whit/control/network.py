@@ -109,7 +109,8 @@ class NodeNetwork:
             RuleBook(await documents.get(RuleHead, "rulebook"), await documents.list(RuleSegment, "rules")),
         )
         await documents.put(books.addresses, "addresses")
-        pools = books.addresses.network, books.addresses.network6
+        # Of IPv6 all of the mesh, as `node_identities` has it: what nobody has leads nowhere, and not to the world.
+        pools = books.addresses.network, books.addresses.mesh6
         config = DatapathConfig(
             pools[0], mark=mark_of(settings.id), mark_mask=MARK_MASK, pool6=pools[1], sizes=_map_sizes()
         )

@@ -1,6 +1,7 @@
 """What would happen to a first packet: computed from the dumped maps by code that shares nothing with the compiler.
 
-It walks all entries where the datapath makes look-ups, so a fault in either shows as a difference.
+It knows neither apps nor policies, only what the kernel holds, and walks all entries where the datapath makes look-ups:
+a fault in either shows as a difference. tests/bpf/test_explain_equals_kernel.py looks for one.
 """
 
 from __future__ import annotations
@@ -12,11 +13,17 @@ from dataclasses import dataclass, field
 from whit.datapath import abi
 from whit.datapath.address import Address
 from whit.datapath.datapath import Datapath
+from whit.mesh.naming import PROTOCOLS
 from whit.model.flow import Explanation, Hop, Party
 from whit.model.policy import UNASSIGNED
 
 BALANCED = (socket.IPPROTO_TCP, socket.IPPROTO_UDP)
-"""What the node's own sockets, and packets from outside, are balanced for; an instance's are whatever they carry."""
+"""What the node's own sockets, and packets from outside, are balanced for; an instance's are whatever they carry. Only
+of these a port is translated."""
+WITH_PORTS = (*BALANCED, socket.IPPROTO_SCTP)
+_EGRESS, _INGRESS = abi.Direction.EGRESS, abi.Direction.INGRESS
+NODE = (abi.ReservedIdentity.HOST, abi.ReservedIdentity.RESOLVER)
+"""Processes of the node."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +51,7 @@ class Dump:
 
 @dataclass(frozen=True)
 class Question:
-    """A first packet: addresses as text, IP protocol number."""
+    """A first packet: addresses as text, IP protocol number. The port of ICMP is its type << 8 | code."""
 
     source: str
     destination: str
@@ -62,35 +69,69 @@ class Outcome:
     entry: str
 
 
+@dataclass(frozen=True)
+class _Target:
+    """Where a packet goes after balancing; `reason` says why it cannot go anywhere."""
+
+    address: str
+    port: int
+    is_backend: bool = False
+    reason: str = ""
+
+
 def explain(dump: Dump, question: Question, name: Callable[[int], str], rule_text: Callable[[int], str]) -> Explanation:
     """Follow the packet through balancing, the source's egress and the destination's ingress."""
     hops: list[Hop] = []
-    source = identity_of(dump, question.source)
-    target, port, reason = _balance(dump, question, hops)
-    destination = identity_of(dump, target)
-    answer = _Answer(question, source, target, port, destination, name, rule_text, hops)
-    hops.append(Hop(step="who", decision=f"{question.source} is {name(source)}, {target} is {name(destination)}"))
-    if reason:
-        return answer.denied(reason, 0)
-    sides = _sides(dump, question.source, target)
-    if not sides:
+    source = _sender(dump, question.source)
+    is_forged = _leads_nowhere(dump, question.source)
+    target = _Target(question.destination, question.port) if is_forged else _balance(dump, question, hops)
+    destination = identity_of(dump, target.address)
+    answer = _Answer(question, source, target, destination, name, rule_text, hops)
+    hops.append(
+        Hop(step="who", decision=f"{question.source} is {name(source)}, {target.address} is {name(destination)}")
+    )
+    if is_forged:
+        return answer.denied(abi.DropReason.SPOOFED_ADDRESS.name, 0)
+    if target.reason:
+        return answer.denied(target.reason, 0)
+    if not _is_seen(dump, question, target):
         hops.append(Hop(step="policy", decision="neither end is an instance of this node: nothing is decided here"))
+        return answer.allowed(audited=False)
+    if _leads_nowhere(dump, target.address):
+        return answer.denied(abi.DropReason.UNKNOWN_ENDPOINT.name, 0)
+    return _judged(dump, answer)
+
+
+def _judged(dump: Dump, answer: _Answer) -> Explanation:
+    source, destination = answer.source, answer.destination
     audited = False
-    for direction in sides:
-        pair = (source, destination) if direction == abi.Direction.EGRESS else (destination, source)
-        outcome = judge(dump, *pair, direction, question.protocol, port)
-        answer.add(f"{direction.name.lower()} of {name(pair[0])}", outcome)
+    for direction, own, other in ((_EGRESS, source, destination), (_INGRESS, destination, source)):
+        outcome = judge(dump, own.identity, other.identity, direction, answer.question.protocol, destination.port)
+        if outcome.rule or _is_endpoint(dump, own.address):
+            answer.add(f"{direction.name.lower()} of {own.name}", outcome)
         if not outcome.allowed:
             return answer.denied(f"POLICY_{direction.name}", outcome.rule)
         audited = audited or outcome.audit
         answer.rule = answer.rule or outcome.rule
+    if _is_its_own_answer(answer):
+        return answer.denied(abi.DropReason.CONNTRACK_FULL.name, answer.rule)
     return answer.allowed(audited)
 
 
-def _sides(dump: Dump, source: str, target: str) -> list[abi.Direction]:
-    """The ends that are instances are asked."""
-    ends = ((source, abi.Direction.EGRESS), (target, abi.Direction.INGRESS))
-    return [direction for address, direction in ends if _is_endpoint(dump, address)]
+def _is_its_own_answer(answer: _Answer) -> bool:
+    """Who is its own backend sees its packets come from the service. Without ports, they look as their answers do, and
+    the datapath cannot remember both."""
+    is_hairpin = answer.target.is_backend and answer.target.address == answer.question.source
+    return is_hairpin and answer.question.protocol not in WITH_PORTS
+
+
+def _is_seen(dump: Dump, question: Question, target: _Target) -> bool:
+    """Whether a program that judges is on the way: at an instance's link, or where a published port is asked from
+    outside. The node's own processes are only balanced."""
+    ends = question.source, target.address
+    if any(_is_endpoint(dump, end) for end in ends):
+        return True
+    return target.is_backend and identity_of(dump, question.source) not in NODE
 
 
 class _Answer:
@@ -100,16 +141,16 @@ class _Answer:
         self,
         question: Question,
         source: int,
-        target: str,
-        port: int,
+        target: _Target,
         destination: int,
         name: Callable[[int], str],
         rule_text: Callable[[int], str],
         hops: list[Hop],
     ) -> None:
         self.question = question
+        self.target = target
         self.source = Party(address=question.source, port=0, identity=source, name=name(source))
-        self.destination = Party(address=target, port=port, identity=destination, name=name(destination))
+        self.destination = Party(address=target.address, port=target.port, identity=destination, name=name(destination))
         self.rule_text = rule_text
         self.hops = hops
         self.rule = 0
@@ -130,7 +171,7 @@ class _Answer:
             {
                 "source": self.source,
                 "destination": self.destination,
-                "protocol": {6: "tcp", 17: "udp", 1: "icmp"}.get(self.question.protocol, str(self.question.protocol)),
+                "protocol": PROTOCOLS.get(self.question.protocol, str(self.question.protocol)),
                 "verdict": verdict,
                 "reason": reason,
                 "rule": rule,
@@ -144,6 +185,12 @@ def identity_of(dump: Dump, address: str) -> int:
     """The entry with the longest prefix that holds the address; the world if none does."""
     holding = [(key.prefix_length, value.identity) for key, value in dump.identities.items() if _holds(key, address)]
     return max(holding, default=(-1, int(abi.ReservedIdentity.WORLD)))[1]
+
+
+def _sender(dump: Dump, address: str) -> int:
+    """Of an instance, what its link stands for."""
+    endpoint = dump.endpoints.get(abi.EndpointKey(Address.from_ip(address)))
+    return endpoint.identity if endpoint else identity_of(dump, address)
 
 
 def judge(dump: Dump, subject: int, peer: int, direction: abi.Direction, protocol: int, port: int) -> Outcome:
@@ -192,38 +239,43 @@ def _entry_text(key: abi.PolicyKey) -> str:
     return f"entry for {'this peer' if key.peer else 'every peer'}, {ports}"
 
 
-def _balance(dump: Dump, question: Question, hops: list[Hop]) -> tuple[str, int, str]:
-    """Where the packet goes after balancing, and why it cannot go anywhere, if so."""
+def _balance(dump: Dump, question: Question, hops: list[Hop]) -> _Target:
     frontend = _frontend(dump, question)
     if frontend is None:
-        lost = _is_endpoint(dump, question.source) and _is_unassigned(dump, question.destination)
-        return question.destination, question.port, abi.DropReason.UNKNOWN_ENDPOINT.name if lost else ""
-    numbers = (dump.slots.get(abi.SlotKey(frontend.service, slot)) for slot in range(frontend.backends))
-    backends = [dump.backends[number] for number in numbers if number in dump.backends]
-    active = [one for one in backends if one.state == abi.BackendState.ACTIVE]
-    choice = ", ".join(f"{backend.address}:{backend.port or question.port}" for backend in active)
+        return _Target(question.destination, question.port)
+    targets = [_target(backend, question) for backend in _active(dump, frontend)]
+    choice = ", ".join(f"{one.address}:{one.port}" for one in targets)
     hops.append(Hop(step=f"service {question.destination}:{question.port}", decision=f"one of {choice or 'none'}"))
-    if not active:
-        return question.destination, question.port, abi.DropReason.NO_BACKEND.name
-    return str(active[0].address), active[0].port or question.port, ""
+    if not targets:
+        return _Target(question.destination, question.port, reason=abi.DropReason.NO_BACKEND.name)
+    return targets[0]
+
+
+def _active(dump: Dump, frontend: abi.FrontendValue) -> list[abi.BackendValue]:
+    """Each once, in the order of the slots."""
+    numbers = dict.fromkeys(dump.slots.get(abi.SlotKey(frontend.service, slot)) for slot in range(frontend.backends))
+    backends = [dump.backends[number] for number in numbers if number in dump.backends]
+    return [one for one in backends if one.state == abi.BackendState.ACTIVE]
+
+
+def _target(backend: abi.BackendValue, question: Question) -> _Target:
+    port = (question.protocol in BALANCED and backend.port) or question.port
+    return _Target(str(backend.address), port, is_backend=True)
 
 
 def _frontend(dump: Dump, question: Question) -> abi.FrontendValue | None:
     """Instances reach services. What comes from outside reaches published ports, the node's own processes both."""
     address = Address.from_ip(question.destination)
-    own = abi.FrontendKey(address, question.port, question.protocol)
-    every_port = abi.FrontendKey(address, 0, 0)
     anywhere = Address.from_ip("::" if ":" in question.destination else "0.0.0.0")
+    own = abi.FrontendKey(address, question.port, question.protocol)
     every_address = abi.FrontendKey(anywhere, question.port, question.protocol)
+    every_port = abi.FrontendKey(address, 0, 0)
     to_node = identity_of(dump, question.destination) == abi.ReservedIdentity.HOST
-    if _is_endpoint(dump, question.source):
-        keys = [own, every_address, every_port] if to_node else [own, every_port]
-    elif question.protocol not in BALANCED:
-        keys = []
-    elif identity_of(dump, question.source) == abi.ReservedIdentity.HOST:
-        keys = [own, every_address, every_port] if to_node else [own, every_port]
-    else:
-        keys = [own, every_address] if to_node else []
+    if not _is_endpoint(dump, question.source):
+        is_outside = identity_of(dump, question.source) not in NODE
+        if question.protocol not in BALANCED or (is_outside and not to_node):
+            return None
+    keys = [own, every_address, every_port] if to_node else [own, every_port]
     return next((dump.frontends[key] for key in keys if key in dump.frontends), None)
 
 
@@ -231,9 +283,9 @@ def _is_endpoint(dump: Dump, address: str) -> bool:
     return abi.EndpointKey(Address.from_ip(address)) in dump.endpoints
 
 
-def _is_unassigned(dump: Dump, address: str) -> bool:
-    """An address of the mesh that leads nowhere."""
-    if _is_endpoint(dump, address) or identity_of(dump, address) <= abi.ReservedIdentity.RESOLVER:
+def _leads_nowhere(dump: Dump, address: str) -> bool:
+    """An address of the mesh that nobody has: nothing is sent to it, and nobody sends from it."""
+    if _is_endpoint(dump, address) or identity_of(dump, address) in NODE:
         return False
     pools = [key for key, value in dump.identities.items() if value.identity == UNASSIGNED]
     return any(_holds(pool, address) for pool in pools)

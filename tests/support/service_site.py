@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 from whit.base.settings import Settings
@@ -80,8 +81,10 @@ def sh(*argv: str) -> None:
 class ServiceSite:
     """Made by `with`."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, between: Mapping[int, tuple[str, str]] = MappingProxyType(OUTSIDE)) -> None:
         self.settings = settings
+        self.between = between
+        """As OUTSIDE."""
         self.runner = asyncio.Runner()
         self.records: dict[str, Record] = {}
         self.servers: dict[str, subprocess.Popen[str]] = {}
@@ -91,15 +94,15 @@ class ServiceSite:
     def __enter__(self) -> ServiceSite:
         try:
             self._connect_outside()
-            self.network = self.run(self._open())
+            self.settings.database.parent.mkdir(parents=True, exist_ok=True)
+            self.store = self.run(SqliteStore.open(self.settings.database))
+            self.network = self.run(self.open_network())
         except BaseException:
             self.__exit__()
             raise
         return self
 
-    async def _open(self) -> NodeNetwork:
-        self.settings.database.parent.mkdir(parents=True, exist_ok=True)
-        self.store = await SqliteStore.open(self.settings.database)
+    async def open_network(self) -> NodeNetwork:
         network = await NodeNetwork.open(self.settings, Documents(self.store))
         network.attach_host()
         return network
@@ -128,7 +131,7 @@ class ServiceSite:
         sh("ip", "link", "add", self.uplink, "type", "veth", "peer", "name", "eth0", "netns", str(self.outside))
         sh("ip", "link", "set", self.uplink, "up")
         sh(*inside, "link", "set", "eth0", "up")
-        for family, (node, other) in OUTSIDE.items():
+        for family, (node, other) in self.between.items():
             options = ["nodad"] if family == 6 else []
             length = 64 if family == 6 else 30
             sh("ip", "address", "add", f"{node}/{length}", "dev", self.uplink, *options)
@@ -200,7 +203,7 @@ class ServiceSite:
         return self.network.service_addresses("site", service)[family == 6]
 
     def node_address(self, family: int) -> str:
-        return OUTSIDE[family][0]
+        return self.between[family][0]
 
     def of_name(self, name: str) -> names.Found | None:
         """As the resolver answers it, asked from within the app."""

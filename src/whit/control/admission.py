@@ -6,17 +6,14 @@ import errno
 import socket
 from collections.abc import Iterable
 
-from whit.base.errors import Conflict, InputError, Unavailable
+from whit.base.errors import Conflict, InputError
 from whit.model.app import AppSpec
-from whit.model.policy import PolicySpec
 from whit.model.release import Release
 from whit.model.service import PortSpec
 
 
 def admit(spec: AppSpec, others: Iterable[Release]) -> None:
-    """Raises Conflict, InputError or Unavailable if the app cannot run beside the others."""
-    for policy in spec.policies:
-        refuse_names(policy)
+    """Raises Conflict or InputError if the app cannot run beside the others."""
     for other in others:
         if other.spec.name != spec.name:
             _refuse_same_ports(spec, other.spec)
@@ -27,16 +24,6 @@ def admit(spec: AppSpec, others: Iterable[Release]) -> None:
                     f"service {name} mounts the volume {mount.source}, which the app does not name",
                     hint=f"add `{mount.source}:` below the top-level key `volumes`",
                 )
-
-
-def refuse_names(policy: PolicySpec) -> None:
-    """Nobody learns yet which addresses a name of the DNS stands for: such a rule would never hold."""
-    names = [peer.dns for rule in policy.rules for peer in rule.peers if peer.dns]
-    if names:
-        raise Unavailable(
-            f"{policy.title} names {names[0]}, and names outside are not honoured yet",
-            hint="name a network with cidr, or world",
-        )
 
 
 def _refuse_same_ports(spec: AppSpec, other: AppSpec) -> None:

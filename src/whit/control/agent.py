@@ -28,6 +28,7 @@ from whit.control.explain import answer
 from whit.control.instances import Instances
 from whit.control.network import Books, NodeNetwork
 from whit.control.observation import Observation
+from whit.control.outside_names import OutsideNames
 from whit.control.plan import next_retry, plan
 from whit.control.policies import Policies
 from whit.image.store import ImageStore
@@ -69,6 +70,8 @@ class Agent:
         self.instances = Instances(drivers, network, images_, self._changed, self._write_maps)
         self.policies = Policies(documents, network)
         self.observation = Observation(settings, network, self.instance_statuses)
+        self.names = OutsideNames(settings, documents, network, self._write_maps, self.observation.learn_name)
+        self.observation.more_alarms = self.names.alarms
         self.releases: dict[str, Release] = {}
         self.wanted: dict[str, Wanted] = {}
         self._leaving: dict[str, Release] = {}
@@ -92,9 +95,12 @@ class Agent:
         agent = cls(settings, documents, network, drivers, ImageStore(settings))
         agent.releases = {release.spec.name: release for release in await documents.list(Release, "release")}
         await agent.policies.load()
+        await agent.names.load()
         await agent.instances.adopt(agent._dependencies_of)
         network.attach_host()
-        loops = (agent._reconcile(), *agent.observation.loops(), logs.keep_all(settings))
+        await agent.names.open()
+        watch = agent.names.watch(lambda: agent.observation.sweep)
+        loops = (agent._reconcile(), *agent.observation.loops(), watch, logs.keep_all(settings))
         agent._tasks = [asyncio.create_task(loop) for loop in loops]
         log.info("agent %s %s, pool %s, %s", settings.id, __version__, network.books.addresses.pool, agent.runtime)
         return agent
@@ -104,6 +110,7 @@ class Agent:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.names.close()
         self.observation.close()
         self.instances.release()
         self.network.datapath.close()

@@ -53,6 +53,30 @@ def alarms_of(
     return found
 
 
+def alarms_of_names(late: int, no_room: int) -> list[Alarm]:
+    """Of the last minute: answers that policy did not know in time, addresses that it has no room for."""
+    found = []
+    if late:
+        found.append(
+            Alarm(
+                name="names-late",
+                severity="warning",
+                text=f"{late} answers of the DNS were given before policy knew their addresses",
+                hint="first connections to these names may have been dropped; is the machine overloaded?",
+            )
+        )
+    if no_room:
+        found.append(
+            Alarm(
+                name="names-full",
+                severity="critical",
+                text=f"{no_room} addresses of names that policies speak of found no room",
+                hint="connections to them are dropped; name fewer names, or their network with cidr",
+            )
+        )
+    return found
+
+
 def _full(fill: Fill, users: Counter[int], name: Callable[[int], str]) -> Alarm:
     return Alarm(
         name=f"map-full:{fill.map}",

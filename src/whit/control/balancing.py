@@ -66,13 +66,22 @@ class Balancing:
         self._named: dict[str, AppNames] = {}
         self._written_names: object = None
 
-    def write(self, apps: Sequence[AppSpec], replicas: Sequence[Replica], addresses: AddressBook) -> None:
-        """Bring the service maps and the file of names to this. Raises MapFull when all that has room is done."""
+    def write(
+        self,
+        apps: Sequence[AppSpec],
+        replicas: Sequence[Replica],
+        addresses: AddressBook,
+        spoken_of: Sequence[str] = (),
+    ) -> None:
+        """Bring the service maps and the file of names to this. Raises MapFull when all that has room is done.
+
+        `spoken_of`: names of the DNS that policies speak of.
+        """
         is_first = not self._made
         try:
             self._maps.write(self._services(apps, replicas, addresses))
         finally:
-            self._write_names(apps, replicas, addresses)
+            self._write_names(apps, replicas, addresses, spoken_of)
         if is_first and self._made:
             # What is made at the start stays. Searching all of it for garbage would stop everybody for 0.2 s each time.
             gc.freeze()
@@ -121,7 +130,9 @@ class Balancing:
         )
         return Made(spec, addresses, replicas, before.service if before and before.service == service else service)
 
-    def _write_names(self, apps: Sequence[AppSpec], replicas: Sequence[Replica], addresses: AddressBook) -> None:
+    def _write_names(
+        self, apps: Sequence[AppSpec], replicas: Sequence[Replica], addresses: AddressBook, spoken_of: Sequence[str]
+    ) -> None:
         """Of an app that is as it was, nothing is made again."""
         instances = {address: (one.app, one.hostname) for one in replicas for address in one.network.addresses}
         given: dict[str, int] = {}
@@ -133,11 +144,12 @@ class Balancing:
                 given = given or addresses.by_owner("services")
                 kept = app_names(app, own, addresses, given)
             self._named[app.name] = kept
-        cause = ({name: (one.services, one.aliases) for name, one in self._named.items()}, instances)
+        cause = ({name: (one.services, one.aliases) for name, one in self._named.items()}, instances, spoken_of)
         if cause != self._written_names:
             table = names.NameTable(
                 listen=str(addresses.resolver),
                 listen6=str(addresses.resolver6 or ""),
+                spoken_of=spoken_of,
                 services={name: one.services for name, one in self._named.items()},
                 instances=instances,
                 aliases={name: one.aliases for name, one in self._named.items()},

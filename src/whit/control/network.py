@@ -34,7 +34,9 @@ from whit.mesh import addresses, identities, names, network, node, tables
 from whit.mesh.addresses import AddressBook
 from whit.mesh.engine import Engine, Situation
 from whit.mesh.identities import IdentityBook, service_name
-from whit.mesh.outside import Network, Numbers, Outside, outside_of
+from whit.mesh.learned import with_learned
+from whit.mesh.named import NamedAddresses
+from whit.mesh.outside import Network, Numbers, Outside, Set, outside_of
 from whit.mesh.policies import Addresses
 from whit.mesh.rulebook import RuleBook, RuleHead, RuleSegment
 from whit.model.app import AppSpec
@@ -82,8 +84,10 @@ class NodeNetwork:
         self._policy_map = tables.PolicyMap(datapath)
         self._addresses: Addresses = {}
         self._spoken_of: tuple[tuple[object, ...], Outside] = ((), Outside())
+        self._outside_learned: tuple[int, Outside, Outside] = (-1, Outside(), Outside())
         self._numbers = Numbers()
         self._identity_map = tables.IdentityMap(datapath)
+        self.named = NamedAddresses(self._identity_map)
         self._balancing = Balancing(settings, datapath)
         self._outside: dict[str, tuple[AppSpec, dict[IdentityKey, IdentityValue]]] = {}
         self._assigned: tuple[object, ...] = ()
@@ -173,6 +177,14 @@ class NodeNetwork:
 
     def _outside_of(self, apps: Sequence[AppSpec]) -> Outside:
         """The same object while it is the same: what follows from it need not be made again."""
+        spoken_of = self._spoken_of_by(apps)
+        version, base, found = self._outside_learned
+        if version != self.named.learned.version or base is not spoken_of:
+            fresh = with_learned(spoken_of, self.named.learned)
+            self._outside_learned = self.named.learned.version, spoken_of, found if found == fresh else fresh
+        return self._outside_learned[2]
+
+    def _spoken_of_by(self, apps: Sequence[AppSpec]) -> Outside:
         cause = (*apps, None, *self.policies)
         known, found = self._spoken_of
         if len(known) != len(cause) or any(old is not new for old, new in zip(known, cause, strict=True)):
@@ -247,7 +259,7 @@ class NodeNetwork:
             operations.append(node.host_link(self.settings, book))
         if await iptables.stands_in_the_way(self._admission()):
             operations.append(AdmitTraffic(self._admission()))
-        if any(reaches_outside(app) for app in apps):
+        if any(reaches_outside(app) for app in apps) or self._spoken_of_by(apps).names:
             operations += [one for name in node.uplinks(found, self.settings) for one in self._forwarding(name)]
             if self.settings.nft_table not in await nft_tables():
                 operations.append(InstallMasquerade(self._masquerade()))
@@ -310,6 +322,7 @@ class NodeNetwork:
 
     async def _write(self, releases: Sequence[Release], present: Sequence[Record]) -> None:
         apps = [release.spec for release in releases]
+        self.named.learned.forget_unless(self._spoken_of_by(apps).names)
         async with self._keeping:
             found = identities.assign(self.books.identities, (), self._outside_of(apps))
             await self._keep(replace(self.books, identities=found))
@@ -321,15 +334,31 @@ class NodeNetwork:
         # With thousands of services each of these takes longer than the event loop may wait.
         await in_thread(self._write_identities, apps, replicas, books, situation.outside)
         await in_thread(self._policy_map.write, self._engine.tables, touched)
+        self.named.write(situation.outside)
         await self._guard_again(present)
         try:
-            await in_thread(self._balancing.write, apps, replicas, books.addresses)
+            names_ = situation.outside.outside.names
+            await in_thread(self._balancing.write, apps, replicas, books.addresses, names_)
             self._no_room = ""
         except MapFull as error:
             # Who is left out has no address; nobody is unguarded by it, so all else goes on.
             if str(error) != self._no_room:
                 log.error("services: %s", error)
             self._no_room = str(error)
+
+    @property
+    def names_spoken_of(self) -> tuple[str, ...]:
+        """By the policies that hold."""
+        return self._numbers.outside.names
+
+    def shared_sets(self) -> Sequence[Set]:
+        """Those of learned addresses that are of several names or in networks, as policy has to know them."""
+        return with_learned(self._numbers.outside, self.named.learned).shared
+
+    async def name_addresses(self, addresses: Iterable[str]) -> bool:
+        """Let policy know what these are now. Returns whether it can: else all has to be written. Raises MapFull."""
+        async with self._writing:
+            return self.named.add(addresses)
 
     async def _guard_again(self, present: Sequence[Record]) -> None:
         """Once: what an agent before this one attached may be gone with its bpffs, and instances still run."""
@@ -380,9 +409,7 @@ class NodeNetwork:
 
 def reaches_outside(app: AppSpec) -> bool:
     """Whether masquerade is declared: an open app, or a service that uses the world or a network."""
-    return app.mode == "open" or any(
-        use.entity == "world" or use.cidr for service in app.services.values() for use in service.uses
-    )
+    return app.mode == "open" or any(use.is_outside for service in app.services.values() for use in service.uses)
 
 
 def _all_links() -> list[links.Link]:

@@ -64,6 +64,8 @@ class Observation:
         self.questions = Listener(settings.resolver_dir)
         self.tracer = Tracer(network, self.flow_log)
         self.sweep = Sweep()
+        self.more_alarms: Callable[[], Sequence[Alarm]] = tuple
+        """Those that others of the agent have."""
         self.fills: list[Fill] = []
         self.alarms: list[Alarm] = []
         self.drops: dict[str, int] = {}
@@ -101,14 +103,16 @@ class Observation:
         words.links = {spec.network.number: spec.name for spec in specs}
 
     def _learn_names(self) -> None:
-        """An instance asks by one of its addresses, and may go by the other."""
         for answer in self.questions.read():
-            asker = str(answer.asker)
-            for one in self.instances():
-                own = [text for text in (one.address, one.address6) if text]
-                for here, there in itertools.product(own if asker in own else (), answer.addresses):
-                    pair = Address.from_ip(here), Address.from_ip(there)
-                    self.flow_log.learn_name(pair[0].packed, pair[1].packed, answer.name)
+            self.learn_name(str(answer.asker), answer.name, list(map(str, answer.addresses)))
+
+    def learn_name(self, asker: str, name: str, addresses: Sequence[str]) -> None:
+        """An instance asks by one of its addresses, and may go by the other."""
+        for one in self.instances():
+            own = [text for text in (one.address, one.address6) if text]
+            for here, there in itertools.product(own if asker in own else (), addresses):
+                pair = Address.from_ip(here), Address.from_ip(there)
+                self.flow_log.learn_name(pair[0].packed, pair[1].packed, name)
 
     async def flows(self, query: FlowQuery, *, follow: bool) -> AsyncIterator[Flow]:
         query = query.with_addresses(self.instances())
@@ -163,7 +167,8 @@ class Observation:
         self.drops = alarms.dropped_between(newest, oldest)
         users = await asyncio.to_thread(self._users)
         lost = alarms.lost_between(newest, oldest)
-        self._raise(alarms.alarms_of(self.fills, self.drops, lost, users, self.flow_log.words.identities.name))
+        found = alarms.alarms_of(self.fills, self.drops, lost, users, self.flow_log.words.identities.name)
+        self._raise([*found, *self.more_alarms()])
         return self.alarms
 
     def _raise(self, found: list[Alarm]) -> None:

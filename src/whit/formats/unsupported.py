@@ -144,7 +144,6 @@ _INSIDE_SERVICE = {
     "ports[].app_protocol": _LEAVE,
     "ports[].mode": "every node that runs the service publishes; leave it out",
     "ports[].name": _LEAVE,
-    "uses[].dns": "names are not honoured yet; use cidr, or world",
     "volumes[].bind.propagation": "mounts are private; leave it out",
     "volumes[].bind.recursive": "mounts below the directory come along; leave it out",
     "volumes[].bind.selinux": _LEAVE,

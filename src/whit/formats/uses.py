@@ -7,12 +7,12 @@ from typing import Any
 from whit.formats import shapes
 from whit.formats.nodes import Table, Value
 from whit.formats.problems import Problems, make
-from whit.formats.unsupported import refusal, refuse
-from whit.model.policy import network
+from whit.formats.unsupported import refuse
+from whit.model.policy import dns_name, network
 from whit.model.service import UseSpec
 
 ENTITIES = ("world", "host")
-KEYS = ("service", "cidr", "entity", "port", "protocol")
+KEYS = ("service", "cidr", "dns", "entity", "port", "protocol")
 
 
 def read_use(value: Value, problems: Problems) -> UseSpec:
@@ -26,15 +26,13 @@ def read_use(value: Value, problems: Problems) -> UseSpec:
 def _long(table: Table, problems: Problems) -> UseSpec:
     refuse(table, "services.*.uses[]", KEYS, problems)
     entries = table.entries
-    if "dns" in entries:
-        # It is the peer: without it, that none is named would be told as well.
-        raise refusal(entries["dns"], "services.*.uses[]", KEYS)
     fields: dict[str, Any] = {}
     for key in ("service", "protocol", "entity"):
         if key in entries:
             fields[key] = shapes.text(entries[key].value)
-    if "cidr" in entries:
-        fields["cidr"] = shapes.parsed(entries["cidr"].value, network)
+    for key, parse in (("cidr", network), ("dns", dns_name)):
+        if key in entries:
+            fields[key] = shapes.parsed(entries[key].value, parse)
     if "port" in entries:
         fields["port"] = shapes.whole(entries["port"].value)
         fields.setdefault("protocol", "tcp")

@@ -32,6 +32,8 @@ class NameTable:
     """By app: the name elsewhere that a service stands for."""
     listen6: str = ""
     """The resolver's IPv6 address; empty where there is no IPv6."""
+    spoken_of: Sequence[str] = ()
+    """Names of policies, and patterns: answers for them are told to the agent before the asker has them."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,7 @@ def parse_state(text: str) -> NameTable:
         instances,
         document.get("aliases", {}),
         document.get("listen6", ""),
+        tuple(document.get("spoken_of", ())),
     )
 
 
@@ -102,6 +105,11 @@ def lookup(table: NameTable, name: str, asker: str) -> Found | None:
         return Found(alias=alias)
     of_instance = [address for address, named in table.instances.items() if _is_named(named, app, host)]
     return Found(of_instance) if of_instance else None
+
+
+def is_spoken_of(table: NameTable, name: str) -> bool:
+    """Whether a policy names it, or a pattern that it matches. `name` in lower case without the dot at its end."""
+    return any(name == known or (known[:2] == "*." and name.endswith(known[1:])) for known in table.spoken_of)
 
 
 def _is_named(instance: tuple[str, str], app: str, name: str) -> bool:

@@ -2,12 +2,11 @@
 speak of and that it belongs to. Pure.
 
 The map of identities takes the longest prefix, so the prefixes of all networks and exceptions cut the address space
-into regions, each with one set. What a name stands for is learned later, by the resolver, on top of its region.
+into regions, each with one set. What a name stands for is learned later (learned.py), on top of its region.
 """
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -18,9 +17,6 @@ from whit.model.policy import WORLD, PeerSpec, PolicySpec
 
 Network = IPv4Network | IPv6Network
 Set = frozenset[str]
-
-MOST_PAIRED = 32
-"""Names of policies of which each two get an identity in advance, for addresses that both lead to."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +45,8 @@ class Outside:
     blocks: tuple[Block, ...] = ()
     names: tuple[str, ...] = ()
     """Of the DNS, and patterns."""
+    shared: tuple[Set, ...] = ()
+    """What learned addresses belong to beside one name: several, or networks too."""
 
     @cached_property
     def regions(self) -> Mapping[Network, Set]:
@@ -68,12 +66,8 @@ class Outside:
 
     @cached_property
     def named_sets(self) -> Sequence[Set]:
-        """Those an address can have that some name leads to: in each region one class, or two."""
-        unions = list(self.classes)
-        if len(unions) <= MOST_PAIRED:
-            unions += [left | right for left, right in itertools.combinations(self.classes, 2)]
-        bases: list[Set] = [frozenset(), *self.sets]
-        return tuple(sorted({base | union for base in bases for union in unions}, key=title))
+        """Those of addresses that some name leads to. The sets of one name are there before an address has them."""
+        return tuple(sorted({*self.classes, *self.shared} - set(self.sets), key=title))
 
 
 @dataclass(frozen=True)
@@ -105,6 +99,10 @@ class Numbers:
             for prefix, members in self.outside.regions.items()
         }
 
+    def number(self, members: Set) -> int:
+        """0 if there is none for this set."""
+        return self.numbers.get(title(members), 0)
+
     def of(self, selector: str) -> tuple[int, ...]:
         """The identities whose addresses a block or name means."""
         return self._by_selector.get(selector, ())
@@ -117,7 +115,7 @@ def outside_of(apps: Iterable[AppSpec], policies: Iterable[PolicySpec]) -> Outsi
     blocks = {Block.of(peer) for peer in peers if peer.cidr} | {
         Block(ip_network(use.cidr)) for use in specs if use.cidr
     }
-    names = {peer.dns for peer in peers if peer.dns}
+    names = {peer.dns for peer in peers if peer.dns} | {use.dns for use in specs if use.dns}
     return Outside(tuple(sorted(blocks, key=str)), tuple(sorted(names)))
 
 

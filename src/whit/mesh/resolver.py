@@ -17,6 +17,8 @@ import signal
 import socket
 import struct
 import sys
+import time
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from pathlib import Path
 from typing import IO, Any
@@ -25,9 +27,11 @@ from dnslib import AAAA, CNAME, EDNS0, PTR, QTYPE, RCODE, RD, RR, A, DNSHeader, 
 
 from whit.base.settings import Settings
 from whit.mesh import names
+from whit.mesh.announce import Announcer
+from whit.mesh.answers import Given, given_by, plain
 from whit.mesh.names import Found, NameTable
 from whit.mesh.questions import Teller
-from whit.mesh.upstream import Upstream
+from whit.mesh.upstream import PATIENCE, Upstream
 
 TTL = 5
 """Seconds: an address of a service does not change, but services come and go."""
@@ -43,6 +47,8 @@ UNIQUE_LOCAL = IPv6Network("fc00::/7")
 _PR_SET_NO_NEW_PRIVS = 38
 _IP_FREEBIND = 15
 _QUERY = 0
+_ADDRESSES = (QTYPE.A, QTYPE.AAAA, QTYPE.ANY)
+MOST_ALIASES = 256
 _OPT = 41
 
 
@@ -84,10 +90,13 @@ def _stamp(file: IO[str]) -> tuple[int, int]:
 class Resolver:
     """Answers questions, each from the names of its moment."""
 
-    def __init__(self, state: StateFile, upstream: Upstream, teller: Teller) -> None:
+    def __init__(self, state: StateFile, upstream: Upstream, teller: Teller, announcer: Announcer) -> None:
         self.state = state
         self.upstream = upstream
         self.teller = teller
+        self.announcer = announcer
+        self.aliases: dict[str, tuple[str, float]] = {}
+        """What names of policies were said to stand for: the name, and until when."""
         self.pool = IPv4Network(f"{state.table.listen}/16", strict=False)
         self.pool6 = IPv6Network(f"{state.table.listen6}/64", strict=False) if state.table.listen6 else None
 
@@ -104,14 +113,41 @@ class Resolver:
             return None
         reply = self._own_answer(record, asker)
         if reply is not None and record.q.qtype != QTYPE.CNAME and reply.rr and reply.rr[0].rtype == QTYPE.CNAME:
-            await self._follow(reply)
+            await self._follow(reply, asker)
         if reply is None:
             passed = await self.upstream.ask(question, stream=stream)
             if passed is not None:
-                self.teller.tell(asker, passed)
+                await self._tell(asker, record, passed)
                 return passed
             reply = _reply(record, RCODE.SERVFAIL)
         return bytes(reply.pack())
+
+    async def _tell(self, asker: str, question: DNSRecord, reply: bytes) -> None:
+        """Returns when the agent knows what policy is to know before the asker does."""
+        asked = plain(str(question.q.qname))
+        name = self._policys_name(asked)
+        given = given_by(reply) if name and question.q.qtype in _ADDRESSES else None
+        if given is None or given.name != asked:
+            self.teller.tell(asker, reply)
+            return
+        if given.alias and not given.addresses:
+            self._remember_alias(given, name)
+        if given.addresses:
+            await self.announcer.announce(asker, replace(given, name=name))
+
+    def _policys_name(self, asked: str) -> str:
+        """The name that policy knows, if what is asked for is one, or was given as the alias of one. Else empty."""
+        if names.is_spoken_of(self.state.current(), asked):
+            return asked
+        name, until = self.aliases.get(asked, ("", 0.0))
+        return name if time.monotonic() < until else ""
+
+    def _remember_alias(self, given: Given, name: str) -> None:
+        """The server leaves it to the asker to follow it."""
+        self.aliases.pop(given.alias, None)
+        self.aliases[given.alias] = name, time.monotonic() + given.alias_ttl + PATIENCE
+        if len(self.aliases) > MOST_ALIASES:
+            del self.aliases[next(iter(self.aliases))]
 
     def _serves(self, asker: IPv4Address | IPv6Address) -> bool:
         if isinstance(asker, IPv4Address):
@@ -132,11 +168,12 @@ class Resolver:
             return _reply(record, RCODE.NXDOMAIN) if names.is_ours(name) else None
         return _reply(record, RCODE.NOERROR, *_data(found, str(kind)))
 
-    async def _follow(self, reply: DNSRecord) -> None:
+    async def _follow(self, reply: DNSRecord, asker: str) -> None:
         """Add what the alias stands for; without an answer, the asker asks for it himself."""
         question = DNSRecord.question(str(reply.rr[0].rdata), QTYPE.get(reply.q.qtype))
         passed = await self.upstream.ask(bytes(question.pack()), stream=False)
         if passed is not None:
+            await self._tell(asker, question, passed)
             with contextlib.suppress(Exception):  # as above
                 reply.add_answer(*DNSRecord.parse(passed).rr)
 
@@ -231,7 +268,7 @@ async def serve(settings: Settings) -> None:
     """Until a signal ends it."""
     state = StateFile(names.state_file(settings))
     listen = state.table.listen
-    resolver = Resolver(state, Upstream(RESOLV_CONF, listen), Teller(state.directory))
+    resolver = Resolver(state, Upstream(RESOLV_CONF, listen), Teller(state.directory), Announcer())
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -132,6 +132,6 @@ def _ports(use: UseSpec) -> tuple[Ports, ...]:
 def _peers_of(app: AppSpec, who: str, use: UseSpec, peers: Peers) -> tuple[int, ...]:
     if use.service is not None:
         return (peers.service(app.name, use.service, who),)
-    if use.cidr is not None:
-        return peers.outside.of(use.cidr)
+    if use.cidr is not None or use.dns is not None:
+        return peers.outside.of(use.cidr or use.dns or "")
     return peers.world() if use.entity == "world" else (HOST,)

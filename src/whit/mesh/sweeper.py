@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from whit.datapath import abi
 from whit.datapath.maps import HashMap
+from whit.mesh.identities import NAME_SCOPE
 
 _SECOND = 10**9
 _TCP, _UDP = 6, 17
@@ -58,15 +59,20 @@ class Sweep:
     seconds: float = 0.0
     initiators: Counter[int] = field(default_factory=Counter)
     """Entries by the identity that began their flow."""
+    named: set[int] = field(default_factory=set)
+    """Identities of names of the DNS that flows lead to."""
+    began: float = 0.0
+    """Wall-clock time."""
 
 
 def _places() -> tuple[struct.Struct, int]:
-    """How to read last_seen_ns, flags and initiator of each value; where the protocol stands in a key."""
+    """How to read last_seen_ns, flags, initiator and responder of each value; where the protocol stands in a key."""
     size, layout = abi.LAYOUT["flow_value"]
     where = {name: offset for name, offset, _ in layout}
     assert where["last_seen_ns"] == 0
-    gap, rest = where["initiator"] - where["flags"] - 2, size - where["initiator"] - 4
-    reader = struct.Struct(f"<Q{where['flags'] - 8}xH{gap}xI{rest}x")
+    assert where["responder"] == where["initiator"] + 4
+    gap, rest = where["initiator"] - where["flags"] - 2, size - where["initiator"] - 8
+    reader = struct.Struct(f"<Q{where['flags'] - 8}xH{gap}xII{rest}x")
     return reader, next(offset for name, offset, _ in abi.LAYOUT["flow_key"][1] if name == "protocol")
 
 
@@ -75,19 +81,21 @@ _VALUE, _PROTOCOL = _places()
 
 def sweep(flows: HashMap[abi.FlowKey, abi.FlowValue], timeouts: Timeouts) -> Sweep:
     """Some 0.5 us for an entry. For a thread: it gives way between pieces."""
-    found, began = Sweep(), time.monotonic()
+    found, began = Sweep(began=time.time()), time.monotonic()
     for keys, values in flows.batches(_PIECE):
         now = time.monotonic_ns()
         over = [
             place
-            for place, (protocol, (seen, flags, _)) in enumerate(
+            for place, (protocol, (seen, flags, *_)) in enumerate(
                 zip(keys[_PROTOCOL :: abi.FlowKey.SIZE], _VALUE.iter_unpack(values), strict=True)
             )
             if now - seen > timeouts.shortest and now - seen > timeouts.of(protocol, flags)
         ]
         size = abi.FlowKey.SIZE
         flows.delete_packed(b"".join(keys[place * size : (place + 1) * size] for place in over))
-        found.initiators.update(initiator for _, _, initiator in _VALUE.iter_unpack(values))
+        ends = [(initiator, responder) for _, _, initiator, responder in _VALUE.iter_unpack(values)]
+        found.initiators.update(initiator for initiator, _ in ends)
+        found.named.update(responder for _, responder in ends if responder & 0xFF000000 == NAME_SCOPE)
         found.entries += len(keys) // size - len(over)
         found.deleted += len(over)
     found.seconds = time.monotonic() - began

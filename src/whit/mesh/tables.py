@@ -27,8 +27,9 @@ from whit.datapath.abi import (
 from whit.datapath.datapath import Datapath
 from whit.datapath.maps import HashMap
 from whit.mesh import compiler, maglev
-from whit.mesh.identities import NAME_SCOPE, scope_of
+from whit.mesh.identities import NAME_SCOPE, NETWORK_SCOPE, scope_of
 from whit.mesh.services import Service, ServiceTables, service_tables
+from whit.model.policy import WORLD
 
 UNFINISHED = PolicyKey(POLICY_PREFIX_ANY_PROTOCOL, subject=0, peer=0, direction=0, protocol=0, port=0)
 """Of a subject that nobody is, so that it decides nothing. There while policy is being changed."""
@@ -45,20 +46,55 @@ V = TypeVar("V")
 
 class IdentityMap:
     """The map of identities, and what was written to it. Entries of instances come and go beside it by `network`, to
-    the same end, so that writing one twice does no harm."""
+    the same end, so that writing one twice does no harm.
+
+    Addresses that names lead to are a layer of their own, over the networks of policies and under everything else.
+    """
 
     def __init__(self, datapath: Datapath) -> None:
         self.table = datapath.identities
         self._written: dict[IdentityKey, IdentityValue] | None = None
         self._outside: dict[str, Identities] = {}
+        self._named: dict[IdentityKey, IdentityValue] | None = None
+        self._hidden: dict[IdentityKey, IdentityValue] = {}
+        """Addresses that names lead to and somebody else has."""
+
+    def named(self) -> dict[IdentityKey, IdentityValue]:
+        """The addresses that names lead to, as they are in the kernel. The first time the map is read."""
+        if self._named is None:
+            self._named = {key: value for key, value in self.table.items() if scope_of(value.identity) == NAME_SCOPE}
+        return self._named
+
+    def write_named(self, wanted: Identities, *, whole: bool = True) -> None:
+        """Bring the addresses that names lead to to this; not `whole`: add these. Not before the first `write`.
+
+        Who else has one of them keeps it. Raises MapFull.
+        """
+        there = self.named()
+        gone = [key for key in there if key not in wanted] if whole else []
+        asked = wanted if whole else {**self._hidden, **wanted}
+        fresh = {key: value for key, value in asked.items() if there.get(key) != value}
+        self._hidden = {key: fresh.pop(key) for key in [key for key in fresh if self._is_taken(key)]}
+        self.table.put_many({key: self._written[key] for key in gone if self._written and key in self._written})
+        self.table.delete_many([key for key in gone if not self._written or key not in self._written])
+        for key in gone:
+            del there[key]
+        self.table.put_many(fresh)
+        there.update(fresh)
+
+    def _is_taken(self, key: IdentityKey) -> bool:
+        found = (self._written or {}).get(key)
+        if found is not None:
+            return not _is_of_networks(found)
+        return any(key in part for part in self._outside.values())
 
     def write(self, wanted: Identities, outside: Mapping[str, Identities] = MappingProxyType({})) -> int:
         """Returns how many entries changed. `outside` are many that seldom change, by app, and give way to those
         wanted: of an app they are looked at only if they are not the same object as the last time."""
         known, self._written = self._written, None
+        named = self.named()
         if known is None:
-            # What the resolver learned of names outside is its own.
-            before = {key: value for key, value in self.table.items() if scope_of(value.identity) != NAME_SCOPE}
+            before = {key: value for key, value in self.table.items() if key not in named}
             after = {key: value for part in outside.values() for key, value in part.items()}
         else:
             names = [name for name in {*self._outside, *outside} if self._outside.get(name) is not outside.get(name)]
@@ -68,9 +104,27 @@ class IdentityMap:
             lost = before.keys() - after.keys() - wanted.keys()
             after |= {key: part[key] for part in outside.values() for key in lost & part.keys()} if lost else {}
         after |= wanted
+        for key in [key for key in named if key in after or key in before]:
+            self._settle(key, named, before, after)
         changed = self._change(before, after)
         self._written, self._outside = dict(wanted), dict(outside)
+        if self._hidden:
+            self.write_named({}, whole=False)
         return changed
+
+    def _settle(
+        self,
+        key: IdentityKey,
+        named: dict[IdentityKey, IdentityValue],
+        before: dict[IdentityKey, IdentityValue],
+        after: dict[IdentityKey, IdentityValue],
+    ) -> None:
+        """A name's address stays what it is under a network, and gives way to who else has it."""
+        before.pop(key, None)
+        if key in after and not _is_of_networks(after[key]):
+            self._hidden[key] = named.pop(key)
+        else:
+            after.pop(key, None)
 
     def _change(self, before: Identities, after: Identities) -> int:
         """In a full map the old make room first: nobody has their addresses any more."""
@@ -80,6 +134,11 @@ class IdentityMap:
             dropped = _drop(self.table, before, after)
             return dropped + _put(self.table, before, after)
         return put + _drop(self.table, before, after)
+
+
+def _is_of_networks(value: IdentityValue) -> bool:
+    """Said by a network of some policy, or by its exception."""
+    return value.identity == WORLD or scope_of(value.identity) == NETWORK_SCOPE
 
 
 class ServiceMaps:

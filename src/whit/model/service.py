@@ -10,7 +10,7 @@ from pydantic.dataclasses import dataclass
 
 from whit.model.base import Noun
 from whit.model.build import BuildSpec
-from whit.model.policy import network
+from whit.model.policy import dns_name, network
 
 Protocol = Literal["tcp", "udp"]
 Port = Annotated[int, Field(ge=1, le=65535)]
@@ -102,10 +102,13 @@ class EndpointSpec:
 
 
 class UseSpec(Noun):
-    """A peer that the service may reach: exactly one of service, cidr and entity."""
+    """A peer that the service may reach: exactly one of service, cidr, dns and entity."""
 
     service: str | None = Field(default=None, description="A service of this app.")
     cidr: str | None = Field(default=None, description="A network, as 203.0.113.0/24 or 2001:db8::/32.")
+    dns: str | None = Field(
+        default=None, description="A name, as api.example.com, or `*.example.com`: all names that end so."
+    )
     entity: Literal["world", "host"] | None = Field(default=None, description="Everything outside, or the node.")
     port: Port | None = Field(default=None, description="Every port if left out.")
     protocol: Protocol | None = Field(default=None, description="Every protocol if left out; tcp with a port.")
@@ -115,14 +118,24 @@ class UseSpec(Noun):
     def _is_network(cls, text: str | None) -> str | None:
         return None if text is None else network(text)
 
+    @field_validator("dns")
+    @classmethod
+    def _is_name(cls, text: str | None) -> str | None:
+        return None if text is None else dns_name(text)
+
     @model_validator(mode="after")
     def _one_peer(self) -> UseSpec:
-        if sum(peer is not None for peer in (self.service, self.cidr, self.entity)) != 1:
-            raise ValueError("names exactly one of service, cidr and entity")
+        if sum(peer is not None for peer in (self.service, self.cidr, self.dns, self.entity)) != 1:
+            raise ValueError("names exactly one of service, cidr, dns and entity")
         return self
 
+    @property
+    def is_outside(self) -> bool:
+        """Whether it may be beyond the mesh and the node."""
+        return self.entity == "world" or self.cidr is not None or self.dns is not None
+
     def __str__(self) -> str:
-        peer = self.service or self.cidr or self.entity or ""
+        peer = self.service or self.cidr or self.dns or self.entity or ""
         port = f":{self.port}" if self.port else ""
         return f"{peer}{port}" + (f"/{self.protocol or 'tcp'}" if self.port or self.protocol else "")
 

@@ -1,0 +1,453 @@
+"""Names of the DNS in policy: the real resolver, a name server that it asks, and who is outside, in namespaces."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import os
+import random
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+from dnslib import AAAA, CNAME, QTYPE, RR, A, DNSRecord
+from support.leftovers import leftovers_after
+from support.service_site import SERVER, SILENCE, ServiceSite, ask, sh, until
+
+import whit
+from whit.base.settings import Settings
+from whit.control.observation import Observation
+from whit.control.outside_names import OutsideNames
+from whit.kernel import netns
+from whit.mesh import announce
+from whit.mesh.learned import Timing
+from whit.model.flow import Flow
+from whit.model.instance import InstanceStatus
+
+pytestmark = [pytest.mark.root, pytest.mark.machine, pytest.mark.timeout(120)]
+
+T = TypeVar("T")
+NUMBER = random.randrange(100, 250)
+"""The same test may run twice on a machine."""
+NET4, NET6 = f"198.19.{NUMBER}", f"2001:db8:{NUMBER:x}:"
+BETWEEN = {4: (f"198.18.{NUMBER}.1", f"198.18.{NUMBER}.2"), 6: (f"fd19:{NUMBER}::1", f"fd19:{NUMBER}::2")}
+"""By family: the node's address on the way, and that of the name server."""
+PORT = 8080
+SOURCES = Path(whit.__file__).resolve().parents[1]
+
+
+class Upstream:
+    """A name server outside. `zone`: records of names as (kind, data, seconds to live)."""
+
+    def __init__(self, place: Path) -> None:
+        self.zone: dict[str, list[tuple[str, str, int]]] = {}
+        self.silent = False
+        self.pause = 0.0
+        self._sockets = [
+            netns.call_in(place, lambda address=address: _bound(address)) for _, address in BETWEEN.values()
+        ]  # type: ignore[misc]
+        self._stop = False
+        self._threads = [threading.Thread(target=self._serve, args=(own,)) for own in self._sockets]
+        for thread in self._threads:
+            thread.start()
+
+    def close(self) -> None:
+        self._stop = True
+        for thread in self._threads:
+            thread.join(5)
+        for own in self._sockets:
+            own.close()
+
+    def _serve(self, own: socket.socket) -> None:
+        own.settimeout(0.1)
+        while not self._stop:
+            try:
+                data, peer = own.recvfrom(4096)
+            except TimeoutError:
+                continue
+            if not self.silent:
+                time.sleep(self.pause)
+                own.sendto(self._reply(DNSRecord.parse(data)), peer)
+
+    def _reply(self, record: DNSRecord) -> bytes:
+        reply = record.reply()
+        name, kind = str(record.q.qname).rstrip(".").lower(), QTYPE.get(record.q.qtype)
+        for _ in range(8):
+            found = self.zone.get(name, [])
+            for one, data, ttl in found:
+                if one in (kind, "CNAME"):
+                    rdata = {"A": A, "AAAA": AAAA, "CNAME": CNAME}[one](data)
+                    reply.add_answer(RR(name, QTYPE.reverse[one], rdata=rdata, ttl=ttl))
+            alias = next((data for one, data, _ in found if one == "CNAME"), None)
+            if alias is None:
+                break
+            name = alias
+        return bytes(reply.pack())
+
+
+def _bound(address: str) -> socket.socket:
+    own = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM)
+    own.bind((address, 53))
+    return own
+
+
+class NameSite:
+    """A site whose resolver asks `upstream`; who is outside answers at every address of two networks."""
+
+    def __init__(self, site: ServiceSite, directory: Path, timing: Timing) -> None:
+        self.site = site
+        self.timing = timing
+        self.resolv_conf = directory / "resolv.conf"
+        self.resolv_conf.write_text(f"nameserver {BETWEEN[4][1]}\n")
+        self.resolv_conf.chmod(0o644)
+        self.resolver: subprocess.Popen[str] | None = None
+        sh("nsenter", f"--net={site.outside}", "ip", "link", "set", "lo", "up")
+        for family, network in ((4, f"{NET4}.0/24"), (6, f"{NET6}:/64")):
+            sh("ip", f"-{family}", "route", "replace", network, "via", BETWEEN[family][1], "dev", site.uplink)
+            inside = ["nsenter", f"--net={site.outside}", "ip", f"-{family}", "route", "replace"]
+            sh(*inside, "local", network, "dev", "lo")
+        argv = ["nsenter", f"--net={site.outside}", sys.executable, "-ISE", "-c", SERVER, "outside", str(PORT), "9090"]
+        self.server = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True)
+        assert self.server.stdout is not None
+        assert self.server.stdout.readline() == "ready\n"
+        self.upstream = Upstream(site.outside)
+
+    def up(self, services: dict[str, dict[str, object]]) -> None:
+        self.site.up(services)
+        for record in self.site.records.values():
+            spec = record.spec.network
+            record.update(state="running", address=spec.address, address6=spec.address6)
+        if self.resolver is None:
+            self.start_agent()
+            self.start_resolver()
+
+    def start_agent(self) -> None:
+        """Its part that is asked about here."""
+        self.observation = Observation(self.site.settings, self.site.network, self._statuses)
+        self.observation.learn([record.spec for record in self.site.records.values()])
+        network = self.site.network
+        self.names = OutsideNames(
+            self.site.settings, network.documents, network, self._write, self.observation.learn_name
+        )
+        self.observation.more_alarms = self.names.alarms
+
+        async def begin() -> None:
+            await self.names.load(self.timing)
+            await self._write()
+            await self.names.open()
+
+        self.site.run(begin())
+
+    def stop_agent(self) -> None:
+        """As kill -9 leaves it: nothing is written down any more."""
+        self.site.run(self.names._reception.close())
+        self.observation.close()
+
+    def restart_agent(self) -> None:
+        """Another one, which finds the kernel's maps and the store."""
+        self.stop_agent()
+        self.site.network.datapath.close()
+        self.site.network = self.site.run(self.site.open_network())
+        self.start_agent()
+
+    def _statuses(self) -> list[InstanceStatus]:
+        return [one.status for one in self.site.records.values()]
+
+    async def _write(self) -> None:
+        assert self.site.release is not None
+        await self.site.network.write([self.site.release], self.site.records.values())
+
+    def start_resolver(self) -> None:
+        script = 'mount --bind "$1" /etc/resolv.conf && shift && exec "$@"'
+        argv = ["unshare", "--mount", "sh", "-c", script, "sh", str(self.resolv_conf), sys.executable, "-P"]
+        environment = {"PYTHONPATH": str(SOURCES), "PATH": os.environ["PATH"]}
+        self.resolver = subprocess.Popen(
+            [*argv, "-m", "whit.mesh.resolver", "--id", self.site.settings.id],
+            env=environment | {"WHIT_STATE_ROOT": str(self.site.settings.state_root)},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        until = time.monotonic() + 10
+        while self.during(lambda: self.look_up("a", "b.site.whit", patience=0.2)) is None:
+            assert time.monotonic() < until
+            assert self.resolver.poll() is None, self.resolver.stderr
+
+    def stop_resolver(self, number: int = signal.SIGKILL) -> None:
+        if self.resolver is not None:
+            self.resolver.send_signal(number)
+            self.resolver.communicate(timeout=5)
+
+    def close(self) -> None:
+        self.stop_resolver()
+        self.upstream.close()
+        self.server.kill()
+        self.server.communicate()
+        if hasattr(self, "names"):
+            self.site.run(self.names.close())
+            self.observation.close()
+
+    def during(self, work: Callable[[], T]) -> T:
+        """Work in a thread, while the agent's loop runs."""
+        return self.site.run(asyncio.to_thread(work))
+
+    def look_up(
+        self, service: str, name: str, kind: str = "A", *, family: int = 4, patience: float = 6.0
+    ) -> list[str] | None:
+        """What the resolver answers to an instance; None if it does not."""
+        book = self.site.network.books.addresses
+        server = str(book.resolver if family == 4 else book.resolver6)
+
+        def exchange() -> bytes | None:
+            with socket.socket(socket.AF_INET if family == 4 else socket.AF_INET6, socket.SOCK_DGRAM) as own:
+                own.settimeout(patience)
+                own.connect((server, 53))
+                try:
+                    own.send(bytes(DNSRecord.question(name, kind).pack()))
+                    return own.recv(4096)
+                except OSError:
+                    return None
+
+        reply = self.site.inside(f"site-{service}-1", exchange)
+        if reply is None:
+            return None
+        return [str(one.rdata) for one in DNSRecord.parse(reply).rr if one.rtype in (QTYPE.A, QTYPE.AAAA)]
+
+    def reach(self, service: str, address: str, port: int = PORT, patience: float = 0.3) -> str:
+        return self.site.inside(f"site-{service}-1", lambda: ask(address, port, patience=patience)).partition(" ")[0]
+
+    def look_up_and_reach(self, service: str, name: str, kind: str = "A", port: int = PORT) -> str:
+        """As programs do: the first connection right after the answer."""
+
+        def work() -> str:
+            found = self.look_up(service, name, kind)
+            assert found, f"{name} is not answered"
+            return self.reach(service, found[0], port)
+
+        return self.during(work)
+
+    @contextlib.contextmanager
+    def connected(self, service: str, address: str) -> Iterator[socket.socket]:
+        with self.site.inside(f"site-{service}-1", socket.socket) as own:
+            own.settimeout(2)
+            own.connect((address, PORT))
+            assert own.recv(64).startswith(b"outside")
+            yield own
+
+    def last_flow(self, source: str, address: str) -> Flow:
+        self.observation._learn_names()
+        log = self.observation.flow_log
+        log.collect(self.site.network.datapath.events)
+        decided = log.past(lambda flow: flow.kind != "end")
+        return [flow for flow in decided if (flow.source.name, flow.destination.address) == (source, address)][-1]
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Iterator[NameSite]:
+    settings = Settings(id=f"t{secrets.token_hex(3)}", state_root=tmp_path / "state")
+    tmp_path.chmod(0o755)
+    with ServiceSite(settings, BETWEEN) as site:
+        found = NameSite(site, tmp_path, Timing(minimum=0.0, grace=1.0))
+        try:
+            yield found
+        finally:
+            found.close()
+    left = leftovers_after(settings)
+    assert not left, f"left behind by {settings.id}: {left}"
+    shutil.rmtree(settings.run_dir, ignore_errors=True)
+
+
+USES = [{"dns": "api.example.com", "port": PORT}]
+
+
+def test_the_first_connection_after_the_answer_is_let_through(made: NameSite) -> None:
+    made.upstream.zone["api.example.com"] = [("A", f"{NET4}.7", 60), ("AAAA", f"{NET6}:7", 60)]
+    made.upstream.zone["other.example.com"] = [("A", f"{NET4}.8", 60)]
+    made.up({"a": {"uses": USES}, "b": {}})
+    assert made.look_up_and_reach("a", "api.example.com") == "outside"
+    assert made.look_up_and_reach("a", "api.example.com", "AAAA") == "outside"
+    assert made.look_up_and_reach("a", "api.example.com", port=9090) == SILENCE
+    assert made.look_up_and_reach("a", "other.example.com") == SILENCE
+    assert made.look_up_and_reach("b", "api.example.com") == SILENCE
+
+
+def test_two_hundred_fresh_addresses_and_none_is_dropped(
+    made: NameSite, record_number: Callable[[str, object], None]
+) -> None:
+    """Each answer has another address: whoever were late would lose the first packet."""
+    made.up({"a": {"uses": [{"dns": "*.cdn.example.com", "port": PORT}]}, "b": {}})
+    seconds: dict[str, list[float]] = {"cdn": [], "other": []}
+
+    def work() -> list[str]:
+        lost = []
+        for number, zone in itertools.product(range(1, 201), seconds):
+            name, kind = f"h{number}.{zone}.example.com", "A" if number % 2 else "AAAA"
+            address = f"{NET4}.{number}" if kind == "A" else f"{NET6}:{number:x}"
+            made.upstream.zone[name] = [(kind, address, 60)]
+            began = time.monotonic()
+            assert made.look_up("a", name, kind) == [address]
+            seconds[zone].append(time.monotonic() - began)
+            if zone == "cdn" and (said := made.reach("a", address)) != "outside":
+                lost.append(f"{address}: {said}")
+        return lost
+
+    assert made.during(work) == []
+    assert made.names.troubles.recent() == (0, 0)
+    for zone, found in seconds.items():
+        p50, p99 = (f"{1000 * sorted(found)[int(len(found) * share)]:.2f}" for share in (0.5, 0.99))
+        record_number(f"answer, name {'in policy' if zone == 'cdn' else 'in no policy'}, ms p50 p99", f"{p50} {p99}")
+    record_number("answer, in the agent at most, ms", f"{1000 * made.names.slowest:.2f}")
+
+
+def test_aliases_are_followed_and_patterns_match_what_ends_so(made: NameSite) -> None:
+    made.upstream.zone |= {
+        "www.example.com": [("CNAME", "edge.example.net", 60)],
+        "edge.example.net": [("CNAME", "pop.example.net", 60)],
+        "pop.example.net": [("A", f"{NET4}.9", 60)],
+        "a.b.example.org": [("A", f"{NET4}.10", 60)],
+        "example.org": [("A", f"{NET4}.11", 60)],
+        "badexample.org": [("A", f"{NET4}.12", 60)],
+    }
+    made.up({"a": {"uses": [{"dns": "WWW.example.com."}, {"dns": "*.example.org"}]}, "b": {}})
+    assert made.look_up_and_reach("a", "www.example.com") == "outside"
+    assert made.look_up_and_reach("a", "A.b.Example.org") == "outside"
+    assert made.look_up_and_reach("a", "example.org") == SILENCE, "the pattern is of names below"
+    assert made.look_up_and_reach("a", "badexample.org") == SILENCE
+
+
+def test_an_alias_that_the_server_does_not_follow_is_known_by_the_next_question(made: NameSite) -> None:
+    made.upstream.zone |= {"www.example.com": [("CNAME", "far.example.net", 60)]}
+    made.up({"a": {"uses": [{"dns": "www.example.com"}]}, "b": {}})
+    assert made.during(lambda: made.look_up("a", "www.example.com")) == []
+    made.upstream.zone |= {"far.example.net": [("A", f"{NET4}.13", 60)]}
+    assert made.look_up_and_reach("a", "far.example.net") == "outside"
+
+
+def test_an_address_of_several_names_and_a_network(made: NameSite) -> None:
+    for name in ("one", "two", "three"):
+        made.upstream.zone[f"{name}.example.com"] = [("A", f"{NET4}.20", 60)]
+    made.up(
+        {
+            "a": {"uses": [{"dns": "one.example.com", "port": PORT}]},
+            "b": {"uses": [{"dns": "two.example.com"}, {"dns": "three.example.com"}]},
+            "c": {"uses": [{"cidr": f"{NET4}.0/24", "port": PORT}]},
+            "d": {"uses": [{"cidr": f"{NET4}.20/32"}]},
+            "e": {"uses": [{"entity": "world"}]},
+        }
+    )
+    asked: set[str] = set()
+    for name in ("one", "two", "three", "one"):
+        assert made.during(lambda name=name: made.look_up("e", f"{name}.example.com")) == [f"{NET4}.20"]  # type: ignore[misc]
+        reached = {one for one in "abcde" if made.reach(one, f"{NET4}.20") == "outside"}
+        asked.add(name)
+        assert reached == {*"acde", *("b" if asked & {"two", "three"} else "")}
+    assert made.reach("a", f"{NET4}.20", 9090) == SILENCE
+
+
+def test_what_is_over_goes_but_not_for_connections_that_are_there(made: NameSite) -> None:
+    made.upstream.zone["api.example.com"] = [("A", f"{NET4}.7", 1)]
+    made.up({"a": {"uses": USES}, "b": {}})
+    assert made.look_up_and_reach("a", "api.example.com") == "outside"
+    with made.connected("a", f"{NET4}.7") as stream:
+        time.sleep(2.1)
+        made.site.run(made.names.look(made.observation.sweep))
+        assert made.reach("a", f"{NET4}.7") == SILENCE, "a new one"
+        made.site.up({"a": {"uses": [*USES, {"dns": "new.example.com"}]}, "b": {}})
+        stream.sendall(b"still there")
+        assert stream.recv(64) == b"still there"
+
+
+def test_a_new_agent_knows_what_the_last_one_knew(made: NameSite) -> None:
+    made.upstream.zone["api.example.com"] = [("A", f"{NET4}.7", 60)]
+    made.upstream.zone["late.example.com"] = [("A", f"{NET4}.8", 60)]
+    made.up({"a": {"uses": [*USES, {"dns": "late.example.com"}]}, "b": {}})
+    made.look_up_and_reach("a", "api.example.com")
+    made.site.run(made.names.keep())
+    made.look_up_and_reach("a", "late.example.com")  # and it dies before it has written that down
+    made.restart_agent()
+    learned = made.site.network.named.learned
+    assert learned.addresses_of("api.example.com") == [f"{NET4}.7"]
+    assert learned.addresses_of("late.example.com") == [f"{NET4}.8"]
+    made.site.publish()
+    assert made.reach("a", f"{NET4}.7") == made.reach("a", f"{NET4}.8") == "outside"
+
+
+def test_an_answer_without_an_agent_is_given_at_once_and_told_to_the_next(made: NameSite) -> None:
+    made.upstream.zone["api.example.com"] = [("A", f"{NET4}.7", 60)]
+    made.up({"a": {"uses": USES}, "b": {}})
+    made.stop_agent()
+    began = time.monotonic()
+    assert made.look_up("a", "api.example.com") == [f"{NET4}.7"]
+    assert time.monotonic() - began < 0.5
+    assert made.reach("a", f"{NET4}.7") == SILENCE
+    made.start_agent()
+    made.during(lambda: until(lambda: made.reach("a", f"{NET4}.7") == "outside"))
+    assert made.reach("a", f"{NET4}.7") == "outside"
+
+
+def test_an_agent_that_hangs_holds_an_answer_back_for_a_second_and_it_is_told(made: NameSite) -> None:
+    made.upstream.zone["api.example.com"] = [("A", f"{NET4}.7", 60)]
+    made.up({"a": {"uses": USES}, "b": {}})
+    began = time.monotonic()
+    assert made.look_up("a", "api.example.com") == [f"{NET4}.7"], "its loop stands still here"
+    assert announce.PATIENCE * 0.9 < time.monotonic() - began < announce.PATIENCE + 0.5
+    assert made.look_up_and_reach("a", "api.example.com") == "outside"
+    assert made.names.troubles.recent() == (1, 0)
+    assert [one.name for one in made.site.run(made.observation.examine())] == ["names-late"]
+
+
+def test_a_resolver_that_was_killed_and_one_whose_server_is_slow_or_dead(made: NameSite) -> None:
+    made.upstream.zone["api.example.com"] = [("A", f"{NET4}.7", 60)]
+    made.up({"a": {"uses": USES}, "b": {}})
+    made.stop_resolver()
+    assert made.during(lambda: made.look_up("a", "api.example.com", patience=0.3)) is None
+    made.start_resolver()
+    made.upstream.pause = 0.5
+    assert made.look_up_and_reach("a", "api.example.com") == "outside"
+    made.upstream.silent = True
+    assert made.during(lambda: made.look_up("a", "api.example.com")) == [], "SERVFAIL, in time"
+    assert made.reach("a", f"{NET4}.7") == "outside", "what is known holds on"
+
+
+def test_the_rule_and_the_name_are_told(made: NameSite) -> None:
+    made.upstream.zone["api.example.com"] = [("A", f"{NET4}.7", 60)]
+    made.up({"a": {"uses": USES}, "b": {}})
+    made.look_up_and_reach("a", "api.example.com")
+    assert made.reach("b", f"{NET4}.7") == SILENCE
+    flow = made.last_flow("site/a", f"{NET4}.7")
+    assert (flow.verdict, flow.destination.name, flow.destination.dns) == (
+        "allow",
+        "api.example.com",
+        "api.example.com",
+    )
+    assert "a uses api.example.com:8080/tcp" in flow.rule_text
+    denied = made.last_flow("site/b", f"{NET4}.7")
+    assert (denied.verdict, denied.reason, denied.destination.name) == ("deny", "POLICY_EGRESS", "api.example.com")
+    assert "b is declared: it reaches only what it uses" in denied.rule_text
+
+
+def test_a_name_that_leads_into_the_mesh_or_to_the_node_opens_nothing(made: NameSite) -> None:
+    made.up({"a": {"uses": [{"dns": "*.evil.example"}]}, "b": {}})
+    inside = made.site.records["site-b-1"].spec.network
+    made.upstream.zone["b.evil.example"] = [("A", inside.address, 60), ("AAAA", inside.address6, 60)]
+    made.upstream.zone["node.evil.example"] = [("A", BETWEEN[4][0], 60), ("A", "127.0.0.1", 60)]
+    for name, kind in (("b", "A"), ("b", "AAAA"), ("node", "A")):
+        assert made.during(lambda name=name, kind=kind: made.look_up("a", f"{name}.evil.example", kind))  # type: ignore[misc]
+    assert made.reach("a", inside.address) == made.reach("a", inside.address6) == SILENCE
+    assert made.reach("a", BETWEEN[4][0]) == SILENCE
+
+
+def test_the_resolver_is_asked_by_ipv6(made: NameSite) -> None:
+    made.upstream.zone["api.example.com"] = [("AAAA", f"{NET6}:7", 60)]
+    made.up({"a": {"uses": USES}, "b": {}})
+    assert made.during(lambda: made.look_up("a", "api.example.com", "AAAA", family=6)) == [f"{NET6}:7"]
+    assert made.reach("a", f"{NET6}:7") == "outside"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import cache
+from typing import Any
+
 from pydantic import BaseModel, ConfigDict
 
 
@@ -11,7 +14,20 @@ class Noun(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class Numerous(Noun):
+    """A noun of which there may be ten thousands. All objects of a class share one set of the fields that were given,
+    as nobody asks which these were: with a set each, ten thousand services would take 30 MB more."""
+
+    def model_post_init(self, context: Any, /) -> None:
+        object.__setattr__(self, "__pydantic_fields_set__", _fields(type(self)))
+
+
 class Observed(BaseModel):
     """What was seen on a machine. Unknown keys are kept: the next release may have written them."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
+
+
+@cache
+def _fields(noun: type[BaseModel]) -> set[str]:
+    return set(noun.model_fields)

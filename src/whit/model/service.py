@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import ConfigDict, Field, field_validator, model_validator
 from pydantic.dataclasses import dataclass
 
-from whit.model.base import Noun
+from whit.model.base import Noun, Numerous
 from whit.model.build import BuildSpec
 from whit.model.policy import dns_name, network
 
@@ -18,7 +18,7 @@ Isolation = Literal["container", "sandbox", "microvm"]
 Algorithm = Literal["random", "maglev"]
 
 
-class PortSpec(Noun):
+class PortSpec(Numerous):
     """A port of the service, published on the node."""
 
     target: Port = Field(description="Port inside the instance.")
@@ -66,14 +66,14 @@ class HealthSpec(Noun):
     start_interval: float = Field(default=5.0, gt=0, description="Between two checks within start_period.")
 
 
-class RestartSpec(Noun):
+class RestartSpec(Numerous):
     """When an instance that ended is started again. Back-off doubles from 0.1 s to 60 s."""
 
     policy: Literal["no", "always", "on-failure", "unless-stopped"] = "no"
     max_attempts: int = Field(default=0, ge=0, description="on-failure: give up after so many; 0 never.")
 
 
-class LimitsSpec(Noun):
+class LimitsSpec(Numerous):
     """What an instance may consume."""
 
     memory: int | None = Field(default=None, ge=6 << 20, description="Bytes; at least 6 MiB.")
@@ -82,7 +82,7 @@ class LimitsSpec(Noun):
     egress: int | None = Field(default=None, ge=1000, description="What it sends, in bytes a second.")
 
 
-class BalanceSpec(Noun):
+class BalanceSpec(Numerous):
     """How a service's instances share what is asked of it."""
 
     algorithm: Algorithm = Field(
@@ -101,7 +101,7 @@ class EndpointSpec:
     weight: int = Field(default=1, ge=1, le=65535, description="Its share of new connections.")
 
 
-class UseSpec(Noun):
+class UseSpec(Numerous):
     """A peer that the service may reach: exactly one of service, cidr, dns and entity."""
 
     service: str | None = Field(default=None, description="A service of this app.")
@@ -140,7 +140,7 @@ class UseSpec(Noun):
         return f"{peer}{port}" + (f"/{self.protocol or 'tcp'}" if self.port or self.protocol else "")
 
 
-class ServiceSpec(Noun):
+class ServiceSpec(Numerous):
     """One service of an app. Exactly one of `image` and `build` says what runs."""
 
     image: str | None = Field(default=None, description="A stored image, oci:PATH, oci-archive:PATH, or a registry's.")
@@ -153,9 +153,9 @@ class ServiceSpec(Noun):
     mounts: tuple[MountSpec, ...] = Field(default=(), description="Volumes, bind mounts and tmpfs.")
     depends_on: dict[str, DependencySpec] = Field(default_factory=dict, description="Started after these.")
     healthcheck: HealthSpec | None = Field(default=None, description="How its health is known.")
-    restart: RestartSpec = Field(default_factory=RestartSpec, description="When it is started again.")
+    restart: RestartSpec = Field(default=RestartSpec(), description="When it is started again.")
     replicas: int = Field(default=1, ge=0, le=1000, description="How many instances.")
-    limits: LimitsSpec = Field(default_factory=LimitsSpec, description="Memory, CPU and process limits.")
+    limits: LimitsSpec = Field(default=LimitsSpec(), description="Memory, CPU and process limits.")
     user: str | None = Field(default=None, description="user[:group], names of the image or numbers.")
     working_dir: str | None = Field(default=None, pattern="^/", description="Absolute path inside the instance.")
     read_only: bool = Field(default=False, description="The root file system is read-only.")
@@ -166,7 +166,7 @@ class ServiceSpec(Noun):
     stop_grace_period: float = Field(default=10.0, ge=0, description="Seconds before SIGKILL.")
     uses: tuple[UseSpec, ...] = Field(default=(), description="The declaration: what it may reach.")
     isolation: Isolation = Field(default="container", description="How an instance is kept apart.")
-    balance: BalanceSpec = Field(default_factory=BalanceSpec, description="How its instances share the load.")
+    balance: BalanceSpec = Field(default=BalanceSpec(), description="How its instances share the load.")
     drain: float = Field(default=0.0, ge=0, description="Seconds for which connections may go on before it is stopped.")
     headless: bool = Field(default=False, description="Its name stands for its instances, not for a virtual address.")
     external_name: str | None = Field(

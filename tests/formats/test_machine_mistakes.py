@@ -46,7 +46,7 @@ MISTAKES = [
     (SERVICE.format("net: bridge"), "machine-net", "is no namespace"),
     (SERVICE.format("pid: none"), "machine-pid", "is no namespace"),
     (SERVICE.format("uid: -1"), "machine-uid", "neither a number nor a service"),
-    (SERVICE.format("gid: nobody"), "machine-no-such-owner", "is no service"),
+    (SERVICE.format("gid: nobody"), "machine-no-such-owner", "is no container"),
     (SERVICE.format("readonly: perhaps"), "machine-readonly", "not true or false"),
     (SERVICE.format("oomScoreAdj: 1001"), "machine-oom-score-adj", "not from -1000 to 1000"),
     (SERVICE.format("rootfsPropagation: both"), "machine-rootfs-propagation", "is not known"),

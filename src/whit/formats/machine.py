@@ -6,6 +6,7 @@ image is there is found out when the machine is linked.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,6 +41,7 @@ KERNEL_KEYS: dict[str, Key] = {
     "binary": Key("binary", "file in the image", shapes.text),
     "tar": Key("tar", "file in the image, or `none`", shapes.text_or_empty),
     "ucode": Key("ucode", "file in the image", shapes.text_or_empty),
+    "modules": Key("modules", "list of modules", lambda value: tuple(map(_module, shapes.items(value)))),
 }
 _DEBIAN = {"debian": "stable", "debian:stable": "stable", "debian:backports": "backports"}
 _CGROUP_V1 = "linuxkit.unified_cgroup_hierarchy=0"
@@ -174,6 +176,13 @@ def _read_kernel(entry: Entry, draft: _Draft) -> None:
     draft.kernel_place = entry.place
 
 
+def _module(value: Value) -> str:
+    found = shapes.text(value)
+    if not re.fullmatch("[A-Za-z0-9_-]+", found):
+        raise InputError(f"{found!r} is no module's name", place=value.place, hint="as wireguard")
+    return found
+
+
 def _kernel_image(value: Value, directory: Path) -> dict[str, Any]:
     text = shapes.text(value)
     if text in _DEBIAN:
@@ -229,7 +238,7 @@ def _check(draft: _Draft) -> None:
     check_volumes([volume for volume, _ in draft.volumes], everything, draft.problems)
     for container, place in everything:
         with draft.problems.guard():
-            _check_owners(container, names, place)
+            _check_owners(container, [other.name for other, _ in everything], place)
 
 
 def _check_order(service: ContainerSpec, before: Sequence[str], names: Sequence[str], place: Place) -> None:
@@ -241,7 +250,8 @@ def _check_order(service: ContainerSpec, before: Sequence[str], names: Sequence[
             raise fault("after-later", f"{other} comes after {service.name}", place=place, hint=hint)
 
 
-def _check_owners(container: ContainerSpec, services: Sequence[str], place: Place) -> None:
+def _check_owners(container: ContainerSpec, known: Sequence[str], place: Place) -> None:
     for owner in (container.uid, container.gid, *(container.additional_gids or ())):
-        if isinstance(owner, str) and owner not in services:
-            raise fault("no-such-owner", f"{owner!r} is no service whose user could be meant", place=place)
+        if isinstance(owner, str) and owner not in known:
+            hint = near(owner, known)
+            raise fault("no-such-owner", f"{owner!r} is no container whose user could be meant", place=place, hint=hint)

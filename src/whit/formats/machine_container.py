@@ -14,7 +14,7 @@ from typing import Any, get_args
 from whit.base.errors import InputError, Place
 from whit.formats import machine_resources as resources
 from whit.formats import shapes
-from whit.formats.capabilities import capability
+from whit.formats.capabilities import KNOWN, capability
 from whit.formats.machine_image import read_image
 from whit.formats.machine_keys import Key, absolute, absolutes, between, coded, fault, needed, read_keys, strings
 from whit.formats.machine_keys import string_map as pairs
@@ -44,7 +44,8 @@ def _capabilities(value: Value) -> tuple[str, ...]:
     found = tuple(shapes.text(item) for item in shapes.items(value))
     if [name.lower() for name in found] == ["none"]:
         return ()
-    return tuple(shapes.parsed(item, capability) for item in shapes.items(value))
+    names = tuple(shapes.parsed(item, capability) for item in shapes.items(value))
+    return tuple(sorted(KNOWN)) if "ALL" in names else names
 
 
 def _binds(value: Value) -> tuple[str, ...]:

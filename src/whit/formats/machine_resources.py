@@ -138,7 +138,10 @@ def interfaces(value: Value) -> tuple[InterfaceSpec, ...]:
 
 
 def _interface(item: Value, keys: Mapping[str, Key]) -> InterfaceSpec:
-    found = InterfaceSpec(**_all_of(item, "container.runtime.interfaces[]", keys, ("name",)))
+    fields = _all_of(item, "container.runtime.interfaces[]", keys, ("name",))
+    if fields.get("peer"):
+        fields.setdefault("add", "veth")
+    found = InterfaceSpec(**fields)
     if (found.add == "veth") != bool(found.peer):
         hint = "add: veth goes with peer: NAME"
         raise InputError("a veth has two ends, and nothing else has", place=item.place, hint=hint)

@@ -22,6 +22,11 @@ class Identity:
 
 def identity(passwd: Path, group: Path, text: str) -> Identity:
     """`NAME[:GROUP]` or numbers; empty is root. Raises InputError if the image has no such user."""
+    return identity_of(_text(passwd), _text(group), text)
+
+
+def identity_of(passwd: str, group: str, text: str) -> Identity:
+    """The same, of what is in the two files."""
     name, _, wanted = text.partition(":")
     users = {row[0]: row for row in _rows(passwd) if len(row) >= 6}
     numbers = {row[2]: row for row in reversed(users.values())}
@@ -39,6 +44,9 @@ def identity(passwd: Path, group: Path, text: str) -> Identity:
     return Identity(uid, gid, home)
 
 
-def _rows(path: Path) -> Iterator[list[str]]:
-    if path.is_file():
-        yield from (line.split(":") for line in path.read_text(errors="replace").splitlines())
+def _text(path: Path) -> str:
+    return path.read_text(errors="replace") if path.is_file() else ""
+
+
+def _rows(text: str) -> Iterator[list[str]]:
+    yield from (line.split(":") for line in text.splitlines())

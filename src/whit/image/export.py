@@ -108,17 +108,23 @@ def _archive(layout: Layout, name: str, descriptor: Descriptor) -> Iterator[Entr
 
 def _root(layout: Layout, descriptor: Descriptor, beside: Path) -> Iterable[Entry]:
     """The merged tree of all layers. Those that others packed are unpacked beside the result meanwhile."""
-    document = manifest.parse_manifest(layout.read(descriptor.digest))
     with tempfile.TemporaryDirectory(dir=beside.parent, prefix=".new-") as scratch:
-        sources = []
-        for number, item in enumerate(document.layers):
-            tar = layout.path(item.digest)
-            if compression := manifest.LAYERS[item.media_type]:
-                plain = Path(scratch) / f"{number}.tar"
+        yield from root(layout, descriptor, Path(scratch))
+
+
+def root(layout: Layout, descriptor: Descriptor, scratch: Path) -> Iterable[Entry]:
+    """The merged tree of all layers. Those that others packed are unpacked to `scratch`, where their contents stay."""
+    document = manifest.parse_manifest(layout.read(descriptor.digest))
+    sources = []
+    for item in document.layers:
+        tar = layout.path(item.digest)
+        if compression := manifest.LAYERS[item.media_type]:
+            plain = scratch / f"{item.digest.removeprefix('sha256:')}.tar"
+            if not plain.exists():
                 unpack.decompress(tar, compression, plain)
-                tar = plain
-            sources.append(merged.Source(tar, ()))
-        yield from merged.merge(sources, Graph((), ())).tree
+            tar = plain
+        sources.append(merged.Source(tar, ()))
+    return merged.merge(sources, Graph((), ())).tree
 
 
 @contextlib.contextmanager

@@ -30,6 +30,7 @@ from whit.image.plan import Plan, Step
 from whit.image.records import Records, StepResult
 from whit.image.reference import PathReference, RegistryReference
 from whit.image.steps import Say, Steps
+from whit.image.tree import Entry
 from whit.image.workshop import Workshop, failure, module_environment
 from whit.model.build import BuildSpec
 from whit.model.image import Image, ImageConfig
@@ -195,6 +196,18 @@ class ImageStore:
         """Write a stored image in the form that others take. See export.export."""
         self.prepare()
         return export.export(self.layout, name, self._found(name), target, output)
+
+    def files(self, name: str, scratch: Path) -> list[Entry]:
+        """What is in a stored image, sorted. Layers that others packed are unpacked to `scratch`, and stay there."""
+        self.prepare()
+        return list(export.root(self.layout, self._found(name), scratch))
+
+    def labels(self, name: str) -> dict[str, str]:
+        """The labels of a stored image's configuration. Raises NotFound."""
+        self.prepare()
+        document = manifest.parse_manifest(self.layout.read(self._found(name).digest))
+        run = self.layout.read(document.config.digest).get("config") or {}
+        return {str(key): str(value) for key, value in (run.get("Labels") or {}).items()}
 
     def images(self) -> list[Stored]:
         """What is stored under a name, sorted by name."""

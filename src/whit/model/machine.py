@@ -42,6 +42,7 @@ class KernelSpec(Noun):
     cmdline: str = Field(default="console=ttyS0", description="The command line, as it is.")
     binary: str = Field(default="kernel", description="The kernel's file in the image.")
     tar: str = Field(default="kernel.tar", description="The tar in the image with its modules; empty or none for none.")
+    modules: tuple[str, ...] = Field(default=(), description="Modules that are loaded beside the usual ones.")
     ucode: str = Field(default="", description="A cpio of microcode in the image, put before everything else.")
 
 
@@ -65,6 +66,10 @@ class ContainerSpec(ContainerDefaults):
             if extra := found.pop(add, None):
                 found[name] = tuple(dict.fromkeys((*(found.get(name) or ()), *extra)))
         return ContainerSpec(**found)
+
+    def settled(self) -> ContainerSpec:
+        """As it is, with what it adds to nothing."""
+        return self.merged(ContainerDefaults())
 
 
 class FileSpec(Noun):

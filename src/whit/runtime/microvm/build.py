@@ -1,7 +1,8 @@
-"""Compiles init/*.c into the two programs of a microVM: `guest`, its first process, and `machine`, which runs it.
+"""Compiles init/*.c: `guest`, the first process of a microVM, `machine`, which runs one, and `supervisor`, the first
+process of a declared machine.
 
 `python -m whit.runtime.microvm.build` compiles what a checkout has when its sources changed; the wheel has them for the
-architecture that it was built on. Both are static. As the BPF objects' build, this never runs in the agent, and needs
+architecture that it was built on. All are static. As the BPF objects' build, this never runs in the agent, and needs
 nothing but base/.
 """
 
@@ -22,6 +23,7 @@ SOURCES = Path(__file__).resolve().parents[4] / "init"
 STAMP = ".stamp"
 PARTS = {
     "guest": ("guest.c", "process.c", "setup.c", "stream.c", "wire.c"),
+    "supervisor": ("supervisor.c", "container.c", "place.c", "report.c", "setup.c", "wire.c"),
     "machine": ("machine.c", "client.c", "stream.c", "wire.c"),
 }
 FLAGS = ("-static", "-O2", "-std=gnu11", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Werror", "-Wno-unused-result")
@@ -40,7 +42,7 @@ def program(name: str, programs: Path = PROGRAMS) -> Path:
 
 
 def build(sources: Path = SOURCES, programs: Path = PROGRAMS, *, force: bool = False) -> bool:
-    """Compile both if their sources changed; returns whether it did. An installed wheel has no sources.
+    """Compile all if their sources changed; returns whether it did. An installed wheel has no sources.
 
     Raises:
         Unavailable: clang is not installed.

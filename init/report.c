@@ -1,0 +1,179 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "report.h"
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "wire.h"
+
+#define PORT_NAME "whit.machine"
+#define MOST_WAITING (256u * 1024)
+#define LONGEST_COMMAND 256
+
+static int port = -1;
+static struct buffer waiting;
+
+static int open_named(const char *device)
+{
+	char path[300], name[64] = "";
+	FILE *file;
+
+	snprintf(path, sizeof(path), "/sys/class/virtio-ports/%s/name", device);
+	file = fopen(path, "re");
+	if (file && !fgets(name, sizeof(name), file))
+		name[0] = 0;
+	if (file)
+		fclose(file);
+	if (strcmp(name, PORT_NAME "\n"))
+		return -1;
+	snprintf(path, sizeof(path), "/dev/%s", device);
+	return open(path, O_RDWR | O_NONBLOCK | O_CLOEXEC);
+}
+
+static bool has_ports(void)
+{
+	DIR *directory = opendir("/sys/bus/virtio/drivers/virtio_console");
+	struct dirent *entry;
+	bool found = false;
+
+	while (directory && (entry = readdir(directory)))
+		found |= !strncmp(entry->d_name, "virtio", 6);
+	if (directory)
+		closedir(directory);
+	return found;
+}
+
+/* A port's device appears a moment after its driver. */
+void report_open(void)
+{
+	for (int tries = 0; port < 0 && tries < 100 && (!tries || has_ports()); tries++) {
+		DIR *directory = opendir("/sys/class/virtio-ports");
+		struct dirent *entry;
+
+		while (port < 0 && directory && (entry = readdir(directory)))
+			if (entry->d_name[0] != '.')
+				port = open_named(entry->d_name);
+		if (directory)
+			closedir(directory);
+		if (port < 0)
+			usleep(10000);
+	}
+}
+
+int report_port(void)
+{
+	return port;
+}
+
+bool report_wants_to_write(void)
+{
+	return port >= 0 && waiting.used;
+}
+
+void report_flush(void)
+{
+	ssize_t size;
+
+	if (!report_wants_to_write())
+		return;
+	size = write(port, waiting.bytes, waiting.used);
+	if (size > 0)
+		buffer_drop(&waiting, size);
+}
+
+void report_receive(void (*command)(char *line))
+{
+	static char text[LONGEST_COMMAND];
+	static size_t used;
+	char piece[256];
+	ssize_t size;
+
+	if (port < 0)
+		return;
+	size = read(port, piece, sizeof(piece));
+	for (ssize_t at = 0; at < size; at++) {
+		if (piece[at] != '\n' && used < sizeof(text) - 1) {
+			text[used++] = piece[at];
+			continue;
+		}
+		text[used] = 0;
+		used = 0;
+		command(text);
+	}
+}
+
+void say(const char *format, ...)
+{
+	char text[LINE + 256];
+	va_list arguments;
+
+	va_start(arguments, format);
+	vsnprintf(text, sizeof(text), format, arguments);
+	va_end(arguments);
+	dprintf(2, "%s\n", text);
+}
+
+static void put(const char *text)
+{
+	buffer_add(&waiting, text, strlen(text));
+}
+
+static void put_number(const char *key, long number)
+{
+	char text[96];
+
+	snprintf(text, sizeof(text), ", \"%s\": %ld", key, number);
+	put(text);
+}
+
+/* As RFC 8259 wants it; bytes that are not ASCII are passed on as they are. */
+static void put_text(const char *key, const char *text)
+{
+	char escaped[8];
+
+	put(", \"");
+	put(key);
+	put("\": \"");
+	for (; *text; text++) {
+		if ((unsigned char)*text < 0x20)
+			snprintf(escaped, sizeof(escaped), "\\u%04x", *text);
+		else
+			snprintf(escaped, sizeof(escaped), "%s%c", *text == '"' || *text == '\\' ? "\\" : "", *text);
+		put(escaped);
+	}
+	put("\"");
+}
+
+void tell_text(const char *event, const struct container *container, const char *key, const char *text)
+{
+	/* If nobody listens, the last events are lost, never memory without end. */
+	if (port < 0 || waiting.used > MOST_WAITING)
+		return;
+	put("{\"event\": \"");
+	put(event);
+	put("\"");
+	if (container) {
+		put_text("stage", container->stage);
+		put_text("name", container->name);
+		put_text("state", state_name(container->state));
+		put_number("restarts", container->restarts);
+		if (container->status >= 0)
+			put_number("status", container->status);
+		if (*container->failure)
+			put_text("failure", container->failure);
+	}
+	if (key)
+		put_text(key, text);
+	put_number("at", now());
+	put("}\n");
+	report_flush();
+}
+
+void tell(const char *event, const struct container *container)
+{
+	tell_text(event, container, NULL, NULL);
+}

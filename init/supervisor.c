@@ -1,0 +1,499 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The first process of a declared machine. It runs the containers of `onboot` one after the other and stops with a
+ * report at the first that fails, keeps the services running, and at the end runs those of `onshutdown` and powers off.
+ * There is no shell: /containers/plan says what there is (records: volume, onboot, service, onshutdown), and
+ * each container's directory how it is run (container.h).
+ *
+ * Commands on the port: status, logs NAME, follow, start NAME, stop NAME, poweroff, reboot. Signals as busybox's
+ * poweroff and reboot send them: SIGUSR2 and SIGPWR power off, SIGTERM and SIGINT reboot.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mount.h>
+#include <sys/reboot.h>
+#include <sys/signalfd.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "container.h"
+#include "place.h"
+#include "records.h"
+#include "report.h"
+#include "setup.h"
+
+#define MOST 256
+#define PLAN "/containers/plan"
+#define VOLUMES "/containers/volumes"
+#define SHORTEST_PAUSE 100 /* milliseconds before a service is started again, doubled each time */
+#define LONGEST_PAUSE 10000
+#define LONG_RUN 10000 /* after which a service begins anew with the shortest */
+#define STOP_GRACE 10000
+#define SAFE (MS_NOSUID | MS_NODEV)
+
+enum wish { WISH_RUN, WISH_POWER_OFF, WISH_REBOOT };
+
+static struct container *onboot, *services, *onshutdown;
+static size_t onboot_count, service_count, onshutdown_count;
+static struct container *current; /* that of onboot or onshutdown */
+static enum wish wish;
+static bool following, told_up;
+static int signals;
+static char plan[1 << 16], command_line[4096];
+static size_t plan_length;
+
+static bool from_environment(const char *option)
+{
+	const char *found = strstr(command_line, option);
+
+	return found && (found == command_line || found[-1] == ' ');
+}
+
+/* ---- the machine ---- */
+
+/* The root that the kernel unpacked cannot be left by pivot_root(2); one that is bound over it can. */
+static void enter_own_root(void)
+{
+	mkdir("/run", 0755);
+	if (mount("/", "/run", NULL, MS_BIND, NULL) || chdir("/run") || mount(".", "/", NULL, MS_MOVE, NULL) ||
+	    chroot(".") || chdir("/"))
+		complain("enter", "the root");
+	if (mount("tmpfs", "/run", "tmpfs", SAFE, "mode=755,size=10%"))
+		complain("mount", "/run");
+}
+
+static void mount_system(void)
+{
+	static const char *const places[] = { "/dev/pts", "/dev/shm", "/dev/mqueue", "/tmp", "/run/whit/writable" };
+
+	mkdir("/tmp", 01777);
+	for (size_t at = 0; at < sizeof(places) / sizeof(*places); at++)
+		make_directories(places[at]);
+	mount("devpts", "/dev/pts", "devpts", MS_NOSUID | MS_NOEXEC, "ptmxmode=0666,mode=0620,gid=5");
+	mount("tmpfs", "/dev/shm", "tmpfs", SAFE, "mode=1777");
+	mount("mqueue", "/dev/mqueue", "mqueue", SAFE | MS_NOEXEC, NULL);
+	mount("tmpfs", "/tmp", "tmpfs", SAFE, "mode=1777,size=10%");
+	if (mount("tmpfs", "/run/whit/writable", "tmpfs", MS_NODEV, "mode=755,size=50%"))
+		complain("mount", "/run/whit/writable");
+	if (mount("cgroup", "/sys/fs/cgroup", "cgroup2", SAFE | MS_NOEXEC, NULL))
+		complain("mount", "/sys/fs/cgroup");
+	symlink("/proc/self/fd", "/dev/fd");
+	/* A container that mounts a disk for the others shares the place with them. */
+	mount(NULL, "/", NULL, MS_SHARED | MS_REC, NULL);
+	if (!write_text("/sys/fs/cgroup/cgroup.subtree_control", "+cpu +memory +pids"))
+		complain("hand on", "controllers");
+}
+
+static void read_text(const char *path, char *text, size_t size, size_t *length)
+{
+	int file = open(path, O_RDONLY | O_CLOEXEC);
+	ssize_t found = file >= 0 ? read(file, text, size - 1) : -1;
+
+	*length = found > 0 ? found : 0;
+	text[*length] = 0;
+	if (file >= 0)
+		close(file);
+}
+
+/* A volume is seen at `merged`: as it is if it is read-only, else with memory over it. */
+static void mount_volumes(void)
+{
+	const char *position = NULL, *value;
+
+	while ((value = next_record(plan, plan_length, "volume", &position))) {
+		char copy[128], lower[256], merged[256], memory[256], *field[2];
+
+		snprintf(copy, sizeof(copy), "%s", value);
+		split(copy, '=', field, 2);
+		snprintf(lower, sizeof(lower), VOLUMES "/%s/lower", field[0]);
+		snprintf(merged, sizeof(merged), VOLUMES "/%s/merged", field[0]);
+		snprintf(memory, sizeof(memory), "/run/whit/writable/volume-%s", field[0]);
+		if (*field[1])
+			bind_directory(lower, merged, true);
+		else
+			mount_overlay(lower, memory, merged);
+	}
+}
+
+static struct container *open_stage(const char *stage, const char *key, size_t *count)
+{
+	const char *position = NULL, *value;
+	struct container *found = calloc(MOST, sizeof(*found));
+
+	while (*count < MOST && (value = next_record(plan, plan_length, key, &position)))
+		*count += container_open(found + *count, stage, value);
+	return found;
+}
+
+static void set_up(void)
+{
+	size_t length;
+
+	enter_own_root();
+	setup_kernel();
+	read_text("/proc/cmdline", command_line, sizeof(command_line), &length);
+	mount_system();
+	report_open();
+	raise_loopback();
+	read_text(PLAN, plan, sizeof(plan), &plan_length);
+	mount_volumes();
+	onboot = open_stage("onboot", "onboot", &onboot_count);
+	services = open_stage("services", "service", &service_count);
+	onshutdown = open_stage("onshutdown", "onshutdown", &onshutdown_count);
+}
+
+/* ---- one turn of the loop ---- */
+
+static struct container *by_name(const char *name)
+{
+	for (size_t at = 0; at < service_count; at++)
+		if (!strcmp(services[at].name, name))
+			return services + at;
+	return NULL;
+}
+
+static void show_line(struct container *container, const char *line)
+{
+	say("%s: %s", container->name, line);
+	if (following)
+		tell_text("line", container, "line", line);
+}
+
+static void show_all(void)
+{
+	for (size_t at = 0; at < onboot_count; at++)
+		tell("status", onboot + at);
+	for (size_t at = 0; at < service_count; at++)
+		tell("status", services + at);
+	tell("end", NULL);
+}
+
+static void stop_service(struct container *service)
+{
+	service->again = INT64_MAX;
+	if (!service->pid)
+		service->state = STATE_STOPPED;
+	container_kill(service, SIGTERM);
+}
+
+static void obey(char *line)
+{
+	char *word[2];
+	struct container *service;
+
+	split(line, ' ', word, 2);
+	service = by_name(word[1]);
+	if (!strcmp(word[0], "status"))
+		show_all();
+	else if (!strcmp(word[0], "follow"))
+		following = true;
+	else if (!strcmp(word[0], "poweroff"))
+		wish = WISH_POWER_OFF;
+	else if (!strcmp(word[0], "reboot"))
+		wish = WISH_REBOOT;
+	else if (!strcmp(word[0], "logs") && service)
+		tell_text("logs", service, "lines", service->tail);
+	else if (!strcmp(word[0], "stop") && service)
+		stop_service(service);
+	else if (!strcmp(word[0], "start") && service && !service->pid)
+		service->state = STATE_WAITING, service->again = 0;
+	else
+		tell_text("unknown", NULL, "command", word[0]);
+}
+
+static void hear_signals(void)
+{
+	struct signalfd_siginfo heard;
+
+	while (read(signals, &heard, sizeof(heard)) == sizeof(heard)) {
+		if (heard.ssi_signo == SIGUSR1 || heard.ssi_signo == SIGUSR2 || heard.ssi_signo == SIGPWR)
+			wish = WISH_POWER_OFF;
+		if (heard.ssi_signo == SIGTERM || heard.ssi_signo == SIGINT)
+			wish = WISH_REBOOT;
+	}
+}
+
+/* What becomes of a service that has ended. */
+static void settle_service(struct container *service)
+{
+	const char *restart = record(service->records, service->length, "restart", "on-failure");
+	bool failed = service->status != 0;
+	int64_t pause = SHORTEST_PAUSE;
+
+	service->state = failed ? STATE_FAILED : STATE_ENDED;
+	if (service->again == INT64_MAX || wish)
+		service->state = STATE_STOPPED;
+	tell(service->state == STATE_STOPPED ? "stopped" : "ended", service);
+	if (service->state == STATE_STOPPED || !strcmp(restart, "no") || (!failed && strcmp(restart, "always")))
+		return;
+	if (now() - service->started > LONG_RUN)
+		service->restarts = 0;
+	for (int times = 0; times < service->restarts && pause < LONGEST_PAUSE; times++)
+		pause *= 2;
+	service->restarts++;
+	service->again = now() + (pause < LONGEST_PAUSE ? pause : LONGEST_PAUSE);
+	service->state = STATE_WAITING;
+	say("whit: %s ended with %d, and is started again", service->name, service->status);
+}
+
+static void reap(void)
+{
+	int status;
+	pid_t pid;
+
+	while ((pid = waitpid(-1, &status, WNOHANG)) > 0) {
+		if (current && current->pid == pid)
+			container_ended(current, status);
+		for (size_t at = 0; at < service_count; at++)
+			if (services[at].pid == pid) {
+				container_read(services + at, show_line);
+				container_ended(services + at, status);
+				settle_service(services + at);
+			}
+	}
+}
+
+static void read_output(void)
+{
+	if (current)
+		container_read(current, show_line);
+	for (size_t at = 0; at < service_count; at++)
+		container_read(services + at, show_line);
+}
+
+static void turn(int timeout)
+{
+	struct pollfd polls[MOST + 3];
+	size_t count = 0;
+
+	polls[count++] = (struct pollfd){ .fd = signals, .events = POLLIN };
+	polls[count++] = (struct pollfd){ .fd = report_port(),
+					  .events = POLLIN | (report_wants_to_write() ? POLLOUT : 0) };
+	polls[count++] = (struct pollfd){ .fd = current ? current->output : -1, .events = POLLIN };
+	for (size_t at = 0; at < service_count; at++)
+		polls[count++] = (struct pollfd){ .fd = services[at].output, .events = POLLIN };
+	poll(polls, count, timeout);
+	/* Nobody at the other end of the port: that would be told without end. */
+	if (polls[1].revents & POLLHUP)
+		usleep(10000);
+	hear_signals();
+	report_receive(obey);
+	report_flush();
+	read_output();
+	reap();
+}
+
+/* ---- onboot and onshutdown ---- */
+
+/* Returns whether it ended well. */
+static bool run_to_end(struct container *container)
+{
+	long timeout = number_of(container, "timeout");
+
+	current = container;
+	if (!container_start(container)) {
+		container->state = STATE_FAILED;
+		read_output();
+		return false;
+	}
+	tell("started", container);
+	while (container->pid) {
+		turn(timeout ? 50 : -1);
+		if (timeout && container->pid && now() - container->started > timeout) {
+			snprintf(container->failure, sizeof(container->failure), "it took longer than %ld ms", timeout);
+			container_kill(container, SIGKILL);
+			timeout = 0;
+		}
+	}
+	container_read(container, show_line);
+	container->state = container->status ? STATE_FAILED : STATE_ENDED;
+	tell("ended", container);
+	return !container->status;
+}
+
+static void report_failure(const struct container *container)
+{
+	char copy[TAIL + 1], *line, *rest = copy;
+
+	snprintf(copy, sizeof(copy), "%s", container->tail);
+	say("whit: ---- the boot stopped ----");
+	if (*container->failure)
+		say("whit: %s %s failed: %s", container->stage, container->name, container->failure);
+	else
+		say("whit: %s %s failed: it ended with %d after %lld ms", container->stage, container->name,
+		    container->status, (long long)(now() - container->started));
+	say("whit: %zu of %zu were run before it; no service was started", (size_t)(container - onboot), onboot_count);
+	say("whit: the last that it printed:%s", *copy ? "" : " nothing");
+	while ((line = strsep(&rest, "\n")))
+		if (*line)
+			say("whit:   %s", line);
+	tell_text("failed", container, "output", container->tail);
+}
+
+static bool run_onboot(void)
+{
+	for (size_t at = 0; at < onboot_count && !wish; at++)
+		if (!run_to_end(onboot + at)) {
+			report_failure(onboot + at);
+			return false;
+		}
+	current = NULL;
+	return true;
+}
+
+/* ---- services ---- */
+
+static bool may_start(const struct container *service)
+{
+	const char *position = NULL, *name;
+
+	if (now() < service->again)
+		return false;
+	while ((name = next_record(service->records, service->length, "after", &position))) {
+		const struct container *other = by_name(name);
+
+		if (other && other->state != STATE_READY && other->state != STATE_ENDED)
+			return false;
+	}
+	return true;
+}
+
+static void tend(struct container *service)
+{
+	long patience = number_of(service, "ready-timeout");
+
+	if (service->state == STATE_WAITING && may_start(service)) {
+		if (container_start(service)) {
+			tell("started", service);
+		} else {
+			say("whit: %s was not started: %s", service->name, service->failure);
+			service->status = 125;
+			settle_service(service);
+		}
+	}
+	if (service->state != STATE_RUNNING)
+		return;
+	if (container_is_ready(service)) {
+		service->state = STATE_READY;
+		tell("ready", service);
+	} else if (patience && now() - service->started > patience && !*service->failure) {
+		snprintf(service->failure, sizeof(service->failure), "it was not ready after %ld ms", patience);
+		say("whit: %s: %s", service->name, service->failure);
+		container_kill(service, SIGKILL);
+	}
+}
+
+/* Milliseconds until something has to be done that nobody tells; -1 for ever. */
+static int until_next(void)
+{
+	int pause = -1;
+
+	for (size_t at = 0; at < service_count; at++) {
+		const struct container *one = services + at;
+		int64_t left = one->state == STATE_WAITING ? one->again - now() : 20;
+
+		if (one->state != STATE_WAITING && one->state != STATE_RUNNING)
+			continue;
+		left = left < 0 ? 0 : left;
+		/* Those that wait for others are looked at when these change, which they tell. */
+		if (one->state == STATE_WAITING && !left)
+			left = 20;
+		if (pause < 0 || left < pause)
+			pause = left;
+	}
+	return pause;
+}
+
+static void tell_when_up(void)
+{
+	for (size_t at = 0; at < service_count; at++)
+		if (services[at].state == STATE_WAITING || services[at].state == STATE_RUNNING)
+			return;
+	if (!told_up)
+		say("whit: the machine is up after %lld ms", (long long)now());
+	if (!told_up)
+		tell("up", NULL);
+	told_up = true;
+}
+
+static void run_services(void)
+{
+	while (!wish) {
+		for (size_t at = 0; at < service_count; at++)
+			tend(services + at);
+		tell_when_up();
+		turn(until_next());
+	}
+}
+
+/* ---- the end ---- */
+
+/* The last that was started first, each with the time that it has. */
+static void stop_services(void)
+{
+	for (size_t at = service_count; at-- > 0;) {
+		struct container *service = services + at;
+		int64_t begun = now(), grace = number_of(service, "grace");
+
+		if (!service->pid)
+			continue;
+		stop_service(service);
+		while (service->pid) {
+			turn(20);
+			if (now() - begun > grace)
+				container_kill(service, SIGKILL);
+		}
+	}
+}
+
+static void finish(bool failed)
+{
+	current = NULL;
+	stop_services();
+	for (size_t at = 0; at < onshutdown_count && !failed; at++)
+		if (!run_to_end(onshutdown + at))
+			say("whit: onshutdown %s failed: %s", onshutdown[at].name,
+			    *onshutdown[at].failure ? onshutdown[at].failure : "it did not end with 0");
+	tell("off", NULL);
+	for (int tries = 0; report_wants_to_write() && tries < 100; tries++, usleep(10000))
+		report_flush();
+	say("whit: %s", wish == WISH_REBOOT ? "reboot" : "power off");
+	sync();
+	reboot(wish == WISH_REBOOT ? RB_AUTOBOOT : RB_POWER_OFF);
+}
+
+/* A machine whose boot failed answers on its port until it is told to end, or ends itself if the command line says so. */
+static void wait_for_end(void)
+{
+	if (from_environment("whit.failed=poweroff"))
+		wish = WISH_POWER_OFF;
+	while (!wish)
+		turn(-1);
+}
+
+int main(void)
+{
+	sigset_t heard;
+	bool up;
+
+	signal(SIGPIPE, SIG_IGN);
+	sigfillset(&heard);
+	sigprocmask(SIG_BLOCK, &heard, NULL);
+	reboot(RB_DISABLE_CAD);
+	signals = signalfd(-1, &heard, SFD_NONBLOCK | SFD_CLOEXEC);
+	umask(022);
+	set_up();
+	up = run_onboot();
+	if (up)
+		run_services();
+	else
+		wait_for_end();
+	finish(!up);
+	return 0;
+}

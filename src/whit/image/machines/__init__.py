@@ -1,0 +1,1 @@
+"""Machines: from a machine file, with its images in the store, to one tree that boots."""

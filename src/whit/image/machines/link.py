@@ -1,0 +1,165 @@
+"""Links a machine: one tree from its parts, laid out as LinuxKit does, and the first root that boots it.
+
+/init                                   our init (init/supervisor.c)
+/usr/bin/crun, its libraries            runs every container
+/modules, /lib/modules/…                drivers, in the order of loading
+/containers/plan                        what there is, in order
+/containers/onboot/000-NAME/            config.json, runtime, and rootfs, or lower if it may be written to
+/containers/services/NAME/, onshutdown/000-NAME/
+/containers/volumes/NAME/lower          what is in it at first; seen at `merged`
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from whit.base.errors import InputError, Place
+from whit.image import cpio
+from whit.image.machines import files, oci_config, records
+from whit.image.machines.parts import Kernel, Parts
+from whit.image.tree import MERGED_USR, Content, Entry, Tree
+from whit.model.machine import ContainerSpec, MachineSpec, Stage, VolumeSpec
+
+CONTAINERS = "containers"
+_STAGES: tuple[Stage, ...] = ("onboot", "services", "onshutdown")
+_DIRECTORIES = ("dev", "proc", "run", "sys", "tmp", "var")
+
+
+@dataclass(frozen=True)
+class LinkedMachine:
+    """All that a form needs: the root's files, the kernel, and its command line."""
+
+    name: str
+    tree: Tree
+    kernel: Kernel
+    cmdline: str
+
+
+def link(spec: MachineSpec, parts: Parts) -> LinkedMachine:
+    """The tree of a machine. Its containers are merged with what their images say.
+
+    Raises:
+        InputError: it contradicts itself.
+    """
+    ids = ids_of(spec)
+    tree = Tree(MERGED_USR)
+    for entry in _system(spec, parts):
+        tree.add(entry)
+    for volume in spec.volumes:
+        _add_all(tree, _volume(volume, parts))
+    for stage in _STAGES:
+        for directory, container in directories(spec, stage):
+            _add_all(tree, _container(container, stage, directory, parts, ids))
+    tree.add(Entry(f"{CONTAINERS}/plan", content=records.encoded(_plan(spec))))
+    files.add(tree, spec.files, spec.text, ids)
+    assert spec.kernel is not None
+    return LinkedMachine(spec.name, tree, parts.kernel, spec.kernel.cmdline)
+
+
+def ids_of(spec: MachineSpec) -> dict[str, int]:
+    """User and group of each container, for those that name it. LinuxKit counts them in this order, from 100."""
+    names = [container.name for container in (*spec.onboot, *spec.onshutdown, *spec.services)]
+    return {name: oci_config.FIRST_ID + number for number, name in enumerate(names)}
+
+
+def directories(spec: MachineSpec, stage: Stage) -> Iterator[tuple[str, ContainerSpec]]:
+    """`000-name` of what runs in order, the name of a service."""
+    for number, container in enumerate(spec.stage(stage)):
+        yield container.name if stage == "services" else f"{number:03}-{container.name}", container
+
+
+def _system(spec: MachineSpec, parts: Parts) -> Iterator[Entry]:
+    """The root without containers. What init needs to run is there whatever the images of `init` bring."""
+    for path, target in MERGED_USR.items():
+        yield Entry(path, "symlink", 0o777, target=target)
+    for name in _DIRECTORIES:
+        yield Entry(name, "directory", 0o755)
+    yield from parts.kernel.tree
+    yield from parts.runtime.entries
+    for source in spec.init:
+        for entry in parts.image(source).entries:
+            yield replace(entry, origin=f"init {source.title}")
+    yield from (replace(entry, origin="crun") for entry in parts.runtime.entries if entry.kind != "directory")
+    yield from parts.kernel.modules
+    names = "".join(f"/{entry.path}\n" for entry in parts.kernel.modules)
+    yield Entry("modules", content=names.encode(), origin="kernel")
+    yield Entry("init", mode=0o755, content=parts.supervisor.read_bytes(), origin="init")
+
+
+def _volume(volume: VolumeSpec, parts: Parts) -> Iterator[Entry]:
+    place = f"{CONTAINERS}/volumes/{volume.name}"
+    for name in ("lower", "merged"):
+        yield Entry(f"{place}/{name}", "directory", 0o755)
+    if volume.source is not None:
+        yield from _below(f"{place}/lower", parts.image(volume.source).entries, f"volume {volume.name}")
+
+
+def _container(
+    spec: ContainerSpec, stage: Stage, directory: str, parts: Parts, ids: Mapping[str, int]
+) -> Iterator[Entry]:
+    place = f"{CONTAINERS}/{stage}/{directory}"
+    root = parts.image(spec.source)
+    document = oci_config.configuration(spec, stage, root, ids)
+    uid, _ = oci_config.owner(spec, root, ids)
+    yield Entry(f"{place}/rootfs", "directory", 0o755)
+    lower = "rootfs" if spec.readonly else "lower"
+    yield Entry(f"{place}/{lower}", "directory", 0o755)
+    yield from _below(f"{place}/{lower}", root.entries, f"{stage} {spec.name}")
+    # A read-only root has nowhere to mount what every container gets.
+    for name in ("dev", "proc", "sys", "etc", "run", "tmp"):
+        yield Entry(f"{place}/{lower}/{name}", "directory", 0o1777 if name == "tmp" else 0o755)
+    text = json.dumps(document, sort_keys=True, indent=1, ensure_ascii=False)
+    yield Entry(f"{place}/config.json", content=text.encode())
+    yield Entry(f"{place}/runtime", content=records.runtime(spec, stage, uid))
+
+
+def _below(place: str, entries: Sequence[Entry], origin: str) -> Iterator[Entry]:
+    """The entries of an image at a place; the same file of the same image is stored once, as a hard link."""
+    for entry in entries:
+        yield replace(entry, path=f"{place}/{entry.path}", origin=origin)
+
+
+def _plan(spec: MachineSpec) -> Iterator[tuple[str, str]]:
+    for volume in spec.volumes:
+        yield "volume", f"{volume.name}={'1' if volume.readonly else ''}"
+    keys = {"onboot": "onboot", "services": "service", "onshutdown": "onshutdown"}
+    for stage in _STAGES:
+        for directory, _ in directories(spec, stage):
+            yield keys[stage], directory
+
+
+def _add_all(tree: Tree, entries: Iterator[Entry]) -> None:
+    """Without what is there, of directories: the image's mode wins over the usual one."""
+    for entry in entries:
+        if entry.kind != "directory" or entry.path not in tree:
+            tree.add(entry)
+
+
+async def first_root(machine: LinkedMachine, target: Path) -> None:
+    """Write the compressed archive that the kernel unpacks; microcode stands before it, as the kernel wants."""
+    with tempfile.TemporaryDirectory(prefix=".initrd-", dir=target.absolute().parent) as scratch:
+        plain, made = Path(scratch) / "plain", Path(scratch) / "made"
+        with plain.open("wb") as output:
+            await asyncio.to_thread(cpio.write, machine.tree, output)
+        await cpio.compress(plain, made)
+        early = data_of(machine.kernel.microcode)
+        if early:
+            made.write_bytes(early + made.read_bytes())
+        made.chmod(0o644)
+        made.rename(target)
+
+
+def data_of(content: Content) -> bytes:
+    return content if isinstance(content, bytes) else content.read()
+
+
+def no_kernel(spec: MachineSpec) -> InputError:
+    """A machine without a kernel is a description that cannot boot."""
+    error = InputError("has no kernel", place=Place(spec.name), hint="add kernel: {image: debian}")
+    error.code = "machine-no-kernel"
+    return error

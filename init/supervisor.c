@@ -413,7 +413,8 @@ static int until_next(void)
 static void tell_when_up(void)
 {
 	for (size_t at = 0; at < service_count; at++)
-		if (services[at].state == STATE_WAITING || services[at].state == STATE_RUNNING)
+		if ((services[at].state == STATE_WAITING && !services[at].restarts) ||
+		    services[at].state == STATE_RUNNING)
 			return;
 	if (!told_up)
 		say("whit: the machine is up after %lld ms", (long long)now());

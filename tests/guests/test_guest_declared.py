@@ -1,0 +1,115 @@
+"""Declared machines boot: onboot in order, services with readiness and restarts, an end in order, failures told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from support.guests import HAS_QEMU
+from support.machines import booted, busybox_root, linked
+
+pytestmark = [
+    pytest.mark.network,
+    pytest.mark.slow,
+    pytest.mark.skipif(not HAS_QEMU, reason="qemu-system-x86 is not installed"),
+]
+
+KERNEL = 'kernel: {image: debian, cmdline: "console=ttyS0 quiet panic=-1"}\n'
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    busybox_root(tmp_path / "box")
+    return tmp_path
+
+
+async def test_stages_services_and_the_end(place: Path) -> None:
+    text = (
+        KERNEL
+        + """
+onboot:
+  - {name: first, image: ./box, command: [sh, -c, "echo one; touch /var-of-first"]}
+  - {name: second, image: ./box, command: [sh, -c, "test ! -e /var-of-first && echo two"]}
+onshutdown:
+  - {name: bye, image: ./box, command: [echo, goodbye]}
+services:
+  - name: db
+    image: ./box
+    command: [sh, -c, "trap 'echo db ends; exit' TERM; sleep 0.3; nc -ll -p 5432 -e cat & while :; do sleep 0.1; done"]
+    ready: {tcp: 5432}
+  - name: web
+    image: ./box
+    after: [db]
+    command: [sh, -c, "trap 'echo web ends; exit' TERM; echo hi | nc 127.0.0.1 5432; while :; do sleep 0.1; done"]
+  - name: flaky
+    image: ./box
+    command: [sh, -c, "echo again; exit 3"]
+  - name: once
+    image: ./box
+    restart: "no"
+    command: [sh, -c, "exit 4"]
+"""
+    )
+    async with linked(text, place) as machine, booted(machine, place) as guest:
+        await guest.until(lambda one: one.get("name") == "flaky" and one.get("restarts", 0) >= 2)
+        await guest.tell("follow")
+        states = await guest.states()
+        order = [(one["event"], one.get("name")) for one in guest.events]
+        assert order.index(("ended", "first")) < order.index(("started", "second"))
+        assert order.index(("ended", "second")) < order.index(("started", "db"))
+        assert order.index(("ready", "db")) < order.index(("started", "web"))
+        assert {name: states[name]["state"] for name in ("first", "db", "web", "once")} == {
+            "first": "ended",
+            "db": "ready",
+            "web": "ready",
+            "once": "failed",
+        }
+        assert states["once"]["status"] == 4
+        await guest.tell("stop flaky")
+        await guest.tell("logs flaky")
+        assert "again" in (await guest.event("logs", "flaky"))["lines"]
+        await guest.tell("poweroff")
+        await guest.event("off")
+        await guest.ended()
+        console = guest.console
+    assert "flaky: again" in console
+    words = ["first: one", "second: two", "web: hi", "web ends", "db ends", "bye: goodbye", "power off"]
+    places = [console.index(word) for word in words]
+    assert places == sorted(places), console
+
+
+async def test_a_failing_onboot_stops_the_boot_with_a_report(place: Path) -> None:
+    text = (
+        KERNEL
+        + """
+onboot:
+  - {name: fine, image: ./box, command: ["true"]}
+  - {name: disk, image: ./box, command: [sh, -c, "echo looking for a disk; echo there is no disk >&2; exit 3"]}
+  - {name: never, image: ./box, command: [echo, never]}
+services:
+  - {name: web, image: ./box, command: [echo, never]}
+"""
+    )
+    async with linked(text, place) as machine, booted(machine, place) as guest:
+        failed = await guest.event("failed")
+        states = await guest.states()
+        await guest.tell("poweroff")
+        await guest.ended()
+        console = guest.console
+    assert (failed["name"], failed["status"], failed["stage"]) == ("disk", 3, "onboot")
+    assert failed["output"] == "looking for a disk\nthere is no disk\n"
+    assert [states[name]["state"] for name in ("fine", "disk", "never", "web")] == [
+        "ended",
+        "failed",
+        "waiting",
+        "waiting",
+    ]
+    for line in (
+        "the boot stopped",
+        "onboot disk failed: it ended with 3 after",
+        "1 of 3 were run before it; no service was started",
+        "whit:   there is no disk",
+    ):
+        assert line in console
+    assert "never: never" not in console
+    assert "web: never" not in console

@@ -1,7 +1,7 @@
 """`explain`, from the dumped maps alone, says of a first packet what the programs in the kernel make of it.
 
 Random meshes are compiled and written by the agent's own code; each packet then runs through the programs that it would
-meet on its way (BPF_PROG_TEST_RUN), and the event that they report is compared.
+meet on its way (BPF_PROG_TEST_RUN, sockets of the node in truth), and the event that they report is compared.
 """
 
 from __future__ import annotations
@@ -9,13 +9,13 @@ from __future__ import annotations
 import secrets
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from random import Random
 
 import pytest
 from hypothesis import HealthCheck, Phase, given
 from hypothesis import settings as hypothesis_settings
-from support.frames import frame
+from support.kernel_answers import Case, Decision, Kernel, node_namespace
 from support.leftovers import leftovers_after
 from support.packet_lab import (
     CLIENT,
@@ -23,23 +23,19 @@ from support.packet_lab import (
     ICMP_NUMBER,
     ICMPV6_NUMBER,
     MACS,
-    OUTSIDE_MAC,
     SCTP_NUMBER,
-    SHOT,
     TCP_NUMBER,
     UDP_NUMBER,
-    UNSPEC,
-    UPLINK_MAC,
     Lab,
-    Result,
     mac,
 )
 from support.policy_strategies import wide_sets
-from support.random_mesh import BOOK, NODE_ADDRESSES, RandomNode, random_mesh
+from support.random_mesh import BOOK, OF_NODE, RandomNode, random_mesh
 
 from whit.base.settings import Settings
-from whit.datapath.abi import DropReason, EndpointKey, EndpointValue, FlowEvent, PolicyFlags
+from whit.datapath.abi import DropReason, EndpointValue, FlowEvent, PolicyFlags
 from whit.datapath.address import Address
+from whit.kernel import cgroup
 from whit.mesh.explain import Dump, Question, explain
 from whit.mesh.naming import deciding_rule
 from whit.model.flow import Explanation
@@ -61,23 +57,20 @@ ECHO, TIMESTAMP, ECHO6 = 0x0800, 0x0D00, 0x8000
 @pytest.fixture(scope="module")
 def random_node(
     tmp_path_factory: pytest.TempPathFactory, lab_links: dict[str, int]
-) -> Iterator[tuple[Lab, RandomNode]]:
+) -> Iterator[tuple[Kernel, RandomNode]]:
     """Its pools are those that an agent would set."""
     settings = Settings(id=f"t{secrets.token_hex(3)}", state_root=tmp_path_factory.mktemp("lab"))
     small = dict.fromkeys(("flows", "sockets", "fragments", "identities", "backends", "edges", "affinity"), 4096)
-    lab = Lab(settings, lab_links, pool=BOOK.network, pool6=BOOK.mesh6, sizes=small)
-    try:
-        endpoint = EndpointValue(lab_links[CLIENT], 0, 0, mac(MACS[CLIENT]), mac(HOST_MACS[CLIENT]))
-        yield lab, RandomNode(settings, lab.datapath, endpoint)
-    finally:
-        lab.close()
+    place = settings.netns_dir / "node"
+    with node_namespace(place) as cookie:
+        lab = Lab(settings, lab_links, pool=BOOK.network, pool6=BOOK.mesh6, sizes=small, netns_cookie=cookie)
+        try:
+            lab.datapath.attach_host_sockets(cgroup.find().bpf_root())
+            endpoint = EndpointValue(lab_links[CLIENT], 0, 0, mac(MACS[CLIENT]), mac(HOST_MACS[CLIENT]))
+            yield Kernel(lab, place), RandomNode(settings, lab.datapath, endpoint)
+        finally:
+            lab.close()
     assert not leftovers_after(settings)
-
-
-@dataclass(frozen=True)
-class Case:
-    question: Question
-    source_port: int
 
 
 def cases(node: RandomNode, random: Random) -> Iterator[Case]:
@@ -105,68 +98,37 @@ def _ends(node: RandomNode, random: Random, ipv6: bool) -> tuple[str, str]:
     instances = [address for found in known.values() for address in found if (":" in address) == ipv6]
     offsets = node.book.by_owner("services")
     services = [node.book.addresses(offset)[ipv6] for owner, offset in offsets.items() if owner.startswith(app)]
-    own = (NODE_ADDRESSES[ipv6], str(BOOK.node6 if ipv6 else BOOK.node), *([] if ipv6 else [str(BOOK.resolver)]))
+    own = [address for address in OF_NODE if (":" in address) == ipv6]
     anywhere = (*OUTSIDERS[ipv6], *NOBODY[ipv6])
     if random.random() < 0.7 and instances:
         source = random.choice(instances)
         pools = (instances, instances, instances, services, services, services, own, OUTSIDERS[ipv6], anywhere)
         return source, random.choice(random.choice(pools))
-    if random.random() < 0.3 and instances:
-        return random.choice(own), random.choice(instances)
+    if random.random() < 0.4:
+        return random.choice(own), random.choice(random.choice((instances or own, services, (*own, LOOPBACK[ipv6]))))
     return random.choice(anywhere), random.choice(random.choice((instances or services, own)))
 
 
-class Kernel:
-    """What the programs make of a first packet."""
-
-    def __init__(self, lab: Lab) -> None:
-        self.lab = lab
-
-    def answer(self, case: Case) -> FlowEvent | None:
-        """The event of the program that decided; None if none did."""
-        asked = case.question
-        is_from_instance = self._is_endpoint(asked.source)
-        if is_from_instance:
-            return self._event(self.lab.from_instance(self._frame(case, MACS[CLIENT], HOST_MACS[CLIENT])))
-        if not _is_of_node(asked.source):
-            result = self.lab.from_uplink(self._frame(case, OUTSIDE_MAC, UPLINK_MAC))
-            if result.action != UNSPEC:
-                return self._event(result)
-        if self._is_endpoint(asked.destination):
-            return self._event(self.lab.to_instance(self._frame(case, HOST_MACS[CLIENT], MACS[CLIENT])))
-        return None
-
-    def _frame(self, case: Case, source: str, destination: str) -> bytes:
-        asked = case.question
-        macs = mac(destination), mac(source)
-        return frame(macs, asked.source, asked.destination, asked.protocol, case.source_port, asked.port)
-
-    def _event(self, result: Result) -> FlowEvent:
-        (event,) = self.lab.events()
-        assert (result.action == SHOT) <= bool(event.reason), (result.action, event)
-        return event
-
-    def _is_endpoint(self, address: str) -> bool:
-        return self.lab.datapath.endpoints.get(EndpointKey(Address.from_ip(address))) is not None
-
-
-def _is_of_node(address: str) -> bool:
-    return address in (*NODE_ADDRESSES, *LOOPBACK, str(BOOK.node), str(BOOK.node6), str(BOOK.resolver))
-
-
-def told(event: FlowEvent) -> dict[str, object]:
+def told(decision: Decision) -> dict[str, object]:
     """In the words of an explanation."""
+    event = decision.event
     found: dict[str, object] = {
-        "verdict": "deny" if event.reason else "audit" if event.flags & PolicyFlags.AUDIT else "allow",
-        "reason": DropReason(event.reason).name if event.reason else "",
-        "rule": deciding_rule(event),
-        "destination": str(event.destination),
+        "verdict": verdict_of(event),
+        "reason": DropReason(event.reason).name if event and event.reason else "",
+        "rule": deciding_rule(event) if event else 0,
+        "destination": decision.destination,
     }
-    if event.protocol in (TCP_NUMBER, UDP_NUMBER):
-        found["port"] = event.destination_port
-    if event.reason not in (DropReason.SPOOFED_ADDRESS, DropReason.NO_BACKEND):
+    if event is None or event.protocol in (TCP_NUMBER, UDP_NUMBER):
+        found["port"] = decision.port
+    if event and event.reason not in (DropReason.SPOOFED_ADDRESS, DropReason.NO_BACKEND):
         found["identities"] = event.source_identity, event.destination_identity
     return found
+
+
+def verdict_of(event: FlowEvent | None) -> str:
+    if event and event.reason:
+        return "deny"
+    return "audit" if event and event.flags & PolicyFlags.AUDIT else "allow"
 
 
 def foretold(found: Explanation) -> dict[str, object]:
@@ -181,33 +143,34 @@ def foretold(found: Explanation) -> dict[str, object]:
     }
 
 
-def narrowed(dump: Dump, event: FlowEvent) -> Dump:
+def narrowed(dump: Dump, decision: Decision, question: Question) -> Dump:
     """With no other backend than the one that the kernel chose."""
-    if event.destination == event.service and event.destination_port == event.service_port:
+    if (decision.destination, decision.port) == (question.destination, question.port):
         return dump
-    chosen = {number for number, value in dump.backends.items() if value.address == event.destination}
-    return replace(dump, slots={key: number for key, number in dump.slots.items() if number in chosen})
+    chosen = Address.from_ip(decision.destination)
+    numbers = {number for number, value in dump.backends.items() if value.address == chosen}
+    return replace(dump, slots={key: number for key, number in dump.slots.items() if number in numbers})
 
 
-def differences(lab: Lab, node: RandomNode, random: Random, seen: Counter[str]) -> Iterator[tuple[object, ...]]:
-    dump = Dump.of(lab.datapath)
-    kernel = Kernel(lab)
+def differences(kernel: Kernel, node: RandomNode, random: Random, seen: Counter[str]) -> Iterator[tuple[object, ...]]:
+    dump = Dump.of(node.datapath)
     for case in cases(node, random):
-        event = kernel.answer(case)
-        found = explain(narrowed(dump, event) if event else dump, case.question, str, str)
-        known = foretold(found)
-        expected = told(event) if event else {"verdict": "allow", "reason": "", "rule": 0}
-        seen["undecided" if event is None else str(expected["reason"] or expected["verdict"])] += 1
+        decision = kernel.answer(case)
+        found = explain(narrowed(dump, decision, case.question), case.question, str, str)
+        expected, known = told(decision), foretold(found)
+        seen[str(expected["reason"] or (expected["verdict"] if decision.event else "undecided"))] += 1
         if not expected.items() <= known.items():
             yield case, expected, known, found.hops
         if case.question.protocol not in (TCP_NUMBER, UDP_NUMBER):
-            lab.datapath.flows.clear()
+            node.datapath.flows.clear()
 
 
 def test_on_random_meshes(
-    random_node: tuple[Lab, RandomNode], sample: Callable[[int, int], int], record_number: Callable[[str, object], None]
+    random_node: tuple[Kernel, RandomNode],
+    sample: Callable[[int, int], int],
+    record_number: Callable[[str, object], None],
 ) -> None:
-    lab, node = random_node
+    kernel, node = random_node
     seen: Counter[str] = Counter()
     count = sample(5_000, 100_000)
 
@@ -221,8 +184,8 @@ def test_on_random_meshes(
     def check(policies: list[PolicySpec]) -> None:
         random = Random(repr(policies))
         node.become(random_mesh(random, policies), random)
-        lab.datapath.flows.clear()
-        wrong = list(differences(lab, node, random, seen))
+        node.datapath.flows.clear()
+        wrong = list(differences(kernel, node, random, seen))
         assert not wrong, wrong[0]
 
     check()

@@ -13,7 +13,17 @@ from mesh import policy_reference
 from mesh.compiled import compiled
 from mesh.policy_cases import compile_rules, questions, rule_sets
 
-from whit.datapath.abi import Direction, EndpointKey, EndpointValue, IdentityKey, IdentityValue, PolicyFlags
+from whit.datapath.abi import (
+    Direction,
+    EndpointKey,
+    EndpointValue,
+    IdentityKey,
+    IdentityValue,
+    PolicyFlags,
+    PolicyKey,
+    PolicyValue,
+    Verdict,
+)
 from whit.datapath.address import Address, prefix_of
 from whit.kernel.links import Link
 from whit.mesh import node
@@ -142,6 +152,49 @@ def test_only_streams_and_datagrams_of_the_node_are_balanced() -> None:
     """There is no hook of sockets for others: an echo request to a service leads nowhere."""
     assert asked(HOST, VIPS["web"], 0, 1).destination.address == VIPS["web"]
     assert asked(API, VIPS["web"], 0, 1).destination.address == WEB
+
+
+@pytest.mark.parametrize("destination", [WEB, VIPS["api"], HOST])
+def test_an_address_of_the_mesh_that_nobody_has_sends_nothing(destination: str) -> None:
+    found = asked("10.77.0.99", destination, 80)
+    assert (found.verdict, found.reason, found.rule) == ("deny", "SPOOFED_ADDRESS", 0)
+
+
+def test_the_resolver_is_a_process_of_the_node(dump: Dump) -> None:
+    found = explain(dump, Question(str(BOOK.resolver), VIPS["web"], 8080, 6), str, str)
+    assert found.destination.address == WEB
+
+
+def test_a_backend_that_is_gone_leads_nowhere(dump: Dump) -> None:
+    gone = EndpointKey(Address.from_ip(API))
+    torn = replace(dump, endpoints={key: value for key, value in dump.endpoints.items() if key != gone})
+    found = explain(torn, Question(WEB, VIPS["api"], 80, 6), str, str)
+    assert (found.verdict, found.reason, found.destination.address) == ("deny", "UNKNOWN_ENDPOINT", API)
+
+
+def test_who_is_elsewhere_has_a_policy_too(dump: Dump) -> None:
+    """A service's endpoints outside have its identity, and whoever reaches them from here meets its ingress policy."""
+    here, there = dump.identities[IdentityKey(128, Address.from_ip(API))].identity, 0x1000099
+    outside = dump.identities | {IdentityKey(128, Address.from_ip("203.0.113.9")): IdentityValue(there)}
+    closed = PolicyValue(77, 1, Verdict.DENY, 0, 0)
+    policies = {PolicyKey(72, there, 0, Direction.INGRESS, 0, 0): closed}
+    found = explain(replace(dump, identities=outside, policies=policies), Question(API, "203.0.113.9", 80, 6), str, str)
+    assert (found.source.identity, found.reason, found.rule) == (here, "POLICY_INGRESS", 77)
+
+
+@pytest.mark.parametrize(("protocol", "port", "reason"), [(6, 80, ""), (132, 80, ""), (1, 0x0800, "CONNTRACK_FULL")])
+def test_without_ports_nobody_answers_himself_through_a_service(protocol: int, port: int, reason: str) -> None:
+    maps, name, rule_text = dumped()
+    found = explain(replace(maps, policies={}), Question(WEB, VIPS["web"], port, protocol), name, rule_text)
+    assert (found.destination.address, found.reason) == (WEB, reason)
+
+
+def test_only_of_streams_and_datagrams_the_port_is_translated() -> None:
+    maps, name, rule_text = dumped()
+    moved = {number: replace(value, port=8080) for number, value in maps.backends.items()}
+    for protocol, port in ((6, 8080), (17, 8080), (132, 80), (1, 80)):
+        question = Question(WEB, VIPS["api"], 80, protocol)
+        assert explain(replace(maps, backends=moved), question, name, rule_text).destination.port == port
 
 
 def test_maps_that_are_being_written_are_no_error(dump: Dump) -> None:

@@ -29,6 +29,7 @@ from whit.model.policy import PolicySpec
 
 BOOK = AddressBook(pool="10.7.0.0/16", pool6="fd07:0:0:1::/64", ipv6=True)
 NODE_ADDRESSES = ("192.0.2.1", "2001:db8::1")
+OF_NODE = (*NODE_ADDRESSES, *map(str, (BOOK.node, BOOK.node6, BOOK.resolver)))
 UPLINK = Link(
     "eth0", 2, "", 1500, "", up=True, addresses=(IPv4Interface("192.0.2.1/24"), IPv6Interface("2001:db8::1/64"))
 )

@@ -8,7 +8,7 @@ from fastapi import FastAPI, Query, Request
 from fastapi.responses import JSONResponse, StreamingResponse
 
 from whit import __version__
-from whit.api import execute, metrics, observe, stream
+from whit.api import execute, metrics, observe, rehearse, stream
 from whit.base.errors import Conflict, InputError, NotFound, TimedOut, Unavailable, WhitError
 from whit.control.agent import Agent
 from whit.model.app import AppSpec
@@ -32,6 +32,7 @@ def make_app(agent: Agent) -> FastAPI:
     _add_instances(app, agent)
     _add_observation(app, agent)
     observe.add(app, agent.observation)
+    rehearse.add(app, agent.rehearsal)
     metrics.add(app, agent.observation)
     return app
 

@@ -15,9 +15,12 @@ from whit.cli import transport
 from whit.cli.transport import Query, target_of
 
 if TYPE_CHECKING:
+    from pydantic import BaseModel
+
     from whit.model.alarm import Alarm
     from whit.model.app import AppSpec
     from whit.model.edge import Edge
+    from whit.model.finding import Candidate, Finding
     from whit.model.flow import Explanation, Flow, Trace
     from whit.model.image import StoredImage
     from whit.model.instance import InstanceStatus
@@ -122,12 +125,22 @@ class Client:
         body = json.dumps([policy.model_dump(mode="json") for policy in policies]).encode()
         transport.call(self.socket, "PUT", target_of("policies"), body)
 
+    def check_policies(self, candidate: Candidate) -> list[Finding]:
+        """What is doubtful about it beside what runs now. Nothing is applied."""
+        from whit.model.finding import Finding
+
+        return [Finding.model_validate(document) for document in self._post("policies/check", candidate)]
+
     def remove_policy(self, app: str, name: str) -> None:
         """`app` is empty for one of the whole cluster."""
         transport.call(self.socket, "DELETE", target_of("policies", query={"app": app, "name": name}))
 
     def _get(self, segment: str, query: Query | None = None) -> Any:
         return transport.call(self.socket, "GET", target_of(segment, query=query))
+
+    def _post(self, path: str, body: BaseModel, query: Query | None = None) -> Any:
+        target = target_of(*path.split("/"), query=query)
+        return transport.call(self.socket, "POST", target, body.model_dump_json().encode())
 
     def _work(self, method: str, target: str, spec: AppSpec | None = None) -> Iterator[StreamItem]:
         """Progress as it comes; the last item is the result.

@@ -9,17 +9,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from whit.cli.invocation import Invocation, command
+from whit.cli.rehearsal import check
 
 if TYPE_CHECKING:
     from whit.model.policy import PolicySpec
 
-policy = typer.Typer(name="policy", help="Apply policies of Kubernetes as they are, list and remove them.")
+policy = typer.Typer(name="policy", help="Apply policies of Kubernetes as they are; see what policies would do.")
 
 AppOption = Annotated[str, typer.Option("--app", metavar="APP", help="The policy's app, its namespace.")]
 
 
 def add(app: typer.Typer) -> None:
-    for function in (apply, ls, rm):
+    for function in (apply, check, ls, rm):
         command(policy)(function)
     app.add_typer(policy)
 

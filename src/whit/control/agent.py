@@ -31,6 +31,7 @@ from whit.control.observation import Observation
 from whit.control.outside_names import OutsideNames
 from whit.control.plan import next_retry, plan
 from whit.control.policies import Policies
+from whit.control.rehearsal import Rehearsal
 from whit.image.store import ImageStore
 from whit.model.app import AppSpec
 from whit.model.feature import Feature
@@ -73,6 +74,7 @@ class Agent:
         self.names = OutsideNames(settings, documents, network, self._write_maps, self.observation.learn_name)
         self.observation.more_alarms = self.names.alarms
         self.releases: dict[str, Release] = {}
+        self.rehearsal = Rehearsal(network, lambda: [release.spec for release in self.releases.values()])
         self.wanted: dict[str, Wanted] = {}
         self._leaving: dict[str, Release] = {}
         self.changes = asyncio.Event()

@@ -215,6 +215,11 @@ class NodeNetwork:
         owner = service_name(app, service)
         return known.addresses(next(lease.offset for lease in known.services if lease.owner == owner))
 
+    @property
+    def instance_addresses(self) -> Addresses:
+        """By identity, as they were when the maps were written."""
+        return self._addresses
+
     # ---- instances ----
 
     def plan_connect(self, spec: InstanceSpec) -> Sequence[Operation]:

@@ -10,13 +10,14 @@ import logging
 import os
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from whit.base.errors import InputError, Place
 from whit.formats import shapes
 from whit.formats.checks import check
 from whit.formats.dotenv import read_env_file
-from whit.formats.draft import Source
+from whit.formats.draft import Source, places_of
 from whit.formats.interpolate import interpolate
 from whit.formats.mounts import is_volume_name
 from whit.formats.nodes import Entry, Table, parse
@@ -43,7 +44,22 @@ KEYS = {
 }
 
 
+@dataclass(frozen=True)
+class AppFile:
+    """An app with its file, and the file and line of services, what they use and publish: by `shop/web`,
+    `shop/web.uses[0]` and `shop/web.ports[0]`."""
+
+    file: Path
+    spec: AppSpec
+    places: Mapping[str, str]
+
+
 def load_app(path: Path, *, environment: Mapping[str, str] | None = None) -> AppSpec:
+    """As load_app_file, the app alone."""
+    return load_app_file(path, environment=environment).spec
+
+
+def load_app_file(path: Path, *, environment: Mapping[str, str] | None = None) -> AppFile:
     """The app of a file, or of the app file in a directory.
 
     Variables come from `environment` (the process's if None), and from `.env` beside the file, over which it wins.
@@ -62,7 +78,8 @@ def load_app(path: Path, *, environment: Mapping[str, str] | None = None) -> App
         root = parse(_read(file), str(file), _Expander(variables), problems)
         fields = _top_level(shapes.table(root), source)
     problems.check()
-    return make(AppSpec, Place(str(file)), {}, fields)
+    spec = make(AppSpec, Place(str(file)), {}, fields)
+    return AppFile(file, spec, {f"{spec.name}/{what}": where for what, where in source.places.items()})
 
 
 def project_app(directory: Path) -> AppSpec:
@@ -172,6 +189,7 @@ def _services(top: Table, source: Source, volumes: Mapping[str, VolumeSpec]) -> 
     check(drafts, volumes, source.problems)
     services: dict[str, ServiceSpec] = {}
     for draft in drafts.values():
+        source.places.update(places_of(draft))
         with source.problems.guard():
             _check_name(draft.name, draft.place)
         with source.problems.guard():

@@ -30,6 +30,8 @@ class Source:
     environment: Mapping[str, str]
     """Variables for interpolation, and for `environment` without a value."""
     problems: Problems
+    places: dict[str, str] = field(default_factory=dict)
+    """File and line of what has been read."""
 
 
 @dataclass
@@ -58,3 +60,11 @@ class Draft:
         known = self.limits.setdefault(name, Placed(value, place))
         if known.value != value:
             raise InputError(f"differs from {known.place.key}", place=place, hint="keep one of the two")
+
+
+def places_of(draft: Draft) -> dict[str, str]:
+    """File and line of the service, of what it uses and of what it publishes."""
+    found = {draft.name: draft.place}
+    found |= {f"{draft.name}.uses[{number}]": one.place for number, one in enumerate(draft.uses)}
+    found |= {f"{draft.name}.ports[{number}]": one.place for number, one in enumerate(draft.ports)}
+    return {key: f"{place.file}:{place.line}" for key, place in found.items()}

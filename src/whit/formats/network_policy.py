@@ -83,7 +83,7 @@ def _policy(document: Table, namespace: str, problems: Problems) -> PolicySpec:
     spec = shapes.table(_needed(document, "spec").value)
     fields: dict[str, Any] = {"name": shapes.text(_needed(metadata, "name").value)}
     fields["mode"] = _mode(metadata)
-    fields["origin"] = f"{document.place.file}:{document.place.line}"
+    fields["origin"] = _origin(document)
     if kind == "NetworkPolicy":
         fields["app"] = _text(metadata, "namespace") or namespace
         fields |= _of_namespace(spec, problems)
@@ -143,7 +143,8 @@ def _rule(table: Table, direction: Direction, problems: Problems) -> PolicyRuleS
     _known(table, (side, "ports"), problems)
     peers = [_peer(shapes.table(item), problems) for item in _list(table, side)]
     ports = [_port(shapes.table(item), problems) for item in _list(table, "ports")]
-    return make(PolicyRuleSpec, table.place, {}, {"direction": direction, "peers": peers, "ports": ports})
+    fields = {"direction": direction, "peers": peers, "ports": ports, "origin": _origin(table)}
+    return make(PolicyRuleSpec, table.place, {}, fields)
 
 
 def _peer(table: Table, problems: Problems) -> PeerSpec:
@@ -229,6 +230,7 @@ def _cluster_rule(table: Table, direction: Direction, problems: Problems) -> Pol
         "name": _text(table, "name"),
         "peers": peers,
         "ports": [_cluster_port(shapes.table(item), problems) for item in _list(table, "protocols")],
+        "origin": _origin(table),
     }
     return make(PolicyRuleSpec, table.place, {}, fields)
 
@@ -293,6 +295,10 @@ def _requirement(table: Table, problems: Problems) -> Requirement:
     fields: dict[str, Any] = {key: shapes.text(_needed(table, key).value) for key in ("key", "operator")}
     fields["values"] = tuple(shapes.text(item) for item in _list(table, "values"))
     return make(Requirement, table.place, {}, fields)
+
+
+def _origin(table: Table) -> str:
+    return f"{table.place.file}:{table.place.line}"
 
 
 def _needed(table: Table, key: str) -> Entry:

@@ -97,10 +97,10 @@ def prefixes(protocol: int, first: int, last: int) -> tuple[Prefix, ...]:
 
 def compile_side(subject: int, direction: Direction, lines: Iterable[Line], number: Numbering) -> Table:
     """The entries of one subject in one direction. Raises Unavailable if they are too many."""
-    ordered = sorted(lines, key=_order)
-    every = [line for line in ordered if line.peers == (ANY_PEER,)]
+    asked = ordered(lines)
+    every = [line for line in asked if line.peers == (ANY_PEER,)]
     by_peer: dict[int, list[Line]] = defaultdict(list)
-    for line in ordered:
+    for line in asked:
         for peer in line.peers:
             if peer:
                 by_peer[peer].append(line)
@@ -119,6 +119,11 @@ def compile_side(subject: int, direction: Direction, lines: Iterable[Line], numb
                 hint="use wider port ranges, or fewer peers in a rule",
             )
     return side.table
+
+
+def ordered(lines: Iterable[Line]) -> list[Line]:
+    """As they are asked."""
+    return sorted(lines, key=_order)
 
 
 def _order(line: Line) -> tuple[tuple[int | str, ...], bool, str]:
@@ -213,6 +218,15 @@ def _first(lines: Sequence[Line], prefix: Prefix, *, audited: bool) -> Line | No
             return line
         passed = line.order[0]
     return None
+
+
+def decide(asked: Iterable[Line], peer: int, protocol: int, port: int) -> Judged | None:
+    """What ordered lines say of one packet: what an entry of the table, which is made by the same function, says of it.
+
+    None if none speaks of it.
+    """
+    speaking = [line for line in asked if peer in line.peers or line.peers == (ANY_PEER,)]
+    return verdict_of(speaking, Prefix(protocol, port, 16))
 
 
 def covers(line: Line, prefix: Prefix) -> bool:

@@ -91,6 +91,12 @@ class Engine:
         self._touched = {}
         return touched
 
+    def lines(self) -> Iterator[tuple[Side, tuple[Line, ...]]]:
+        """What the tables are made of, by subject and direction."""
+        for unit in self._units.values():
+            for side, (own, _) in unit.sides.items():
+                yield side, own
+
     def _cause(self, app: AppSpec, policies: Sequence[PolicySpec], now: Situation) -> tuple[object, ...]:
         """Only policies look at other apps, whose version stands for them."""
         outside = now.outside if policies or _looks_outside(app) else None

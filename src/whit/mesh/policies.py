@@ -74,10 +74,14 @@ def _add(policy: PolicySpec, direction: Direction, subjects: Iterable[Member], s
 
 def _line(policy: PolicySpec, number: int, rule: PolicyRuleSpec, audit: bool) -> Line:
     """Without peers and ports."""
+    return Line(_order(policy, number, rule), rule.action, text_of(policy, number, rule), audit=audit)
+
+
+def text_of(policy: PolicySpec, number: int, rule: PolicyRuleSpec) -> str:
+    """What every verdict of the rule says; `number` is counted from 1."""
     label = f"rule {number} ({rule.name})" if rule.name else f"rule {number}"
-    origin = f" [{policy.origin}]" if policy.origin else ""
-    text = f"{policy.title} {label}: {rule}{', audited' if audit else ''}{origin}"
-    return Line(_order(policy, number, rule), rule.action, text[:LONGEST], audit=audit)
+    origin = f" [{rule.origin or policy.origin}]" if policy.origin else ""
+    return f"{policy.title} {label}: {rule}{', audited' if policy.mode == 'audit' else ''}{origin}"[:LONGEST]
 
 
 def _order(policy: PolicySpec, number: int, rule: PolicyRuleSpec) -> tuple[int | str, ...]:

@@ -17,7 +17,7 @@ from whit.mesh.lines import ALLOWED, CLOSED, EVERYTHING, ISOLATED, OPEN, Line, P
 from whit.mesh.outside import Numbers
 from whit.model.app import AppSpec
 from whit.model.policy import HOST, NUMBERS, RESOLVER, WORLD, Direction
-from whit.model.service import ServiceSpec, UseSpec
+from whit.model.service import PortSpec, ServiceSpec, UseSpec
 
 PROTOCOLS = {"tcp": NUMBERS["tcp"], "udp": NUMBERS["udp"]}
 UNDECLARED = "undeclared"
@@ -92,11 +92,21 @@ def _resolver(who: str) -> Iterator[Line]:
         yield allowance(f"{who} may ask the resolver ({protocol})", (RESOLVER,), ((number, 53, 53),))
 
 
+def text_of_use(who: str, use: UseSpec) -> str:
+    """What every verdict that follows from it says; the same at both ends."""
+    return f"{who} uses {use}"
+
+
+def text_of_port(who: str, port: PortSpec) -> str:
+    return f"{who} publishes port {port.target}/{port.protocol}"
+
+
 def _published(service: ServiceSpec, who: str, peers: Peers) -> Iterator[Line]:
     """Other apps are no part of the world: they come by the node's address, or not at all."""
     for port in service.ports:
-        text = f"{who} publishes port {port.target}/{port.protocol}"
-        yield allowance(text, (HOST, *peers.world()), ((PROTOCOLS[port.protocol], port.target, port.target),))
+        yield allowance(
+            text_of_port(who, port), (HOST, *peers.world()), ((PROTOCOLS[port.protocol], port.target, port.target),)
+        )
 
 
 def _world(who: str, peers: Peers) -> Iterator[Line]:
@@ -113,7 +123,7 @@ def _open(app: AppSpec, who: str, subject: int, peers: Peers, found: Lines) -> N
 
 
 def _use(app: AppSpec, who: str, subject: int, use: UseSpec, peers: Peers, found: Lines) -> None:
-    text = f"{who} uses {use}"
+    text = text_of_use(who, use)
     ports = _ports(use)
     reached = _peers_of(app, who, use, peers)
     found[subject, "egress"].append(Line((ALLOWED,), "allow", text, reached, ports))

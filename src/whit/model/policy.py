@@ -144,6 +144,7 @@ class PolicyRuleSpec(Noun):
     name: str = Field(default="", description="What people call it.")
     peers: tuple[PeerSpec, ...] = Field(default=(), description="Any of them; none is everybody.")
     ports: tuple[PolicyPort, ...] = Field(default=(), description="Any of them; none is every port and protocol.")
+    origin: str = Field(default="", description="File and line; without it, the policy's.")
 
     def __str__(self) -> str:
         peers = ", ".join(map(str, self.peers)) or "everybody"

@@ -12,7 +12,16 @@ from whit.formats.appfile import load_app
 from whit.formats.problems import InvalidApp
 from whit.model.app import AppSpec
 from whit.model.build import DebianPart, DirectoryPart, LayoutPart, PythonPart
-from whit.model.service import DependencySpec, HealthSpec, LimitsSpec, MountSpec, PortSpec, RestartSpec, UseSpec
+from whit.model.service import (
+    DependencySpec,
+    HealthSpec,
+    LimitsSpec,
+    MountSpec,
+    PortSpec,
+    RestartSpec,
+    ScaleSpec,
+    UseSpec,
+)
 
 OTHERS = """
   db: {image: x, healthcheck: {test: [CMD, ok]}}
@@ -36,6 +45,8 @@ CASES: list[tuple[str, str, Any]] = [
     ("command: [run, 22:22, no, 1.10, '']", "command", ("run", "22:22", "no", "1.10", "")),
     ("command:", "command", None),
     ("command: []", "command", ()),
+    ("scale: {idle: frozen}", "scale", ScaleSpec()),
+    ("scale: {min: 1, idle: created, after: 1m30s}", "scale", ScaleSpec(min=1, idle="created", after=90)),
     ("entrypoint: /bin/run x", "entrypoint", ("/bin/run", "x")),
     (
         "environment: {A: 22:22, B: no, C: 1.10, D: true, E: '', F: 0o17, G: 2001-01-01, H: =}",

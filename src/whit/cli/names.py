@@ -100,7 +100,7 @@ def find_instance(name: str, apps: Sequence[AppStatus], default: str) -> Instanc
     instances = [one for app in apps if app.name == member.app for one in app.instances]
     if member.instance:
         return next(one for one in instances if one.name == member.instance)
-    running = [one for one in instances if one.service == member.service and one.state == "running"]
+    running = [one for one in instances if one.service == member.service and one.state in ("running", "frozen")]
     if not running:
         raise Conflict(f"no instance of {member.app}/{member.service} runs", hint="`whit ps` shows why")
     return min(running, key=lambda one: (len(one.name), one.name))

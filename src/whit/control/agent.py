@@ -13,7 +13,6 @@ import logging
 import os
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from typing import Any
 
@@ -32,6 +31,7 @@ from whit.control.outside_names import OutsideNames
 from whit.control.plan import next_retry, plan
 from whit.control.policies import Policies
 from whit.control.rehearsal import Rehearsal
+from whit.control.warm import Warmth
 from whit.image.store import ImageStore
 from whit.model.app import AppSpec
 from whit.model.feature import Feature
@@ -70,6 +70,7 @@ class Agent:
         self.images = images_
         self.instances = Instances(drivers, network, images_, self._changed, self._write_maps)
         self.policies = Policies(documents, network)
+        self.warmth = Warmth(network.datapath, self.instances, lambda: self.wanted)
         self.observation = Observation(settings, network, self.instance_statuses)
         self.names = OutsideNames(settings, documents, network, self._write_maps, self.observation.learn_name)
         self.observation.more_alarms = self.names.alarms
@@ -102,7 +103,7 @@ class Agent:
         network.attach_host()
         await agent.names.open()
         watch = agent.names.watch(lambda: agent.observation.sweep)
-        loops = (agent._reconcile(), *agent.observation.loops(), watch, logs.keep_all(settings))
+        loops = (agent._reconcile(), agent.warmth.run(), *agent.observation.loops(), watch, logs.keep_all(settings))
         agent._tasks = [asyncio.create_task(loop) for loop in loops]
         log.info("agent %s %s, pool %s, %s", settings.id, __version__, network.books.addresses.pool, agent.runtime)
         return agent
@@ -345,11 +346,15 @@ class Agent:
         start = datetime.fromisoformat(since) if since else None
         return self.drivers.lines(names, follow=follow, last=tail, since=start)
 
-    def execute(self, instance: str, request: ExecRequest) -> AbstractAsyncContextManager[Session]:
+    @contextlib.asynccontextmanager
+    async def execute(self, instance: str, request: ExecRequest) -> AsyncIterator[Session]:
+        """A command in an instance, which is woken for it."""
         record = self.instances.records.get(instance)
         if record is None:
             raise NotFound(f"there is no instance {instance}", hint="`whit ps` lists what there is")
-        return self.drivers.of(record.spec.isolation).execute(instance, request)
+        driver = self.drivers.of(record.spec.isolation)
+        async with self.warmth.used(record), driver.execute(instance, request) as session:
+            yield session
 
     async def explain(self, source: str, destination: str, port: int, protocol: str) -> Explanation:
         return await answer(self.network, self.instance_statuses(), source, destination, port, protocol)

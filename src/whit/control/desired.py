@@ -10,7 +10,7 @@ from pathlib import Path
 from whit.base.settings import Settings
 from whit.model.instance import InstanceSpec, NetworkSpec, ResolvedMount
 from whit.model.release import Release
-from whit.model.service import DependencySpec, MountSpec
+from whit.model.service import DependencySpec, MountSpec, ScaleSpec
 from whit.runtime.bundle import command_line
 from whit.runtime.capabilities import effective_set
 
@@ -21,6 +21,8 @@ class Wanted:
 
     spec: InstanceSpec
     depends_on: Mapping[str, DependencySpec]
+    scale: ScaleSpec | None = None
+    """How it waits while nobody asks for it; None: it does not."""
 
 
 def instance_names(release: Release) -> dict[str, tuple[str, int]]:
@@ -35,12 +37,13 @@ def instance_names(release: Release) -> dict[str, tuple[str, int]]:
 
 def wanted_instances(release: Release, networks: Mapping[str, NetworkSpec], settings: Settings) -> dict[str, Wanted]:
     """The instances of a release by name. `networks` has what the mesh gave each."""
-    return {
-        name: Wanted(
-            _instance(release, service, index, networks[name], settings), release.spec.services[service].depends_on
-        )
-        for name, (service, index) in instance_names(release).items()
-    }
+    found: dict[str, Wanted] = {}
+    for name, (service, index) in instance_names(release).items():
+        spec = release.spec.services[service]
+        scale = spec.scale if spec.scale and index > spec.scale.min else None
+        instance = _instance(release, service, index, networks[name], settings)
+        found[name] = Wanted(instance, spec.depends_on, scale)
+    return found
 
 
 def _instance(release: Release, service: str, index: int, network: NetworkSpec, settings: Settings) -> InstanceSpec:

@@ -24,7 +24,7 @@ from whit.kernel import pidfd
 from whit.kernel.files import MakeDirectory
 from whit.mesh import services
 from whit.model.image import Leases
-from whit.model.instance import ExitRecord, InstanceSpec, InstanceStatus
+from whit.model.instance import ALIVE, ExitRecord, InstanceSpec, InstanceStatus
 from whit.model.operation import Operation, carry_out
 from whit.model.service import DependencySpec
 from whit.runtime import health, restart
@@ -64,14 +64,22 @@ class Record:
     """Its first process is dead, whatever else is still to be found out about it."""
     task: asyncio.Task[None] | None = None
     watchers: tuple[asyncio.Task[None], ...] = ()
+    checker: asyncio.Task[None] | None = None
+    """Looks after its health, if it is awake."""
+    users: int = 0
+    """Commands that run in it for somebody."""
 
     def update(self, **changes: Any) -> None:
         self.status = self.status.model_copy(update=changes)
 
     @property
+    def is_alive(self) -> bool:
+        return self.status.state in ALIVE and not self.ended
+
+    @property
     def backend_state(self) -> services.State | None:
         """As what its service sees it; None if it is not there to be seen."""
-        if self.status.state != "running" or self.ended:
+        if not self.is_alive:
             return None
         if self.leaving:
             return "down" if self.drained else "leaving"
@@ -80,7 +88,7 @@ class Record:
     @property
     def ready(self) -> bool:
         """May take new connections."""
-        return not self.leaving and self.status.state == "running" and self.status.health in ("none", "healthy")
+        return not self.leaving and self.status.state in ALIVE and self.status.health in ("none", "healthy")
 
 
 class Instances:
@@ -123,14 +131,14 @@ class Instances:
             self.records[found.spec.name] = record
             record.started = time.monotonic()
             await HoldImage(self.leases, found.spec.name, found.spec.image).do()
-            if record.status.state == "running":
+            if record.status.state in ALIVE:
                 self._recall_health(record)
                 self._watch(record, adopted=True)
             elif record.status.state == "exited":
                 self._settle_exit(record, found.ended or ExitRecord(code=None, cause="nobody saw it end"), ran_for=0)
             else:
                 # It was being made, or was being removed, when the agent died: away with it, then anew.
-                self._work(record, self._remove(record))
+                self.work(record, self._remove(record))
         for name in self.drivers.leftovers():
             await carry_out([*self.drivers.plan_remove(name, keep_log=True), ReleaseImage(self.leases, name)])
 
@@ -143,15 +151,15 @@ class Instances:
             match action:
                 case Start(name):
                     record = self._new(wanted[name])
-                    self._work(record, self._start(record))
+                    self.work(record, self._start(record))
                 case Restart(name):
                     record = self.records[name]
                     record.retry_at = None
-                    self._work(record, self._restart(record))
+                    self.work(record, self._restart(record))
                 case Remove(name):
                     record = self.records[name]
                     record.leaving = True
-                    self._work(record, self._remove(record))
+                    self.work(record, self._remove(record))
         if any(isinstance(action, Remove) for action in actions):
             self.changed()
 
@@ -181,8 +189,9 @@ class Instances:
     def release(self) -> None:
         """Stop watching; the instances go on."""
         for record in self.records.values():
-            for task in (*record.watchers, *((record.task,) if record.task else ())):
-                task.cancel()
+            for task in (*record.watchers, record.checker, record.task):
+                if task is not None:
+                    task.cancel()
 
     def _new(self, wanted: Wanted) -> Record:
         spec = wanted.spec
@@ -201,7 +210,9 @@ class Instances:
         self.records[spec.name] = record
         return record
 
-    def _work(self, record: Record, work: Coroutine[Any, Any, None]) -> None:
+    def work(self, record: Record, work: Coroutine[Any, Any, None]) -> None:
+        """Do it in a task of its own; nothing else is done to the instance meanwhile."""
+
         async def guarded() -> None:
             try:
                 await work
@@ -246,9 +257,10 @@ class Instances:
     async def _remove(self, record: Record) -> None:
         record.leaving = True
         spec = record.spec
-        if record.status.state == "running":
+        if record.status.state in ALIVE:
             # New connections have gone elsewhere before the process hears that it is to end.
             await self.publish()
+            self.rouse(record)
             await self._drain(record)
             self._unwatch(record)
             await carry_out(self._driver(spec).plan_stop(spec.name, spec.stop_signal, spec.stop_grace_period))
@@ -290,16 +302,48 @@ class Instances:
 
     def _watch(self, record: Record, *, adopted: bool) -> None:
         self._unwatch(record)
-        tasks = [asyncio.create_task(self._watch_exit(record)), asyncio.create_task(self._watch_main(record))]
+        record.watchers = (
+            asyncio.create_task(self._watch_exit(record)),
+            asyncio.create_task(self._watch_main(record)),
+        )
+        if record.status.state != "frozen":
+            self._check(record, adopted=adopted)
+
+    def _check(self, record: Record, *, adopted: bool) -> None:
+        """Look after its health from now on."""
         if record.spec.healthcheck is not None:
-            tasks.append(asyncio.create_task(self._watch_health(record, adopted=adopted)))
-        record.watchers = tuple(tasks)
+            record.checker = asyncio.create_task(self._watch_health(record, adopted=adopted))
 
     def _unwatch(self, record: Record) -> None:
-        for task in record.watchers:
+        for task in (*record.watchers, *((record.checker,) if record.checker else ())):
             if task is not asyncio.current_task():
                 task.cancel()
-        record.watchers = ()
+        record.watchers, record.checker = (), None
+
+    # ---- sleep ----
+
+    async def freeze(self, record: Record) -> None:
+        """Let it stand still, its health unasked. Raises WhitError if that cannot be done; it runs then."""
+        if record.checker is not None:
+            record.checker.cancel()
+            await asyncio.wait([record.checker])
+            record.checker = None
+        try:
+            await self._driver(record.spec).pause(record.spec.name)
+        except WhitError:
+            self._check(record, adopted=True)
+            raise
+        if record.is_alive:
+            record.update(state="frozen")
+
+    def rouse(self, record: Record) -> None:
+        """Let it run if it stands still."""
+        if record.status.state != "frozen":
+            return
+        self._driver(record.spec).resume(record.spec.name)
+        record.update(state="running")
+        self._check(record, adopted=True)
+        self.changed()
 
     async def _watch_main(self, record: Record) -> None:
         """Out of its service as soon as its first process is dead: all else about its end is found out later."""

@@ -23,7 +23,7 @@ from whit.mesh.flows import FlowLog
 from whit.mesh.naming import HOOKS, REASONS, endpoint_text
 from whit.mesh.probe import Probe
 from whit.model.flow import Family, Party, Trace, TracedHop
-from whit.model.instance import InstanceStatus
+from whit.model.instance import ALIVE, InstanceStatus
 
 NUMBERS = {"tcp": socket.IPPROTO_TCP, "udp": socket.IPPROTO_UDP}
 PATIENCE = 1.5
@@ -284,7 +284,7 @@ def source_of(instances: Sequence[InstanceStatus], name: str) -> InstanceStatus:
         raise NotFound(
             f"{name} is no service or instance", hint="packets are sent from instances; `whit ps` lists them"
         )
-    running = [one for one in found if one.state == "running"]
+    running = [one for one in found if one.state in ALIVE]
     if not running:
         raise Conflict(f"no instance of {name} runs", hint="`whit ps` shows why")
     return running[0]

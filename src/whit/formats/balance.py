@@ -1,4 +1,5 @@
-"""Balance and endpoints: how the instances of a service share its load, and backends that are none. Whit's own keys."""
+"""Balance, scale and endpoints: how the instances of a service share its load, how they wait while there is none, and
+backends that are none. Whit's own keys."""
 
 from __future__ import annotations
 
@@ -7,14 +8,16 @@ import math
 import re
 from typing import Any
 
+from whit.base.errors import InputError
 from whit.formats import shapes
 from whit.formats.nodes import Scalar, Table, Value
 from whit.formats.problems import Problems, make
 from whit.formats.quantities import duration
 from whit.formats.unsupported import refuse
-from whit.model.service import BalanceSpec, EndpointSpec
+from whit.model.service import BalanceSpec, EndpointSpec, ScaleSpec
 
 BALANCE = ("algorithm", "affinity")
+SCALE = ("min", "idle", "after")
 ENDPOINT = ("address", "port", "weight")
 _SHORT = re.compile(r"(\[[^\]]*\]|[^:\[]+):([0-9]{1,5})")
 
@@ -32,6 +35,23 @@ def read_balance(value: Value, problems: Problems) -> BalanceSpec:
     if "affinity" in entries:
         fields["affinity"] = math.ceil(shapes.parsed(entries["affinity"].value, duration))
     return make(BalanceSpec, table.place, {key: entry.value.place for key, entry in entries.items()}, fields)
+
+
+def read_scale(value: Value, problems: Problems) -> ScaleSpec:
+    """A table; the number that Compose has here is refused. Raises InputError."""
+    if isinstance(value, Scalar) and value.text.isdecimal():
+        raise InputError("a number of instances is not honoured here", place=value.place, hint="use deploy.replicas")
+    table = shapes.table(value)
+    refuse(table, "services.*.scale", SCALE, problems)
+    entries = table.entries
+    fields: dict[str, Any] = {}
+    if "min" in entries:
+        fields["min"] = shapes.whole(entries["min"].value)
+    if "idle" in entries:
+        fields["idle"] = shapes.text(entries["idle"].value)
+    if "after" in entries:
+        fields["after"] = shapes.parsed(entries["after"].value, duration)
+    return make(ScaleSpec, table.place, {key: entry.value.place for key, entry in entries.items()}, fields)
 
 
 def read_endpoints(value: Value, problems: Problems) -> tuple[EndpointSpec, ...]:

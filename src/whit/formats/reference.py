@@ -23,6 +23,7 @@ from whit.model.service import (
     LimitsSpec,
     MountSpec,
     PortSpec,
+    ScaleSpec,
     ServiceSpec,
     UseSpec,
 )
@@ -58,6 +59,7 @@ _NESTED: tuple[tuple[str, type[BaseModel | EndpointSpec], dict[str, str]], ...] 
     ("deploy.resources.limits", LimitsSpec, {}),
     ("uses", UseSpec, {}),
     ("balance", BalanceSpec, {}),
+    ("scale", ScaleSpec, {}),
     ("endpoints", EndpointSpec, {}),
 )
 """Tables inside a service: where, the noun that describes it, and fields whose key has another name."""

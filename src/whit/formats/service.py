@@ -14,7 +14,7 @@ from typing import get_args
 
 from whit.base.errors import InputError
 from whit.formats import shapes
-from whit.formats.balance import read_balance, read_endpoints
+from whit.formats.balance import read_balance, read_endpoints, read_scale
 from whit.formats.capabilities import capability
 from whit.formats.draft import Draft, Placed, Source
 from whit.formats.environment import read_env_files, read_environment
@@ -245,6 +245,10 @@ def _balance(entry: Entry, draft: Draft) -> None:
     draft.set("balance", read_balance(entry.value, draft.source.problems), entry.value.place)
 
 
+def _scale(entry: Entry, draft: Draft) -> None:
+    draft.set("scale", read_scale(entry.value, draft.source.problems), entry.value.place)
+
+
 def _endpoints(entry: Entry, draft: Draft) -> None:
     draft.set("endpoints", read_endpoints(entry.value, draft.source.problems), entry.value.place)
 
@@ -290,6 +294,7 @@ KEYS: dict[str, Key] = {
     "stop_grace_period": Key(_seconds, "stop_grace_period", "a duration, as `1m30s`"),
     "uses": Key(_uses, "uses", "a list of service names, `world`, `host`, or tables"),
     "balance": Key(_balance, "balance", "`random`, `maglev`, or a table"),
+    "scale": Key(_scale, "scale", "a table"),
     "drain": Key(_seconds, "drain", "a duration, as `30s`"),
     "headless": Key(_truth, "headless", "`true` or `false`"),
     "external_name": Key(_text, "external_name", "a name, as `db.example.com`"),

@@ -86,7 +86,6 @@ _SERVICE = {
     "pull_policy": "an image is fetched when it is not there; whit build --refresh fetches anew",
     "pull_refresh_after": "an image is fetched when it is not there; whit build --refresh fetches anew",
     "runtime": "the runtime is the node's; leave it out",
-    "scale": "use deploy.replicas",
     "secrets": _FILES,
     "security_opt": "instances have a system-call filter and no new privileges; leave it out",
     "shm_size": "mount a tmpfs with a size on /dev/shm",

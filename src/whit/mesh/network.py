@@ -136,6 +136,7 @@ class Guard:
             there = self.datapath.endpoints.get(key)
             if there is not None:
                 self.datapath.limits.delete(there.ifindex)
+                self.datapath.activity.delete(there.ifindex)
             self.datapath.endpoints.delete(key)
         self.datapath.detach_instance(self.spec.network.number)
 

@@ -12,7 +12,9 @@ from whit.model.base import Noun, Observed
 from whit.model.image import Image
 from whit.model.service import HealthSpec, Isolation, LimitsSpec, RestartSpec
 
-State = Literal["pending", "building", "created", "running", "exited", "restarting", "failed", "stopped"]
+State = Literal["pending", "building", "created", "running", "exited", "restarting", "failed", "stopped", "frozen"]
+ALIVE: frozenset[State] = frozenset(("running", "frozen"))
+"""Takes what is sent to it, at once or once it is woken."""
 Health = Literal["none", "starting", "healthy", "unhealthy"]
 
 

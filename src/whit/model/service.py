@@ -15,6 +15,7 @@ from whit.model.policy import dns_name, network
 Protocol = Literal["tcp", "udp"]
 Port = Annotated[int, Field(ge=1, le=65535)]
 Isolation = Literal["container", "sandbox", "microvm"]
+Idle = Literal["frozen", "created", "stopped"]
 Algorithm = Literal["random", "maglev"]
 
 
@@ -80,6 +81,18 @@ class LimitsSpec(Numerous):
     cpus: float | None = Field(default=None, gt=0, description="CPUs, 0.5 is half of one.")
     pids: int | None = Field(default=None, ge=1, description="Processes and threads.")
     egress: int | None = Field(default=None, ge=1000, description="What it sends, in bytes a second.")
+
+
+class ScaleSpec(Numerous):
+    """How instances wait while nobody asks for them. The first packet wakes them; no connection is refused."""
+
+    min: int = Field(default=0, ge=0, description="How many, the first ones, never sleep.")
+    idle: Idle = Field(
+        default="frozen",
+        description="How the others wait. `frozen`: as they are, without running; `created`: ended, and made ready to "
+        "start; `stopped`: ended.",
+    )
+    after: float = Field(default=60.0, ge=0.1, description="Seconds without a packet, and without an open connection.")
 
 
 class BalanceSpec(Numerous):
@@ -167,6 +180,7 @@ class ServiceSpec(Numerous):
     uses: tuple[UseSpec, ...] = Field(default=(), description="The declaration: what it may reach.")
     isolation: Isolation = Field(default="container", description="How an instance is kept apart.")
     balance: BalanceSpec = Field(default=BalanceSpec(), description="How its instances share the load.")
+    scale: ScaleSpec | None = Field(default=None, description="What its instances do while nobody asks for them.")
     drain: float = Field(default=0.0, ge=0, description="Seconds for which connections may go on before it is stopped.")
     headless: bool = Field(default=False, description="Its name stands for its instances, not for a virtual address.")
     external_name: str | None = Field(

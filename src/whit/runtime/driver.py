@@ -70,6 +70,18 @@ class Driver(Protocol):
         """Take away whatever there is of it, in whatever state."""
         ...
 
+    async def pause(self, name: str) -> None:
+        """Let nothing of it run until `resume`; it keeps its memory, its files and its connections.
+
+        Raises:
+            Unavailable, TimedOut: that cannot be had here, or it did not stand still.
+        """
+        ...
+
+    def resume(self, name: str) -> None:
+        """Let it run. Waits for nobody; content if it was not paused."""
+        ...
+
     async def adopt(self, names: Sequence[str]) -> list[Found]:
         """What became of these while no agent lived."""
         ...

@@ -11,14 +11,15 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from whit.base.settings import Settings
-from whit.kernel import cgroup
+from whit.kernel import cgroup, freezer
 from whit.kernel.mount import MountOverlay, unmount
 from whit.kernel.thread import in_thread
-from whit.model.instance import ExitRecord, InstanceSpec, InstanceStatus, State
+from whit.model.instance import ALIVE, ExitRecord, InstanceSpec, InstanceStatus, State
 from whit.model.operation import Operation
 from whit.runtime import execute, health, logs, monitor, rootfs
 from whit.runtime.driver import Found, read_spec
@@ -131,10 +132,10 @@ async def _find(layout: Layout, host: HostFacts, container: ContainerState | Non
         service=spec.service if spec else "",
         isolation=spec.isolation if spec else "container",
         state=state if spec else "failed",
-        health="starting" if spec and spec.healthcheck and state == "running" else "none",
+        health="starting" if spec and spec.healthcheck and state in ALIVE else "none",
         address=spec.network.address if spec else "",
         address6=spec.network.address6 if spec else "",
-        pid=container.pid if container and state == "running" else None,
+        pid=container.pid if container and state in ALIVE else None,
         image=spec.image.name if spec else "",
         started_at=datetime.fromisoformat(start["started_at"]) if "started_at" in start else None,
         exit_code=ended.code if ended else None,
@@ -156,7 +157,7 @@ async def _condition(
     if container is None:
         return "failed", "its start was cut short", None
     if container.status in ("running", "paused") and conmon.monitor_pid(layout.monitored) is not None:
-        return "running", "", None
+        return ("frozen" if container.status == "paused" else "running"), "", None
     if container.status in ("creating", "created"):
         return "created", "its start was cut short", None
     # It ended a moment ago, or its monitor was killed: either way this does not take long.
@@ -199,6 +200,17 @@ class OciDriver:
 
     def plan_remove(self, name: str, *, keep_log: bool = False) -> list[Operation]:
         return plan_remove(name, self.settings, self.host, keep_log=keep_log)
+
+    @cached_property
+    def _hierarchies(self) -> cgroup.Hierarchies:
+        """Looked for once: with many instances the table of mounts is long."""
+        return cgroup.find()
+
+    async def pause(self, name: str) -> None:
+        await in_thread(freezer.freeze, self._hierarchies, self.layout(name).cgroup)
+
+    def resume(self, name: str) -> None:
+        freezer.thaw(self._hierarchies, self.layout(name).cgroup)
 
     async def adopt(self, names: Sequence[str]) -> list[Found]:
         return await adopt(self.settings, self.host, names)

@@ -94,6 +94,13 @@ class MicrovmDriver:
     def plan_remove(self, name: str, *, keep_log: bool = False) -> list[Operation]:
         return self.containers.plan_remove(name, keep_log=keep_log)
 
+    async def pause(self, name: str) -> None:
+        """The machine, and all that serves it."""
+        await self.containers.pause(name)
+
+    def resume(self, name: str) -> None:
+        self.containers.resume(name)
+
     async def adopt(self, names: Sequence[str]) -> list[Found]:
         return await oci.adopt(self.settings, self.host, names)
 

@@ -1,0 +1,101 @@
+"""An app whose service sleeps while nobody asks for it: a small server by TCP and UDP, and a client beside it."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+from support.whit import ROOT, Whit, free_port
+
+RESPONDER = ROOT / "tests" / "conformance" / "responder.c"
+APP = """
+name: warm
+services:
+  web:
+    build: {parts: [./server]}
+    command: [/responder, 8080/tcp, 8053/udp]
+    environment: {NAME: "here"}
+    ports: ["${PORT}:8080", "${PORT}:8053/udp"]
+    scale: {min: 0, idle: ${IDLE}, after: ${AFTER}}
+    ${MORE}
+  client:
+    build: {parts: [./server]}
+    command: [/responder, 1/tcp]
+    environment: {NAME: "client"}
+    uses: [web]
+"""
+
+
+def write_app(directory: Path, idle: str, after: str, more: str = "") -> int:
+    """The app file and what it is built of. Returns the published port."""
+    server = directory / "server"
+    server.mkdir(parents=True)
+    subprocess.run(["gcc", "-O2", "-static", "-s", "-o", server / "responder", RESPONDER], check=True, timeout=120)
+    argv = ["gcc", "-O2", "-static", "-s", "-x", "c", "-o", server / "true", "-"]
+    subprocess.run(argv, input=b"int main(void) { return 0; }", check=True, timeout=120)
+    port = free_port()
+    text = APP
+    for name, value in {"PORT": str(port), "IDLE": idle, "AFTER": after, "MORE": more}.items():
+        text = text.replace(f"${{{name}}}", value)
+    (directory / "whit.yaml").write_text(text)
+    return port
+
+
+class Warm:
+    """The app, up."""
+
+    def __init__(self, whit: Whit, directory: Path, idle: str, after: str = "100ms", more: str = "") -> None:
+        self.whit, self.directory, self.idle = whit, directory, idle
+        self.port = write_app(directory, idle, after, more)
+        whit("up", str(directory), timeout=300)
+
+    def status(self, name: str = "warm-web-1") -> dict[str, Any]:
+        found: list[dict[str, Any]] = json.loads(self.whit("--json", "ps").stdout)
+        return next(one for one in found if name in (one.get("name"), one.get("instance")))
+
+    @property
+    def group(self) -> Path:
+        """The cgroup of the service's instance, as the kernel shows whether it stands still."""
+        v1 = Path("/sys/fs/cgroup/freezer")
+        base = v1 if v1.is_dir() else Path("/sys/fs/cgroup")
+        return base / self.whit.settings.cgroup.lstrip("/") / "warm-web-1"
+
+    def is_frozen(self) -> bool:
+        state = self.group / "freezer.state"
+        if state.exists():
+            return state.read_text().strip() == "FROZEN"
+        return "frozen 1" in (self.group / "cgroup.events").read_text()
+
+    def wait_until(self, state: str, patience: float = 15) -> None:
+        until = time.monotonic() + patience
+        while (found := self.status())["state"] != state:
+            assert time.monotonic() < until, f"it is not {state} but {found}"
+            time.sleep(0.05)
+
+    def wait_until_frozen(self, patience: float = 15) -> None:
+        """Asks the kernel, which takes no time."""
+        until = time.monotonic() + patience
+        while not self.is_frozen():
+            assert time.monotonic() < until, f"it does not fall asleep: {self.status()}"
+            time.sleep(0.005)
+
+    def ask(self, timeout: float = 10, host: str = "127.0.0.1") -> float:
+        """A connection. Returns the seconds to the first byte."""
+        began = time.monotonic()
+        with socket.create_connection((host, self.port), timeout=timeout) as stream:
+            assert stream.recv(100) == b"here"
+        return time.monotonic() - began
+
+    def ask_datagram(self, timeout: float = 10) -> float:
+        """One datagram, sent once."""
+        began = time.monotonic()
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as own:
+            own.settimeout(timeout)
+            own.connect(("127.0.0.1", self.port))
+            own.send(b"who is there?")
+            assert own.recv(100) == b"here"
+        return time.monotonic() - began

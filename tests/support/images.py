@@ -13,6 +13,11 @@ from pathlib import Path
 
 import pytest
 
+from whit.image import layer, manifest
+from whit.image.directory import scan
+from whit.image.layout import Layout
+from whit.model.image import ImageConfig
+
 
 class Tar:
     """Writes archives that no honest tool would."""
@@ -74,3 +79,17 @@ def snapshot(root: Path) -> dict[str, tuple[object, ...]]:
             directory_group = "" if path.is_dir() else group
             seen[relative] = (status.st_mode, status.st_uid, status.st_gid, link, content, xattrs, directory_group)
     return seen
+
+
+def image_layout(path: Path, name: str, root: Path, labels: dict[str, str]) -> Path:
+    """An OCI layout of one image: a directory as its one layer, with labels, as another tool would have made it."""
+    made = Layout(path)
+    made.create()
+    tar = path.with_suffix(".tar")
+    written = layer.write(scan(root).entries(), tar)
+    with tar.open("rb") as file:
+        digest, size = made.put(file)
+    item = manifest.Layer(manifest.Descriptor(manifest.LAYER, digest, size), written.digest)
+    config = made.put_document(manifest.CONFIG, manifest.config_document(ImageConfig(), [item], [""], labels))
+    made.tag(name, made.put_document(manifest.MANIFEST, manifest.manifest_document(config, [item.descriptor], {})))
+    return path

@@ -119,7 +119,7 @@ def mounts(spec: ContainerSpec) -> list[dict[str, Any]]:
         _mount("/proc", "proc", "proc", [*everywhere, "relatime"]),
         _mount("/dev", "tmpfs", "tmpfs", ["nosuid", "strictatime", "mode=755", "size=65536k"]),
         _mount("/dev/pts", "devpts", "devpts", ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"]),
-        _mount("/sys", "sysfs", "sysfs", everywhere),
+        _system(spec, everywhere),
         _mount("/sys/fs/cgroup", "cgroup", "cgroup", [*everywhere, "relatime", "ro"]),
         *(_tmpfs(text) for text in spec.tmpfs or ()),
         *(_bind(text) for text in spec.binds or ()),
@@ -180,6 +180,13 @@ def _rule(device: DeviceSpec) -> dict[str, Any]:
 
 def _mount(place: str, kind: str, source: str, options: Sequence[str]) -> dict[str, Any]:
     return {"destination": place, "type": kind, "source": source, "options": list(options)}
+
+
+def _system(spec: ContainerSpec, options: Sequence[str]) -> dict[str, Any]:
+    """/sys. Users of a namespace may mount one only with a network of their own (sysfs_init_fs_context)."""
+    if (spec.userns or "host") != "host" and (spec.net or "host") == "host":
+        return _mount("/sys", "bind", "/sys", ["rbind", "ro", *options])
+    return _mount("/sys", "sysfs", "sysfs", options)
 
 
 def _tmpfs(text: str) -> dict[str, Any]:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from whit.model.image import StoredImage
     from whit.model.instance import InstanceStatus
     from whit.model.policy import PolicySpec
+    from whit.model.replay import Replay
     from whit.model.status import AgentStatus, AppStatus, LogLine, StreamItem
 
 
@@ -130,6 +131,12 @@ class Client:
         from whit.model.finding import Finding
 
         return [Finding.model_validate(document) for document in self._post("policies/check", candidate)]
+
+    def replay_policies(self, candidate: Candidate, since: str = "") -> Replay:
+        """What it would have done to recorded flows. Nothing is applied."""
+        from whit.model.replay import Replay
+
+        return Replay.model_validate(self._post("policies/replay", candidate, {"since": since}))
 
     def remove_policy(self, app: str, name: str) -> None:
         """`app` is empty for one of the whole cluster."""

@@ -1,4 +1,4 @@
-"""whit policy check: says what policies would do before they are applied."""
+"""whit policy check and replay: say what policies would do before they are applied."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from whit.cli.invocation import Invocation
 from whit.cli.output import remark
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from whit.model.finding import Candidate, Finding
+    from whit.model.replay import Change, Replay
 
 NamespaceOption = Annotated[
     str, typer.Option("--app", metavar="APP", help="The app of policies that name no namespace.")
@@ -71,3 +74,60 @@ def _checked(run: Invocation, candidate: Candidate, *, alone: bool) -> list[Find
     if not candidate.apps:
         remark("no services are known, so what selectors mean is not judged: name the app file too")
     return check_alone(candidate, Present())
+
+
+def replay(
+    run: Invocation,
+    files: FilesArgument,
+    app: NamespaceOption = "",
+    since: Annotated[str, typer.Option(metavar="TIME", help="Flows from then on: 10m, 2h, or an RFC 3339 time.")] = "",
+    exit_code: Annotated[
+        bool, typer.Option("--exit-code", help="End with 1 if something that passes would be denied.")
+    ] = False,
+) -> int:
+    """Say what changed policies would have done to the recorded flows. Nothing is applied.
+
+    The files' apps and policies take the place of those with the same name. Flows are told whose verdict would not be
+    what it is now.
+
+    \b
+    Example:
+      whit policy replay network-policies.yaml --since 24h
+      whit policy replay whit.yaml --exit-code
+    """
+    from whit.cli.inspection import point_in_time
+    from whit.formats.candidate import load_candidate
+
+    found = run.client.replay_policies(load_candidate(files, namespace=app or "default"), point_in_time(since))
+    if run.json:
+        run.output.document(found.model_dump(mode="json"))
+    else:
+        _print_replay(run, found)
+    return int(exit_code and any(one.then == "deny" for one in found.changes))
+
+
+def _print_replay(run: Invocation, found: Replay) -> None:
+    if found.changes:
+        columns = ("NOW", "THEN", "SOURCE", "DESTINATION", "PORT", "COUNT", "FIRST", "LAST", "BY")
+        run.output.table(columns, map(_row, found.changes), wide=("FIRST",))
+    since = f" since {_time(found.since)}" if found.since else ""
+    judged = f"{found.flows} flows of {found.distinct} kinds{since}"
+    run.output.line(f"{len(found.changes)} of {found.distinct} kinds would change; {judged} were looked at")
+    if found.gone:
+        remark(f"{found.gone} kinds are of services that are no more, and were not judged")
+
+
+def _row(change: Change) -> tuple[str, ...]:
+    times = _time(change.first), _time(change.last)
+    ends = change.source, change.destination, _port(change.protocol, change.port)
+    return change.now, change.then, *ends, str(change.count), *times, change.then_rule
+
+
+def _port(protocol: str, port: int) -> str:
+    if protocol.startswith("icmp"):
+        return f"{protocol} type {port >> 8}"
+    return f"{port}/{protocol}"
+
+
+def _time(moment: datetime) -> str:
+    return moment.astimezone().strftime("%Y-%m-%d %H:%M:%S")

@@ -75,7 +75,9 @@ class Agent:
         self.names = OutsideNames(settings, documents, network, self._write_maps, self.observation.learn_name)
         self.observation.more_alarms = self.names.alarms
         self.releases: dict[str, Release] = {}
-        self.rehearsal = Rehearsal(network, lambda: [release.spec for release in self.releases.values()])
+        self.rehearsal = Rehearsal(
+            network, self.observation.flow_log, lambda: [release.spec for release in self.releases.values()]
+        )
         self.wanted: dict[str, Wanted] = {}
         self._leaving: dict[str, Release] = {}
         self.changes = asyncio.Event()

@@ -3,25 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from datetime import datetime
 
 from whit.control.network import NodeNetwork
 from whit.kernel.thread import in_thread
 from whit.mesh.check import check
+from whit.mesh.flows import FlowLog
+from whit.mesh.recorded import gather
+from whit.mesh.replay import replay
 from whit.mesh.scenario import Present
 from whit.model.app import AppSpec
 from whit.model.finding import Candidate, Finding
+from whit.model.replay import Replay
 
 
 class Rehearsal:
     """Of one node. What takes long is done in a thread."""
 
-    def __init__(self, network: NodeNetwork, apps: Callable[[], Sequence[AppSpec]]) -> None:
+    def __init__(self, network: NodeNetwork, log: FlowLog, apps: Callable[[], Sequence[AppSpec]]) -> None:
         self.network = network
+        self.log = log
         self.apps = apps
 
     async def check(self, candidate: Candidate) -> list[Finding]:
         """What is doubtful about it beside what runs now."""
         return await in_thread(check, candidate, self._present())
+
+    async def replay(self, candidate: Candidate, since: datetime | None = None) -> Replay:
+        """What it would have done to the flows that were recorded since then."""
+        self.log.collect(self.network.datapath.events)
+        return await in_thread(self._replay, candidate, self._present(), since)
+
+    def _replay(self, candidate: Candidate, present: Present, since: datetime | None) -> Replay:
+        now, then = present.with_(), present.with_(candidate)
+        return replay(gather(self.log.backwards(since), since), now, then)
 
     def _present(self) -> Present:
         network = self.network

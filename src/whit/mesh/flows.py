@@ -146,9 +146,7 @@ class FlowLog:
         Takes some 15 µs for each that passes the sieve: half a second for a full memory. May be called in any thread.
         """
         found: deque[Flow] = deque()
-        for record, context in self._backwards():
-            if since and _time_of(record, context) < since - DISORDER:
-                break
+        for record, context in self.backwards(since):
             if not sieve(record):
                 continue
             flow = self._flow(record, context)
@@ -174,6 +172,13 @@ class FlowLog:
         """Have `listener` told every hop of traced packets. Returns what ends it."""
         self._hop_listeners.add(listener)
         return lambda: self._hop_listeners.discard(listener)
+
+    def backwards(self, since: datetime | None = None) -> Iterator[tuple[bytes, Context]]:
+        """The records since then, and some before, the newest first. A context is good until the next one comes."""
+        for record, context in self._backwards():
+            if since and _time_of(record, context) < since - DISORDER:
+                break
+            yield record, context
 
     def _backwards(self) -> Iterator[tuple[bytes, Context]]:
         records, following = tuple(self._records), self._next

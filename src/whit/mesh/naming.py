@@ -81,7 +81,7 @@ def _decision(event: abi.FlowEvent, words: Dictionary, context: Context) -> Flow
     return Flow.model_construct(
         **_common(event, words, context),
         service="" if event.service == event.destination else endpoint_text(event.service, event.service_port),
-        verdict=_verdict(event),
+        verdict=verdict_of(event),
         reason=reason.name if reason else "" if not event.reason else f"reason {event.reason}",
         reason_text=abi.DROP_TEXTS[reason] if reason else "",
         rule=rule,
@@ -137,7 +137,8 @@ def deciding_rule(event: abi.FlowEvent) -> int:
     return event.egress_rule or event.ingress_rule
 
 
-def _verdict(event: abi.FlowEvent) -> Verdict:
+def verdict_of(event: abi.FlowEvent) -> Verdict:
+    """What was decided about a first packet."""
     if event.verdict == abi.Verdict.DENY:
         return "deny"
     if event.flags & abi.PolicyFlags.AUDIT:

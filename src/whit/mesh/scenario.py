@@ -23,6 +23,7 @@ from whit.mesh.rules import Side
 from whit.mesh.world import World
 from whit.model.app import AppSpec
 from whit.model.finding import Candidate
+from whit.model.flow import Verdict
 from whit.model.policy import WORLD, Direction, PolicySpec
 
 
@@ -70,7 +71,7 @@ class Scenario:
         """What one end says of a first packet; None if nothing is said of it, so that it passes."""
         return compiler.decide(self.sides.get((subject, direction), ()), peer, protocol, port)
 
-    def passage(self, source: int, destination: int, protocol: int, port: int) -> tuple[str, str]:
+    def passage(self, source: int, destination: int, protocol: int, port: int) -> tuple[Verdict, str]:
         """allow, deny or audit, and the text of the rule that decided: both ends are asked, if they are services."""
         audited, said = False, ""
         for subject, peer, direction in _ends(source, destination):

@@ -30,6 +30,9 @@ class Settings:
     otlp_endpoint: str = ""
     """The base address of an OTLP collector, as http://127.0.0.1:4318; empty is none."""
 
+    runsc: Path | None = None
+    """The gVisor program to use; None: whatever works, fetched if there is none."""
+
     def __post_init__(self) -> None:
         if not _ID.fullmatch(self.id):
             raise InputError(
@@ -43,6 +46,7 @@ class Settings:
             id=os.environ.get("WHIT_ID", DEFAULT_ID),
             run_root=Path(os.environ.get("WHIT_RUN_ROOT", "/run/whit")),
             state_root=Path(os.environ.get("WHIT_STATE_ROOT", "/var/lib/whit")),
+            runsc=Path(path) if (path := os.environ.get("WHIT_RUNSC")) else None,
             flows_mib=_number("WHIT_FLOWS_MIB", 64),
             otlp_endpoint=os.environ.get("WHIT_OTLP_ENDPOINT", ""),
             metrics_listen=os.environ.get("WHIT_METRICS_LISTEN", ""),
@@ -89,6 +93,11 @@ class Settings:
     @property
     def flows_dir(self) -> Path:
         return self.state_dir / "flows"
+
+    @property
+    def programs_dir(self) -> Path:
+        """Programs that the agent fetched for itself."""
+        return self.state_dir / "programs"
 
     @property
     def resolver_dir(self) -> Path:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator, Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from whit.base.errors import Unavailable
@@ -23,6 +24,7 @@ from whit.runtime.microvm.driver import MicrovmDriver
 from whit.runtime.microvm.operations import GuestSource
 from whit.runtime.oci import OciDriver
 from whit.runtime.operations import NetworkFiles, WriteNetworkFiles
+from whit.tools import runsc
 
 
 class Drivers:
@@ -37,6 +39,7 @@ class Drivers:
         """`guests` has made what microVMs boot. Raises Unavailable if not even containers work here."""
         containers = await OciDriver.open(settings)
         found: dict[Isolation, Driver] = {"container": containers}
+        found["sandbox"] = OciDriver(settings, replace(containers.host, runtime=runsc.of(settings)))
         with contextlib.suppress(Unavailable):
             found["microvm"] = await MicrovmDriver.open(containers, guests)
         return cls(settings, found)

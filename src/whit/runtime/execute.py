@@ -16,6 +16,7 @@ import re
 import secrets
 import signal
 import struct
+import sys
 import termios
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -37,6 +38,7 @@ OUTPUT_LIMIT = 1 << 20
 PATIENCE = 2.0
 """Seconds that the runtime has to notice the end of the process that it added."""
 PID_FILE_POLL = 0.02
+FINISH_POLL = 0.01
 KILL_ROUNDS = 100
 """How often to look again for processes to kill, 10 ms apart."""
 NOT_EXECUTABLE, NOT_FOUND = 126, 127
@@ -112,7 +114,7 @@ async def session(
     write_file(description, json.dumps((described or _described)(layout, host, request, identity)).encode(), mode=0o600)
     argv = host.runtime.exec_arguments(layout.name, description, pid_file)
     channels = terminal(*request.terminal) if request.terminal else pipes()
-    running = Session(layout, identity, pid_file, channels)
+    running = Session(layout, host, identity, pid_file, channels)
     try:
         await running.start(argv)
         reaper = asyncio.create_task(running.reap())
@@ -125,6 +127,13 @@ async def session(
         channels.close()
         description.unlink(missing_ok=True)
         pid_file.unlink(missing_ok=True)
+
+
+async def end_all(layout: Layout, host: HostFacts) -> None:
+    """End whatever an earlier agent ran."""
+    await kill_marked(layout)
+    for pid_file in layout.execs.glob("*.pid"):
+        await host.runtime.end_added(layout.name, pid_file)
 
 
 async def kill_marked(layout: Layout, identity: str = "") -> None:
@@ -176,8 +185,9 @@ def read_spec(layout: Layout) -> InstanceSpec:
 class Session:
     """One command that runs in an instance."""
 
-    def __init__(self, layout: Layout, identity: str, pid_file: Path, channels: Channels) -> None:
+    def __init__(self, layout: Layout, host: HostFacts, identity: str, pid_file: Path, channels: Channels) -> None:
         self._layout = layout
+        self._runtime = host.runtime
         self._identity = identity
         self._pid_file = pid_file
         self._channels = channels
@@ -200,9 +210,14 @@ class Session:
                 await pidfd.wait_end(inner)
             finally:
                 os.close(inner)
-        await kill_marked(self._layout, self._identity)
+        await self._end_inside()
         await waiting
+        await self._channels.finish()
         self._ended.set()
+
+    async def _end_inside(self) -> None:
+        await kill_marked(self._layout, self._identity)
+        await self._runtime.end_added(self._layout.name, self._pid_file)
 
     def _inner(self) -> int | None:
         try:
@@ -219,7 +234,7 @@ class Session:
         await self._channels.end_input()
 
     def output(self) -> AsyncIterator[tuple[Stream, bytes]]:
-        """What it prints, until all of it was read. A terminal has one stream only."""
+        """What it prints, until it has ended and all of it was read. A terminal has one stream only."""
         return self._channels.output()
 
     def resize(self, rows: int, columns: int) -> None:
@@ -247,11 +262,12 @@ class Session:
         return NOT_FOUND if missing else NOT_EXECUTABLE
 
     async def kill(self) -> None:
-        """End it and all it started."""
+        """End it and all it started. What it printed and nobody has read is lost."""
         assert self._process is not None
+        self._channels.abandon()
         if self._process.returncode is not None:
             return
-        await kill_marked(self._layout, self._identity)
+        await self._end_inside()
         try:
             await asyncio.wait_for(self._process.wait(), PATIENCE)
         except TimeoutError:
@@ -299,6 +315,7 @@ class Channels:
         self._items: asyncio.Queue[tuple[Stream, bytes | None]] = asyncio.Queue()
         self._readers: list[asyncio.ReadTransport] = []
         self._writer: asyncio.StreamWriter | None = None
+        self._abandoned = False
 
     @property
     def inside(self) -> tuple[int, int, int]:
@@ -341,6 +358,17 @@ class Channels:
             else:
                 yield stream, data
 
+    async def finish(self) -> None:
+        """No more comes: what is in the pipes is read, and they are closed, whoever else holds their other end."""
+        while not self._abandoned and any(map(_waiting_bytes, self._readers)):  # noqa: ASYNC110  no event tells of it
+            await asyncio.sleep(FINISH_POLL)
+        for reader in self._readers:
+            reader.close()
+
+    def abandon(self) -> None:
+        """Nobody reads any more."""
+        self._abandoned = True
+
     async def write(self, data: bytes) -> None:
         if self._writer is not None and not self._writer.is_closing():
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):
@@ -377,6 +405,16 @@ class Channels:
         for descriptor in self._inside:
             os.close(descriptor)
         self._inside = ()
+
+
+def _waiting_bytes(reader: asyncio.ReadTransport) -> int:
+    """FIONREAD of ioctl_pipe; 0 once it is closed."""
+    pipe = reader.get_extra_info("pipe")
+    if reader.is_closing() or pipe is None or pipe.closed:
+        return 0
+    count = bytearray(4)
+    fcntl.ioctl(pipe.fileno(), termios.FIONREAD, count)
+    return int.from_bytes(count, sys.byteorder)
 
 
 class _Output(asyncio.Protocol):

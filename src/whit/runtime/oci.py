@@ -47,6 +47,7 @@ def plan_start(spec: InstanceSpec, settings: Settings, host: HostFacts, files: N
     layout = Layout(settings, spec.name)
     seed = [SeedVolumes(layout, spec)] if volumes_of(spec, layout) else []
     return [
+        *host.runtime.preparation(),
         ClaimName(layout, spec),
         rootfs.MakeWritableLayer(layout),
         MountOverlay(layout.rootfs, spec.image.layers, layout.upper, layout.work),
@@ -66,6 +67,7 @@ def plan_restart(
     this one too."""
     layout = Layout(settings, spec.name)
     return [
+        *host.runtime.preparation(),
         Removal(f"forget the ended container {spec.name}", lambda: remove_container(layout, host)),
         WriteNetworkFiles(layout, spec, files),
         WriteBundle(layout, spec, host),
@@ -106,7 +108,7 @@ async def adopt(settings: Settings, host: HostFacts, names: Sequence[str]) -> li
     layouts = [Layout(settings, name) for name in names]
     found = [await _find(layout, host, containers.get(layout.name)) for layout in layouts]
     for layout in layouts:
-        await execute.kill_marked(layout)
+        await execute.end_all(layout, host)
         for path in layout.execs.glob("*"):
             path.unlink(missing_ok=True)
     return found
@@ -114,9 +116,10 @@ async def adopt(settings: Settings, host: HostFacts, names: Sequence[str]) -> li
 
 def leftovers(settings: Settings, host: HostFacts) -> set[str]:
     """Names of which there is a trace but no bundle, as after a reboot: `plan_remove` takes the traces away."""
-    places = [settings.state_dir / "instances", settings.logs_dir, host.runtime.root]
+    places = [settings.state_dir / "instances", settings.logs_dir]
     places += [root / settings.cgroup.lstrip("/") for root in cgroup.find().roots]
     names = {path.name for place in places if place.is_dir() for path in place.iterdir() if path.is_dir()}
+    names |= host.runtime.names()
     return {name for name in names if not Layout(settings, name).bundle.exists()}
 
 
@@ -187,7 +190,7 @@ class OciDriver:
 
     @property
     def runtime(self) -> str:
-        return f"{self.host.runtime.kind} {self.host.runtime.version}"
+        return self.host.runtime.label
 
     def plan_start(self, spec: InstanceSpec, files: NetworkFiles) -> list[Operation]:
         return plan_start(spec, self.settings, self.host, files)

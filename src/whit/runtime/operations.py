@@ -151,8 +151,8 @@ class CreateContainer:
             await conmon.create(monitored, self.host.runtime)
         except CommandError as error:
             raise _explained(error, self.spec) from error
-        runtime = f"{self.host.runtime.kind} {self.host.runtime.version}"
-        document = {"started_at": datetime.now(UTC).isoformat(), "restarts": self.restarts, "runtime": runtime}
+        label = self.host.runtime.label
+        document = {"started_at": datetime.now(UTC).isoformat(), "restarts": self.restarts, "runtime": label}
         write_file(self.layout.start, json.dumps(document).encode())
 
     async def undo(self) -> None:

@@ -1,7 +1,7 @@
-"""crun and runc, the programs that make a container out of an OCI bundle (runtime-spec 1.0, "runtime command line").
+"""OCI runtimes: programs that make a container out of a bundle (runtime-spec 1.0, "runtime command line").
 
-Owns which of the two works on this machine and the calls to it. Creating goes through conmon, which calls the runtime
-itself; what a bundle says is the runtime area's.
+Owns which of crun and runc works on this machine and the calls to either; what is different about runsc is in runsc.py.
+Creating goes through conmon, which calls the runtime itself; what a bundle says is the runtime area's.
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ from typing import Any, Literal
 
 from whit.base.errors import CommandError, NotFound, TimedOut, Unavailable, WhitError
 from whit.base.settings import Settings
+from whit.model.operation import Operation
 from whit.tools import process
 
 log = logging.getLogger(__name__)
 
-Kind = Literal["crun", "runc"]
+Kind = Literal["crun", "runc", "runsc"]
 PREFERRED: tuple[Kind, ...] = ("crun", "runc")
 """crun starts a container in less than half the time of runc."""
 
@@ -48,14 +49,33 @@ class Runtime:
     path: Path
     version: str
     root: Path
+    flags: tuple[str, ...] = ()
+    """Given with every call, before the command."""
+
+    @property
+    def label(self) -> str:
+        """As `runc 1.1.5`."""
+        return f"{self.kind} {self.version}"
+
+    def preparation(self) -> list[Operation]:
+        """What has to be done before it can be used."""
+        return []
+
+    def global_arguments(self) -> list[str]:
+        """What stands between the program and the command."""
+        return ["--root", str(self.root), *self.flags]
 
     def arguments(self, *arguments: str) -> list[str]:
         """The command line of a call."""
-        return [str(self.path), "--root", str(self.root), *arguments]
+        return [str(self.path), *self.global_arguments(), *arguments]
 
     def exists(self, name: str) -> bool:
-        """Whether the runtime keeps anything of this container. Both runtimes keep it in a directory of its name."""
+        """Whether the runtime keeps anything of this container. crun and runc keep it in a directory of its name."""
         return (self.root / name).is_dir()
+
+    def names(self) -> set[str]:
+        """The containers of which it keeps anything."""
+        return {path.name for path in self.root.glob("*") if path.is_dir()}
 
     async def state(self, name: str) -> ContainerState:
         """Raises NotFound, CommandError."""
@@ -122,6 +142,9 @@ class Runtime:
     def exec_arguments(self, name: str, process_file: Path, pid_file: Path) -> list[str]:
         """The call that runs one more process, described as in the bundle, and ends with its status."""
         return self.arguments("exec", "--process", str(process_file), "--pid-file", str(pid_file), name)
+
+    async def end_added(self, name: str, pid_file: Path) -> None:
+        """End what `exec` added, with its children, where the machine itself cannot see them."""
 
     def _must_exist(self, name: str) -> None:
         if not self.exists(name):

@@ -1,0 +1,293 @@
+"""runsc, gVisor's OCI runtime: where it comes from, whether it works here, and what is different about calling it.
+
+Whit uses the program that settings name, else an installed one that works, else it takes Debian's package and unpacks
+it for itself: it is one static program, and nothing of the machine changes. Bookworm's own version is too old for
+today's kernels, so there it is the one of the backports.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import platform
+import re
+import shutil
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from whit.base.errors import CommandError, NotFound, Permanent, TimedOut, Unavailable, WhitError
+from whit.base.settings import Settings
+from whit.model.operation import Operation
+from whit.tools import apt, apt_sources, oci_runtime, process
+from whit.tools.oci_runtime import Runtime
+
+FLAGS = (
+    # KVM needs a machine that lets its guests make guests; this platform works everywhere.
+    "--platform=systrap",
+    "--network=sandbox",
+    # Writes go to the instance's layer, as in a container, not into a file that ends with the sandbox.
+    "--overlay2=none",
+    # The system-call filter of the bundle holds inside too.
+    "--oci-seccomp",
+    # Without it gVisor takes CAP_NET_RAW even from those that ask for it.
+    "--net-raw",
+)
+ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
+LISTS_MAX_AGE = 24 * 3600.0
+HINT = "set WHIT_RUNSC to a runsc of 2024 or later, or let the agent reach a Debian mirror"
+
+# gVisor until 2024 takes /proc/sys/net/core/dev_weight as the mark of the machine's own network namespace. Since
+# Linux 6.16 every namespace has it. Hidden while a sandbox starts, it deceives nobody.
+MISTAKEN = "cannot run with network enabled in root network namespace"
+_HIDE = ("unshare", "--mount", "--propagation", "private")
+_HIDDEN = ("sh", "-c", 'mount -t tmpfs -o ro none /proc/sys/net && exec "$@"', "sh")
+
+_lock = asyncio.Lock()
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What trying it showed; true until the next boot, or until the program changes."""
+
+    version: str
+    boot: str
+    changed: int
+    mistakes_namespaces: bool
+
+
+@dataclass(frozen=True)
+class Runsc(Runtime):
+    """gVisor of one agent. It may have to be made ready first: see `preparation`."""
+
+    memory: Path = field(default=Path("/"), kw_only=True)
+    settings: Settings = field(default_factory=Settings, kw_only=True)
+
+    @property
+    def label(self) -> str:
+        found = self.finding()
+        return f"runsc {found.version}" if found else "runsc"
+
+    def preparation(self) -> list[Operation]:
+        return [] if self.finding() else [MakeReady(self)]
+
+    def finding(self) -> Finding | None:
+        """What is known of the program that is in its place; None if nothing is."""
+        try:
+            found = Finding(**json.loads(self.memory.read_text()))
+            changed = self.path.stat().st_mtime_ns
+        except (FileNotFoundError, ValueError, TypeError):
+            return None
+        return found if (found.boot, found.changed) == (_boot(), changed) else None
+
+    def exists(self, name: str) -> bool:
+        return name in self.names()
+
+    def names(self) -> set[str]:
+        return {path.name.partition("_sandbox:")[0] for path in self.root.glob("*_sandbox:*.state")}
+
+    async def start(self, name: str) -> None:
+        found = self.finding()
+        hide = found is not None and found.mistakes_namespaces
+        await process.run(self.starting("start", name, hide=hide), timeout=60)
+
+    def starting(self, *arguments: str, hide: bool) -> list[str]:
+        """The command line of a call that sets up a sandbox's network."""
+        plain = self.arguments(*arguments)
+        return [*_HIDE, *_HIDDEN, *plain] if hide else plain
+
+    def exec_arguments(self, name: str, process_file: Path, pid_file: Path) -> list[str]:
+        files = ["--process", str(process_file), "--pid-file", str(pid_file)]
+        return self.arguments("exec", *files, "--internal-pid-file", str(_inner_file(pid_file)), name)
+
+    async def end_added(self, name: str, pid_file: Path) -> None:
+        try:
+            first = int(_inner_file(pid_file).read_text())
+        except (FileNotFoundError, ValueError):
+            return
+        _inner_file(pid_file).unlink(missing_ok=True)
+        try:
+            parents = await self.processes(name)
+        except (NotFound, CommandError):
+            return
+        for pid in descendants(first, parents):
+            # It may end meanwhile.
+            await process.run(self.arguments("kill", "--pid", str(pid), name, "KILL"), timeout=30, check=False)
+
+    async def processes(self, name: str) -> dict[int, int]:
+        """The parent of each process of a sandbox, both as numbered inside."""
+        self._must_exist(name)
+        table = await process.run(self.arguments("ps", "--format", "table", name), timeout=30)
+        rows = [line.split() for line in table.text.splitlines()[1:]]
+        return {int(row[1]): int(row[2]) for row in rows if len(row) > 2}
+
+
+def of(settings: Settings) -> Runsc:
+    """The runtime of one agent; the program itself may not be there yet."""
+    programs = settings.programs_dir
+    return Runsc(
+        kind="runsc",
+        path=programs / "runsc",
+        version="",
+        root=settings.run_dir / "runsc",
+        flags=FLAGS,
+        memory=programs / "runsc.json",
+        settings=settings,
+    )
+
+
+def descendants(first: int, parents: dict[int, int]) -> list[int]:
+    """`first`, if it lives, and all that descend from it, parents before children."""
+    found = [first] if first in parents else []
+    for pid in found:
+        found += [child for child, parent in sorted(parents.items()) if parent == pid]
+    return found
+
+
+@dataclass(frozen=True)
+class MakeReady:
+    """Find a runsc that works here, or fetch Debian's. It is kept: undoing a start does not take it away."""
+
+    runtime: Runsc
+
+    def describe(self) -> str:
+        there = installed(self.runtime.settings)
+        if there:
+            return f"try gVisor ({there[0]}) on this kernel, and fetch Debian's runsc if it does not work"
+        return f"fetch gVisor (Debian's runsc) into {self.runtime.path.parent}, and try it on this kernel"
+
+    async def do(self) -> None:
+        """Raises Unavailable: what each that was tried said."""
+        async with _lock:
+            if self.runtime.finding() is None:
+                await self._settle()
+
+    async def _settle(self) -> None:
+        self.runtime.path.parent.mkdir(parents=True, exist_ok=True)
+        refusals: list[str] = []
+        for candidate in installed(self.runtime.settings):
+            refusal = await self._try(candidate)
+            if refusal is None:
+                return
+            refusals.append(f"{candidate}: {refusal}")
+        if self.runtime.settings.runsc is None:
+            refusal = await self._try(await fetched(self.runtime.path.parent))
+            if refusal is None:
+                return
+            refusals.append(f"Debian's runsc: {refusal}")
+        raise Unavailable(f"gVisor does not work here: {'; '.join(refusals)}", hint=HINT)
+
+    async def _try(self, program: Path) -> str | None:
+        """Put it in its place and run something; why that did not work, or None."""
+        link = self.runtime.path
+        unfinished = link.with_name(f".runsc.{os.getpid()}")
+        unfinished.unlink(missing_ok=True)
+        unfinished.symlink_to(program)
+        unfinished.replace(link)
+        try:
+            mistakes, refusal = await _tried(self.runtime)
+            if refusal is None:
+                found = Finding(await version(link), _boot(), link.stat().st_mtime_ns, mistakes)
+                unfinished.write_text(json.dumps(found.__dict__))
+                unfinished.replace(self.runtime.memory)
+        except (CommandError, TimedOut, OSError) as error:
+            refusal = str(error)
+        return refusal
+
+    async def undo(self) -> None:
+        return
+
+
+def installed(settings: Settings) -> list[Path]:
+    """Programs to be tried: the one that settings name and no other, else those that are installed or were fetched."""
+    if settings.runsc is not None:
+        return [settings.runsc]
+    on_path = shutil.which("runsc", path=process.CLEAN_ENVIRONMENT["PATH"])
+    fetched = sorted(settings.programs_dir.glob("runsc-*"), reverse=True)
+    return [*([Path(on_path)] if on_path else []), *fetched]
+
+
+async def _tried(runtime: Runsc) -> tuple[bool, str | None]:
+    """Whether it takes every network namespace for the machine's own, and what went wrong."""
+    refusal = await refusal_of(runtime, hide=False)
+    if refusal is None or MISTAKEN not in refusal:
+        return False, refusal
+    return True, await refusal_of(runtime, hide=True)
+
+
+async def refusal_of(runtime: Runsc, *, hide: bool) -> str | None:
+    """Run `true` in a sandbox with a network and limits; what went wrong, or None."""
+    name = f"probe-{runtime.settings.id}-{os.getpid()}"
+    with tempfile.TemporaryDirectory(prefix="whit-probe-") as directory:
+        bundle = Path(directory)
+        (bundle / "rootfs").mkdir()
+        (bundle / "config.json").write_text(json.dumps(_tiny_config(f"{runtime.settings.cgroup}-{name}")))
+        try:
+            await process.run(runtime.starting("run", "--bundle", directory, name, hide=hide), timeout=30)
+        except (CommandError, TimedOut, Unavailable) as error:
+            return error.stderr if isinstance(error, CommandError) else str(error)
+        finally:
+            await _forget(runtime, name)
+    return None
+
+
+async def _forget(runtime: Runsc, name: str) -> None:
+    try:
+        await runtime.delete(name)
+    except WhitError:
+        # What a broken program left is in nobody's way.
+        return
+
+
+def _tiny_config(cgroup: str) -> dict[str, Any]:
+    config = oci_runtime.tiny_config(cgroup)
+    config["linux"]["namespaces"].append({"type": "network"})
+    config["linux"]["resources"]["memory"]["limit"] = 512 << 20
+    return config
+
+
+async def version(path: Path) -> str:
+    """As `20240729.0`; `--version` prints `runsc version 0.0~20240729.0` or `runsc version release-20240729.0`."""
+    text = (await process.run([str(path), "--version"], timeout=10)).text
+    found = re.search(r"(\d{8}\.\d+)", text)
+    return found.group(1) if found else text.split("\n")[0].split()[-1]
+
+
+async def fetched(programs: Path) -> Path:
+    """Debian's runsc, its signature checked by apt.
+
+    Raises:
+        Unavailable: this is not Debian, or no mirror can be reached.
+    """
+    try:
+        codename, architecture = apt_sources.release(), ARCHITECTURES[platform.machine()]
+        choose = apt_sources.backports if codename == "bookworm" else apt_sources.host_sources
+        with tempfile.TemporaryDirectory(prefix=".apt-", dir=programs) as private:
+            root = apt.Root(Path(private) / "shared", Path(private) / "own", architecture)
+            await root.prepare(choose(codename, architecture), apt_sources.host_credentials())
+            await root.update(LISTS_MAX_AGE)
+            (package,) = (await root.resolve(["runsc"])).packages
+            await root.download([package])
+            return await _unpacked(root.path(package), programs / f"runsc-{package.sha256[:12]}", Path(private))
+    except (WhitError, ValueError, KeyError) as error:
+        reason = error.message if isinstance(error, WhitError) else f"Debian's package is not as expected ({error})"
+        raise Unavailable(f"gVisor cannot be fetched: {reason}", hint=HINT) from error
+
+
+async def _unpacked(package: Path, target: Path, scratch: Path) -> Path:
+    await process.run(["dpkg-deb", "--extract", str(package), str(scratch / "tree")], timeout=120)
+    program = scratch / "tree/usr/bin/runsc"
+    if not program.is_file():
+        raise Permanent(f"{package} holds no usr/bin/runsc")
+    program.replace(target)
+    return target
+
+
+def _inner_file(pid_file: Path) -> Path:
+    return pid_file.with_suffix(".inner")
+
+
+def _boot() -> str:
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()

@@ -2,18 +2,71 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from whit.base.errors import Unavailable
+from whit.base.settings import Settings
 from whit.kernel import netns
 from whit.model.image import Image, ImageConfig
 from whit.model.instance import ExitRecord, InstanceSpec, NetworkSpec
 from whit.model.operation import carry_out
-from whit.runtime import capabilities, logs
+from whit.runtime import capabilities, logs, processes
 from whit.runtime.driver import Found
+from whit.runtime.exceptions import excepted
+from whit.runtime.host import HostFacts
 from whit.runtime.layout import Layout
 from whit.runtime.oci import OciDriver
 from whit.runtime.operations import NetworkFiles, WriteNetworkFiles
+from whit.tools import oci_runtime, runsc
+from whit.tools.oci_runtime import Kind, Runtime
+
+PASSWD = "root:x:0:0:root:/root:/bin/sh\napp:x:1000:1000:An app:/home/app:/bin/sh\nnobody:x:65534:65534::/:/bin/false\n"
+GROUP = "root:x:0:\napp:x:1000:\nextra:x:2000:app,other\nmore:x:2001:app\nnogroup:x:65534:\n"
+
+
+def make_rootfs(root: Path) -> Path:
+    """busybox with all its names, users and the usual directories."""
+    busybox = shutil.which("busybox")
+    assert busybox, "busybox-static is not installed; requirements/debian-test.txt names it"
+    for name in ("bin", "etc", "home/app", "proc", "sys", "dev", "tmp", "root", "data"):
+        (root / name).mkdir(parents=True)
+    (root / "tmp").chmod(0o1777)
+    (root / "data" / "seed").write_text("from the image\n")
+    shutil.chown(root / "data", 1000, 1000)
+    shutil.copy(busybox, root / "bin/busybox")
+    applets = subprocess.run([busybox, "--list"], capture_output=True, text=True, check=True).stdout.split()
+    for applet in set(applets) - {"busybox"}:
+        (root / "bin" / applet).symlink_to("busybox")
+    (root / "etc/passwd").write_text(PASSWD)
+    (root / "etc/group").write_text(GROUP)
+    return root
+
+
+async def open_driver(settings: Settings, kind: Kind) -> OciDriver:
+    """The driver over this runtime. Raises Unavailable if it does not work here."""
+    if kind == "runsc":
+        host = await HostFacts.read(settings)
+        return OciDriver(settings, replace(host, runtime=runsc.of(settings)))
+    path = oci_runtime.find(kind)
+    if path is None:
+        raise Unavailable(f"{kind} is not installed")
+    runtime = Runtime(kind, path, await oci_runtime.version(path), settings.run_dir / "runtime")
+    if (refusal := await _refusal(runtime, settings)) is not None:
+        raise Unavailable(f"{kind} does not work here: {refusal}")
+    return OciDriver(settings, replace(await HostFacts.read(settings), runtime=runtime))
+
+
+_refusals: dict[Kind, str | None] = {}
+
+
+async def _refusal(runtime: Runtime, settings: Settings) -> str | None:
+    if runtime.kind not in _refusals:
+        _refusals[runtime.kind] = await oci_runtime.refusal_of(runtime, settings)
+    return _refusals[runtime.kind]
 
 
 def make_spec(rootfs: Path, *args: str, service: str = "web", index: int = 1, **changes: Any) -> InstanceSpec:
@@ -57,6 +110,21 @@ class Machine:
         self.network(spec)
         await carry_out(self.driver.plan_start(spec, NetworkFiles()))
         return spec
+
+    @property
+    def kind(self) -> Kind:
+        return self.driver.host.runtime.kind
+
+    def differs(self, key: str) -> bool:
+        """Whether the isolation makes an exception of this promise; see whit.runtime.exceptions."""
+        return excepted("sandbox" if self.kind == "runsc" else "container", key)
+
+    async def processes(self, spec: InstanceSpec) -> set[int]:
+        """The living processes inside, numbered as the driver sees them."""
+        runtime = self.driver.host.runtime
+        if isinstance(runtime, runsc.Runsc):
+            return set(await runtime.processes(spec.name))
+        return processes.of(self.layout(spec))
 
     async def run(self, *args: str, **changes: Any) -> tuple[ExitRecord, str]:
         """How it ended and all it printed."""

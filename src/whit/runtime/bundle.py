@@ -21,6 +21,7 @@ from whit.runtime.users import Owner
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 DEFAULT_PIDS = 2048
 """Processes and threads, if the service sets no limit: far above any server, far below what hurts the node."""
+SANDBOX_TASKS = 64
 OPEN_FILES = (65536, 1 << 20)
 """Soft and hard limit, clamped to the agent's own."""
 CPU_PERIOD = 100_000
@@ -149,7 +150,7 @@ def resources(limits: LimitsSpec, host: HostFacts) -> dict[str, Any]:
     """Limits as the runtime writes them to cgroup v1 or v2. A memory limit counts swap too, so nothing is swapped."""
     found: dict[str, Any] = {
         "devices": [{"allow": False, "access": "rwm"}],
-        "pids": {"limit": limits.pids or DEFAULT_PIDS},
+        "pids": {"limit": _tasks(limits.pids or DEFAULT_PIDS, host)},
     }
     if limits.memory is not None:
         swap = {"swap": limits.memory} if host.swap_accounting else {}
@@ -157,6 +158,12 @@ def resources(limits: LimitsSpec, host: HostFacts) -> dict[str, Any]:
     if limits.cpus is not None:
         found["cpu"] = {"quota": max(1000, round(limits.cpus * CPU_PERIOD)), "period": CPU_PERIOD}
     return found
+
+
+def _tasks(processes: int, host: HostFacts) -> int:
+    """What stands on the machine for so many processes and threads. gVisor's kernel has threads of its own, and up to
+    three tasks for each thread inside (measured: 2.1); if it cannot have them, it ends."""
+    return SANDBOX_TASKS + 3 * processes if host.runtime.kind == "runsc" else processes
 
 
 def mounts(spec: InstanceSpec, layout: Layout) -> list[dict[str, Any]]:

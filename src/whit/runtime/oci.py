@@ -54,10 +54,15 @@ def plan_start(spec: InstanceSpec, settings: Settings, host: HostFacts, files: N
         *seed,
         WriteNetworkFiles(layout, spec, files),
         WriteBundle(layout, spec, host),
-        cgroup.CreateCgroup(layout.cgroup),
+        *_own_cgroup(layout, host),
         CreateContainer(layout, spec, host),
-        StartContainer(layout, host),
+        StartContainer(layout, spec, host),
     ]
+
+
+def _own_cgroup(layout: Layout, host: HostFacts) -> list[Operation]:
+    """In all hierarchies, also those that the runtime does not know."""
+    return [] if host.runtime.makes_cgroup else [cgroup.CreateCgroup(layout.cgroup)]
 
 
 def plan_restart(
@@ -71,9 +76,9 @@ def plan_restart(
         Removal(f"forget the ended container {spec.name}", lambda: remove_container(layout, host)),
         WriteNetworkFiles(layout, spec, files),
         WriteBundle(layout, spec, host),
-        cgroup.CreateCgroup(layout.cgroup),
+        *_own_cgroup(layout, host),
         CreateContainer(layout, spec, host, restarts),
-        StartContainer(layout, host),
+        StartContainer(layout, spec, host),
     ]
 
 

@@ -20,6 +20,10 @@ from whit.runtime.layout import Layout
 from whit.tools import conmon
 
 KILL_PATIENCE = 10.0
+NO_PROGRAM = re.compile(
+    r"executable file .*not found|exec: .*(no such file|permission denied)"  # crun and runc
+    r"|error finding executable|failed to load .*(no such file|permission denied)"  # runsc
+)
 MONITOR_PATIENCE = 5.0
 """Seconds that a monitor has to end after its container."""
 
@@ -161,14 +165,20 @@ class CreateContainer:
 
 @dataclass(frozen=True)
 class StartContainer:
+    """Let the program run."""
+
     layout: Layout
+    spec: InstanceSpec
     host: HostFacts
 
     def describe(self) -> str:
         return f"start container {self.layout.name}"
 
     async def do(self) -> None:
-        await self.host.runtime.start(self.layout.name)
+        try:
+            await self.host.runtime.start(self.layout.name)
+        except CommandError as error:
+            raise _explained(error, self.spec) from error
 
     async def undo(self) -> None:
         await remove_container(self.layout, self.host)
@@ -229,7 +239,7 @@ class Removal:
 
 def _explained(error: CommandError, spec: InstanceSpec) -> Exception:
     """The person's mistake, if the runtime says that it cannot start this program; otherwise the error as it is."""
-    if not re.search(r"executable file .*not found|exec: .*(no such file|permission denied)", error.stderr):
+    if not NO_PROGRAM.search(error.stderr):
         return error
     return InputError(
         f"{spec.args[0]!r} cannot be started in image {spec.image.name}",

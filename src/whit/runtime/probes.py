@@ -74,6 +74,8 @@ async def _status_inside(runtime: Runtime, settings: Settings) -> str:
         (Path(directory) / "rootfs").mkdir()
         (Path(directory) / "config.json").write_text(json.dumps(config))
         try:
-            return (await process.run(runtime.arguments("run", "--bundle", directory, container), timeout=20)).text
+            return (
+                await process.run(runtime.arguments(container, "run", "--bundle", directory, container), timeout=20)
+            ).text
         finally:
             await runtime.delete(container)

@@ -54,7 +54,7 @@ def arguments(container: Monitored, runtime: Runtime) -> list[str]:
         *("--name", container.name),
         *("--bundle", str(container.bundle)),
         *("--runtime", str(runtime.path)),
-        *(word for one in runtime.global_arguments() for word in ("--runtime-arg", one)),
+        *(word for one in runtime.global_arguments(container.name) for word in ("--runtime-arg", one)),
         *("--conmon-pidfile", str(container.monitor_pid_file)),
         *("--container-pidfile", str(container.pid_file)),
         *("--exit-dir", str(container.exit_dir)),

@@ -51,6 +51,8 @@ class Runtime:
     root: Path
     flags: tuple[str, ...] = ()
     """Given with every call, before the command."""
+    makes_cgroup: bool = False
+    """It sets no limits in a cgroup that exists already."""
 
     @property
     def label(self) -> str:
@@ -61,13 +63,13 @@ class Runtime:
         """What has to be done before it can be used."""
         return []
 
-    def global_arguments(self) -> list[str]:
-        """What stands between the program and the command."""
+    def global_arguments(self, name: str) -> list[str]:
+        """What stands between the program and the command, in a call for this container."""
         return ["--root", str(self.root), *self.flags]
 
-    def arguments(self, *arguments: str) -> list[str]:
-        """The command line of a call."""
-        return [str(self.path), *self.global_arguments(), *arguments]
+    def arguments(self, name: str, *arguments: str) -> list[str]:
+        """The command line of a call for this container."""
+        return [str(self.path), *self.global_arguments(name), *arguments]
 
     def exists(self, name: str) -> bool:
         """Whether the runtime keeps anything of this container. crun and runc keep it in a directory of its name."""
@@ -81,7 +83,7 @@ class Runtime:
         """Raises NotFound, CommandError."""
         self._must_exist(name)
         try:
-            answer = await process.run(self.arguments("state", name), timeout=30)
+            answer = await process.run(self.arguments(name, "state", name), timeout=30)
         except CommandError:
             self._must_exist(name)
             raise
@@ -91,13 +93,13 @@ class Runtime:
         """Every container, by name."""
         if not self.root.is_dir():
             return {}
-        answer = await process.run(self.arguments("list", "--format", "json"), timeout=30)
+        answer = await process.run(self.arguments("", "list", "--format", "json"), timeout=30)
         states = [parse_state(document) for document in json.loads(answer.stdout or b"null") or []]
         return {state.id: state for state in states}
 
     async def start(self, name: str) -> None:
         """Let the created container's program run."""
-        await process.run(self.arguments("start", name), timeout=30)
+        await process.run(self.arguments(name, "start", name), timeout=30)
 
     async def kill(self, name: str, signal: str) -> bool:
         """Send a signal, as `SIGTERM`, to the main process; False if it had ended already."""
@@ -105,7 +107,7 @@ class Runtime:
             # A task frozen by cgroup v1 cannot even be killed before it is thawed.
             if (await self.state(name)).status == "paused":
                 await self.resume(name)
-            await process.run(self.arguments("kill", name, signal.removeprefix("SIG")), timeout=30)
+            await process.run(self.arguments(name, "kill", name, signal.removeprefix("SIG")), timeout=30)
         except NotFound:
             return False
         except CommandError:
@@ -128,20 +130,20 @@ class Runtime:
             if (await self.state(name)).status == "paused":
                 await self.resume(name)
         try:
-            await process.run(self.arguments("delete", "--force", name), timeout=30)
+            await process.run(self.arguments(name, "delete", "--force", name), timeout=30)
         except CommandError:
             if self.exists(name):
                 raise
 
     async def pause(self, name: str) -> None:
-        await process.run(self.arguments("pause", name), timeout=30)
+        await process.run(self.arguments(name, "pause", name), timeout=30)
 
     async def resume(self, name: str) -> None:
-        await process.run(self.arguments("resume", name), timeout=30)
+        await process.run(self.arguments(name, "resume", name), timeout=30)
 
     def exec_arguments(self, name: str, process_file: Path, pid_file: Path) -> list[str]:
         """The call that runs one more process, described as in the bundle, and ends with its status."""
-        return self.arguments("exec", "--process", str(process_file), "--pid-file", str(pid_file), name)
+        return self.arguments(name, "exec", "--process", str(process_file), "--pid-file", str(pid_file), name)
 
     async def end_added(self, name: str, pid_file: Path) -> None:
         """End what `exec` added, with its children, where the machine itself cannot see them."""
@@ -204,7 +206,7 @@ async def refusal_of(runtime: Runtime, settings: Settings) -> str | None:
         (bundle / "rootfs").mkdir()
         (bundle / "config.json").write_text(json.dumps(tiny_config(f"{settings.cgroup}-{name}")))
         try:
-            await process.run(runtime.arguments("run", "--bundle", directory, name), timeout=20)
+            await process.run(runtime.arguments(name, "run", "--bundle", directory, name), timeout=20)
         except (CommandError, TimedOut) as error:
             log.debug("%s does not work here: %s", runtime.kind, error)
             return error.stderr if isinstance(error, CommandError) else str(error)

@@ -8,11 +8,13 @@ today's kernels, so there it is the one of the backports.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import platform
 import re
 import shutil
+import signal
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,9 +22,11 @@ from typing import Any
 
 from whit.base.errors import CommandError, NotFound, Permanent, TimedOut, Unavailable, WhitError
 from whit.base.settings import Settings
+from whit.kernel import cgroup, pidfd
+from whit.kernel.thread import in_thread
 from whit.model.operation import Operation
 from whit.tools import apt, apt_sources, oci_runtime, process
-from whit.tools.oci_runtime import Runtime
+from whit.tools.oci_runtime import ContainerState, Runtime
 
 FLAGS = (
     # KVM needs a machine that lets its guests make guests; this platform works everywhere.
@@ -37,6 +41,9 @@ FLAGS = (
 )
 ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 LISTS_MAX_AGE = 24 * 3600.0
+END_PATIENCE = 10.0
+END_ROUNDS = 20
+NOTE_ROUNDS = 40
 HINT = "set WHIT_RUNSC to a runsc of 2024 or later, or let the agent reach a Debian mirror"
 
 # gVisor until 2024 takes /proc/sys/net/core/dev_weight as the mark of the machine's own network namespace. Since
@@ -82,25 +89,47 @@ class Runsc(Runtime):
             return None
         return found if (found.boot, found.changed) == (_boot(), changed) else None
 
+    def global_arguments(self, name: str) -> list[str]:
+        """Each sandbox has a root of its own: runsc takes the start of a name for the name, if it finds but one."""
+        return ["--root", str(self.root / name), *self.flags]
+
     def exists(self, name: str) -> bool:
-        return name in self.names()
+        return self._state_file(name).exists()
 
     def names(self) -> set[str]:
-        return {path.name.partition("_sandbox:")[0] for path in self.root.glob("*_sandbox:*.state")}
+        return {path.name for path in self.root.glob("*")}
+
+    async def containers(self) -> dict[str, ContainerState]:
+        found: dict[str, ContainerState] = {}
+        for name in sorted(self.names()):
+            with contextlib.suppress(NotFound):
+                found[name] = await self.state(name)
+        return found
+
+    def _state_file(self, name: str) -> Path:
+        return self.root / name / f"{name}_sandbox:{name}.state"
 
     async def start(self, name: str) -> None:
         found = self.finding()
         hide = found is not None and found.mistakes_namespaces
-        await process.run(self.starting("start", name, hide=hide), timeout=60)
+        await process.run(self.starting(name, "start", name, hide=hide), timeout=60)
 
-    def starting(self, *arguments: str, hide: bool) -> list[str]:
+    async def delete(self, name: str) -> None:
+        """Kill whatever runs in it and forget it; its cgroups are left to the caller.
+
+        Not by runsc's own call: that waits for zombies of others, with pauses of half a second and more.
+        """
+        await _end_all(str(self.root / name))
+        await in_thread(shutil.rmtree, self.root / name, ignore_errors=True)
+
+    def starting(self, name: str, *arguments: str, hide: bool) -> list[str]:
         """The command line of a call that sets up a sandbox's network."""
-        plain = self.arguments(*arguments)
+        plain = self.arguments(name, *arguments)
         return [*_HIDE, *_HIDDEN, *plain] if hide else plain
 
     def exec_arguments(self, name: str, process_file: Path, pid_file: Path) -> list[str]:
         files = ["--process", str(process_file), "--pid-file", str(pid_file)]
-        return self.arguments("exec", *files, "--internal-pid-file", str(_inner_file(pid_file)), name)
+        return self.arguments(name, "exec", *files, "--internal-pid-file", str(_inner_file(pid_file)), name)
 
     async def end_added(self, name: str, pid_file: Path) -> None:
         try:
@@ -114,12 +143,12 @@ class Runsc(Runtime):
             return
         for pid in descendants(first, parents):
             # It may end meanwhile.
-            await process.run(self.arguments("kill", "--pid", str(pid), name, "KILL"), timeout=30, check=False)
+            await process.run(self.arguments(name, "kill", "--pid", str(pid), name, "KILL"), timeout=30, check=False)
 
     async def processes(self, name: str) -> dict[int, int]:
         """The parent of each process of a sandbox, both as numbered inside."""
         self._must_exist(name)
-        table = await process.run(self.arguments("ps", "--format", "table", name), timeout=30)
+        table = await process.run(self.arguments(name, "ps", "--format", "table", name), timeout=30)
         rows = [line.split() for line in table.text.splitlines()[1:]]
         return {int(row[1]): int(row[2]) for row in rows if len(row) > 2}
 
@@ -133,6 +162,7 @@ def of(settings: Settings) -> Runsc:
         version="",
         root=settings.run_dir / "runsc",
         flags=FLAGS,
+        makes_cgroup=True,
         memory=programs / "runsc.json",
         settings=settings,
     )
@@ -220,25 +250,19 @@ async def _tried(runtime: Runsc) -> tuple[bool, str | None]:
 async def refusal_of(runtime: Runsc, *, hide: bool) -> str | None:
     """Run `true` in a sandbox with a network and limits; what went wrong, or None."""
     name = f"probe-{runtime.settings.id}-{os.getpid()}"
+    group = f"{runtime.settings.cgroup}-{name}"
     with tempfile.TemporaryDirectory(prefix="whit-probe-") as directory:
         bundle = Path(directory)
         (bundle / "rootfs").mkdir()
-        (bundle / "config.json").write_text(json.dumps(_tiny_config(f"{runtime.settings.cgroup}-{name}")))
+        (bundle / "config.json").write_text(json.dumps(_tiny_config(group)))
         try:
-            await process.run(runtime.starting("run", "--bundle", directory, name, hide=hide), timeout=30)
+            await process.run(runtime.starting(name, "run", "--bundle", directory, name, hide=hide), timeout=30)
         except (CommandError, TimedOut, Unavailable) as error:
             return error.stderr if isinstance(error, CommandError) else str(error)
         finally:
-            await _forget(runtime, name)
+            await runtime.delete(name)
+            await in_thread(cgroup.destroy, cgroup.find(), group)
     return None
-
-
-async def _forget(runtime: Runsc, name: str) -> None:
-    try:
-        await runtime.delete(name)
-    except WhitError:
-        # What a broken program left is in nobody's way.
-        return
 
 
 def _tiny_config(cgroup: str) -> dict[str, Any]:
@@ -283,6 +307,50 @@ async def _unpacked(package: Path, target: Path, scratch: Path) -> Path:
         raise Permanent(f"{package} holds no usr/bin/runsc")
     program.replace(target)
     return target
+
+
+async def _end_all(root: str) -> None:
+    """Kill all of a sandbox, also what is still making it, and wait until their parents have taken note.
+
+    The gofer goes first: the monitor, its parent, lives only as long as the sandbox itself.
+    """
+    for _ in range(END_ROUNDS):
+        found = await in_thread(_working_on, root)
+        if not found:
+            return
+        for pid in found:
+            await _end(pid, root)
+
+
+def _working_on(root: str) -> list[int]:
+    """runsc's processes with this root, gofers first."""
+    found = ((int(path.name), _words(int(path.name))) for path in Path("/proc").glob("[0-9]*"))
+    ours = [(b"gofer" not in words[0], pid) for pid, words in found if _is_for(words, root)]
+    return [pid for _, pid in sorted(ours)]
+
+
+def _words(pid: int) -> list[bytes]:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except (FileNotFoundError, ProcessLookupError):
+        return [b""]
+
+
+def _is_for(words: list[bytes], root: str) -> bool:
+    wanted = root.encode()
+    return b"runsc" in words[0] and (b"--root=" + wanted in words or wanted in words)
+
+
+async def _end(pid: int, root: str) -> None:
+    with contextlib.suppress(NotFound), pidfd.opened(pid) as descriptor:
+        if not _is_for(_words(pid), root):
+            return
+        pidfd.send_signal(descriptor, signal.SIGKILL)
+        await pidfd.wait_end(descriptor, END_PATIENCE)
+        for _ in range(NOTE_ROUNDS):
+            if not Path(f"/proc/{pid}").exists():
+                return
+            await asyncio.sleep(0.005)
 
 
 def _inner_file(pid_file: Path) -> Path:

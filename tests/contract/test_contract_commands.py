@@ -157,8 +157,9 @@ async def test_leaving_ends_it(machine: Machine) -> None:
     for terminal in (None, (24, 80)):
         request = ExecRequest(["sh", "-c", "trap '' HUP TERM; sleep 100; sleep 100"], terminal=terminal)
         async with machine.driver.execute(spec.name, request):
-            await asyncio.sleep(0.3)
-            assert len(await machine.processes(spec)) > len(before)
+            async with asyncio.timeout(5):
+                while len(await machine.processes(spec)) <= len(before):
+                    await asyncio.sleep(0.05)
         assert await machine.processes(spec) == before
         assert not _runtime_calls(machine, spec)
 

@@ -24,7 +24,18 @@ from whit.runtime.drivers import Drivers
 from whit.tools import iptables, nft
 
 PATIENCE = 5.0
-_TOOLS = ("conmon", "crun", "runc", "setpriv", "unshare", "dpkg-deb", "apt-get")
+_TOOLS = (
+    "conmon",
+    "crun",
+    "runc",
+    "runsc",
+    "runsc-sandbox",
+    "runsc-gofer",
+    "setpriv",
+    "unshare",
+    "dpkg-deb",
+    "apt-get",
+)
 
 
 async def clean(settings: Settings) -> list[str]:

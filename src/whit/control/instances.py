@@ -40,6 +40,8 @@ class Networks(Protocol):
 
     def plan_connect(self, spec: InstanceSpec) -> Sequence[Operation]: ...
 
+    def plan_reconnect(self, spec: InstanceSpec) -> Sequence[Operation]: ...
+
     def plan_disconnect(self, spec: InstanceSpec) -> Sequence[Operation]: ...
 
     def files(self, spec: InstanceSpec) -> NetworkFiles: ...
@@ -170,7 +172,7 @@ class Instances:
                 operations = self._starting(wanted[name].spec)
             case Restart(name):
                 spec = self.records[name].spec
-                operations = self._driver(spec).plan_restart(spec, self.networks.files(spec), restarts=1)
+                operations = self._restarting(spec, restarts=1)
             case Remove(name):
                 spec = self.records[name].spec
                 stop = self._driver(spec).plan_stop(name, spec.stop_signal, spec.stop_grace_period)
@@ -181,6 +183,10 @@ class Instances:
         connect = self.networks.plan_connect(spec)
         hold = HoldImage(self.leases, spec.name, spec.image)
         return [hold, *_sources(spec), *connect, *self._driver(spec).plan_start(spec, self.networks.files(spec))]
+
+    def _restarting(self, spec: InstanceSpec, restarts: int) -> list[Operation]:
+        files = self.networks.files(spec)
+        return [*self.networks.plan_reconnect(spec), *self._driver(spec).plan_restart(spec, files, restarts=restarts)]
 
     def _removing(self, spec: InstanceSpec) -> list[Operation]:
         disconnect = self.networks.plan_disconnect(spec)
@@ -250,7 +256,7 @@ class Instances:
             # Its first start failed and was taken back as a whole.
             await self._start(record)
             return
-        await carry_out(self._driver(spec).plan_restart(spec, self.networks.files(spec), restarts=restarts))
+        await carry_out(self._restarting(spec, restarts))
         record.update(restarts=restarts)
         self._running(record)
 

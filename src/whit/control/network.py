@@ -226,6 +226,9 @@ class NodeNetwork:
         book = self.books.addresses
         return network.plan_connect(spec, self.settings, self.datapath, book.node, book.node6)
 
+    def plan_reconnect(self, spec: InstanceSpec) -> Sequence[Operation]:
+        return network.plan_reconnect(spec, self.settings)
+
     def plan_disconnect(self, spec: InstanceSpec) -> Sequence[Operation]:
         return network.plan_disconnect(spec, self.settings, self.datapath)
 

@@ -162,6 +162,17 @@ def outside_messages(wanted: InstanceLink, index: int) -> list[Message]:
     return messages
 
 
+def restore_inside(wanted: InstanceLink) -> None:
+    """Give the instance's end its addresses and routes again: a sandbox takes them over into its own stack, and after
+    it another could not.
+
+    Raises:
+        NotFound: the namespace or the link is not there.
+    """
+    with netns.call_in(wanted.netns, NetlinkSocket) as inside:
+        inside.execute(inside_messages(wanted, links.by_name(inside, wanted.inner_name).index))
+
+
 def remove(name: str) -> None:
     """Delete the pair and with it all addresses, routes and neighbours. Safe if there is none."""
     links.delete_all([name])
@@ -179,3 +190,20 @@ class CreateInstanceLink:
 
     async def undo(self) -> None:
         await in_thread(remove, self.wanted.name)
+
+
+@dataclass(frozen=True)
+class RestoreInstanceLink:
+    """See restore_inside. A tap belongs to the guest alone."""
+
+    wanted: InstanceLink
+
+    def describe(self) -> str:
+        return f"give {self.wanted.address} to the instance behind {self.wanted.name} again"
+
+    async def do(self) -> None:
+        if not self.wanted.tap:
+            await in_thread(restore_inside, self.wanted)
+
+    async def undo(self) -> None:
+        return

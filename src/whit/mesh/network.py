@@ -22,7 +22,7 @@ from whit.datapath.abi import (
 from whit.datapath.address import Address
 from whit.datapath.datapath import Datapath
 from whit.kernel import links
-from whit.kernel.instance_link import CreateInstanceLink, InstanceLink
+from whit.kernel.instance_link import CreateInstanceLink, InstanceLink, RestoreInstanceLink
 from whit.kernel.netlink import NetlinkSocket
 from whit.kernel.netns import CreateNetns
 from whit.kernel.thread import in_thread
@@ -42,18 +42,29 @@ def plan_connect(
     node6: IPv6Address | None = None,
 ) -> list[Operation]:
     """From nothing to a link that carries exactly what policy lets through."""
-    namespace = settings.netns_dir / spec.name
-    link = InstanceLink(
+    link = _link_of(spec, settings, node, node6)
+    # The monitor of a guest, too, runs in a namespace without any other network; its tap is the node's.
+    return [CreateNetns(link.netns), NameAddress(datapath, spec), CreateInstanceLink(link), Guard(datapath, spec, link)]
+
+
+def plan_reconnect(spec: InstanceSpec, settings: Settings) -> list[Operation]:
+    """What an instance needs of its link before it is started once more."""
+    node = IPv4Address(spec.network.address)  # not looked at from within
+    return [RestoreInstanceLink(_link_of(spec, settings, node))]
+
+
+def _link_of(
+    spec: InstanceSpec, settings: Settings, node: IPv4Address, node6: IPv6Address | None = None
+) -> InstanceLink:
+    return InstanceLink(
         name=settings.link(spec.network.number),
-        netns=namespace,
+        netns=settings.netns_dir / spec.name,
         address=IPv4Address(spec.network.address),
         node_address=node,
         address6=IPv6Address(spec.network.address6) if spec.network.address6 else None,
         node_address6=node6,
         tap=spec.network.link == "tap",
     )
-    # The monitor of a guest, too, runs in a namespace without any other network; its tap is the node's.
-    return [CreateNetns(namespace), NameAddress(datapath, spec), CreateInstanceLink(link), Guard(datapath, spec, link)]
 
 
 def plan_disconnect(spec: InstanceSpec, settings: Settings, datapath: Datapath) -> Sequence[Operation]:

@@ -37,6 +37,7 @@ OUTPUT_LIMIT = 1 << 20
 """Bytes that `run` keeps."""
 PATIENCE = 2.0
 """Seconds that the runtime has to notice the end of the process that it added."""
+KILL_TRIES = 10
 PID_FILE_POLL = 0.02
 FINISH_POLL = 0.01
 KILL_ROUNDS = 100
@@ -125,8 +126,8 @@ async def session(
             await reaper
     finally:
         channels.close()
-        description.unlink(missing_ok=True)
-        pid_file.unlink(missing_ok=True)
+        for path in layout.execs.glob(f"{identity}.*"):
+            path.unlink(missing_ok=True)
 
 
 async def end_all(layout: Layout, host: HostFacts) -> None:
@@ -267,12 +268,14 @@ class Session:
         self._channels.abandon()
         if self._process.returncode is not None:
             return
-        await self._end_inside()
-        try:
-            await asyncio.wait_for(self._process.wait(), PATIENCE)
-        except TimeoutError:
-            self._process.kill()
-            await self._process.wait()
+        for _ in range(KILL_TRIES):
+            # It may only just be beginning inside.
+            await self._end_inside()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._process.wait(), PATIENCE / KILL_TRIES)
+                return
+        self._process.kill()
+        await self._process.wait()
 
 
 def pipes() -> Channels:

@@ -1,4 +1,4 @@
-"""What this machine can do to run containers, found by running them."""
+"""What this machine can do to run containers and sandboxes, found by running them."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from whit.base.errors import CommandError, TimedOut, Unavailable
 from whit.base.settings import Settings
 from whit.model.feature import Feature
 from whit.runtime import capabilities, seccomp
-from whit.tools import oci_runtime, process
+from whit.tools import oci_runtime, process, runsc
 from whit.tools.oci_runtime import Runtime
 
 
 async def features(settings: Settings) -> list[Feature]:
     """crun, runc, conmon and the system-call filter."""
     found = [await _runtime(kind, settings) for kind in oci_runtime.PREFERRED]
-    return [*found, await _any_runtime(settings), await _conmon(), await _seccomp(settings)]
+    return [*found, await _any_runtime(settings), await _conmon(), await _seccomp(settings), *await _gvisor(settings)]
 
 
 async def _runtime(kind: oci_runtime.Kind, settings: Settings) -> Feature:
@@ -30,6 +30,27 @@ async def _runtime(kind: oci_runtime.Kind, settings: Settings) -> Feature:
         return Feature(name=kind, state="works", detail=runtime.version)
     hint = "crun needs pure cgroup v2; runc works with hybrid" if "hybrid" in refusal else ""
     return Feature(name=kind, state="missing", detail=refusal, hint=hint)
+
+
+async def _gvisor(settings: Settings) -> list[Feature]:
+    """As `isolation: sandbox` finds it. Nothing is fetched here: that happens when an app first asks for it."""
+    runtime = runsc.of(settings)
+    name = "gVisor (isolation: sandbox)"
+    if runtime.finding() is None and not runsc.installed(settings):
+        hint = "it is fetched when an app first asks for isolation: sandbox; apt install runsc, or WHIT_RUNSC, else"
+        return [Feature(name=name, state="missing", detail="not fetched yet", hint=hint)]
+    try:
+        for operation in runtime.preparation():
+            await operation.do()
+    except Unavailable as error:
+        return [Feature(name=name, state="missing", detail=error.message, hint=error.hint)]
+    found = runtime.finding()
+    assert found is not None
+    features = [Feature(name=name, state="works", detail=f"{runtime.label}, systrap")]
+    if found.mistakes_namespaces:
+        detail = "this runsc takes every network namespace for the machine's own; worked around at each start"
+        features.append(Feature(name="gVisor's network", state="degraded", detail=detail, hint=runsc.NEWER))
+    return features
 
 
 async def _any_runtime(settings: Settings) -> Feature:

@@ -44,6 +44,7 @@ LISTS_MAX_AGE = 24 * 3600.0
 END_PATIENCE = 10.0
 END_ROUNDS = 20
 NOTE_ROUNDS = 40
+NEWER = "a runsc newer than 2024 needs no work-around; WHIT_RUNSC names the one to use"
 HINT = "set WHIT_RUNSC to a runsc of 2024 or later, or let the agent reach a Debian mirror"
 
 # gVisor until 2024 takes /proc/sys/net/core/dev_weight as the mark of the machine's own network namespace. Since
@@ -136,7 +137,6 @@ class Runsc(Runtime):
             first = int(_inner_file(pid_file).read_text())
         except (FileNotFoundError, ValueError):
             return
-        _inner_file(pid_file).unlink(missing_ok=True)
         try:
             parents = await self.processes(name)
         except (NotFound, CommandError):

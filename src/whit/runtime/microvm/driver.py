@@ -85,7 +85,7 @@ class MicrovmDriver:
             WriteMachine(layout, spec, self.host, self.guests),
             cgroup.CreateCgroup(layout.cgroup),
             CreateContainer(layout, spec, self.host, restarts),
-            StartContainer(layout, self.host),
+            StartContainer(layout, spec, self.host),
         ]
 
     def plan_stop(self, name: str, signal: str, grace: float) -> list[Operation]:

@@ -133,6 +133,15 @@ async def test_a_limit_of_processes(machine: Machine) -> None:
     assert text == "started 40"
 
 
+async def test_threads(machine: Machine) -> None:
+    """Of the machine's C library, which tries the newest call for them first."""
+    [loader] = Path("/usr").glob("lib*/ld-linux-*.so.*")
+    script = "import threading; t = threading.Thread(target=print, args=('in a thread',)); t.start(); t.join()"
+    mounts = (ResolvedMount(kind="bind", source=Path("/usr"), target="/usr", read_only=True),)
+    _, text = await machine.run(str(loader.resolve()), "/usr/bin/python3", "-ISc", script, mounts=mounts)
+    assert text == "in a thread"
+
+
 async def test_a_limit_of_cpu_time(machine: Machine) -> None:
     spec = await machine.start("sh", "-c", "while :; do :; done", limits=LimitsSpec(cpus=0.1))
     hierarchies, group = cgroup.find(), machine.layout(spec).cgroup

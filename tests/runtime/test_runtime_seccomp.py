@@ -43,6 +43,11 @@ def test_new_processes_but_no_new_namespaces() -> None:
     assert (clone3["action"], clone3["errnoRet"]) == ("SCMP_ACT_ERRNO", 38)
 
 
+def test_where_a_filter_cannot_name_an_errno() -> None:
+    [clone3] = _named(profile(capabilities.DEFAULT, errnos=False), "clone3")
+    assert clone3 == {"names": ["clone3"], "action": "SCMP_ACT_TRACE"}
+
+
 def test_architectures() -> None:
     assert profile((), "aarch64")["architectures"] == ["SCMP_ARCH_AARCH64"]
     with pytest.raises(Unavailable, match="riscv64"):

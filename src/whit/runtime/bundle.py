@@ -82,7 +82,8 @@ def configuration(spec: InstanceSpec, layout: Layout, host: HostFacts, owner: Ow
             "namespaces": namespaces(layout, host),
             "cgroupsPath": layout.cgroup,
             "resources": resources(spec.limits, host),
-            "seccomp": seccomp.profile(spec.capabilities, host.machine),
+            # gVisor answers EPERM whatever errno a filter names.
+            "seccomp": seccomp.profile(spec.capabilities, host.machine, errnos=host.runtime.kind != "runsc"),
             "maskedPaths": list(MASKED),
             "readonlyPaths": list(READ_ONLY),
             "sysctl": SYSCTLS,

@@ -101,8 +101,9 @@ WITH_CAPABILITY: dict[str, tuple[str, ...]] = {
 PERSONALITIES = (0x0, 0x0008, 0x20000, 0x20008, 0xFFFFFFFF)
 
 
-def profile(capabilities: Collection[str], machine: str = platform.machine()) -> dict[str, Any]:
-    """The `linux.seccomp` object of runtime-spec for a process with these capabilities.
+def profile(capabilities: Collection[str], machine: str = platform.machine(), *, errnos: bool = True) -> dict[str, Any]:
+    """The `linux.seccomp` object of runtime-spec for a process with these capabilities. Without `errnos` it is for a
+    runtime that takes no notice of errnoRet.
 
     Raises:
         Unavailable: the machine's architecture has no profile.
@@ -112,7 +113,7 @@ def profile(capabilities: Collection[str], machine: str = platform.machine()) ->
     gained = {call for capability in capabilities for call in WITH_CAPABILITY.get(capability, ())}
     rules = [_allow(sorted({*ALWAYS, *NATIVE[machine], *gained})), *_conditional()]
     if "clone" not in gained:
-        rules += _clone_without_namespaces()
+        rules += _clone_without_namespaces(errnos=errnos)
     return {
         "defaultAction": "SCMP_ACT_ERRNO",
         "defaultErrnoRet": EPERM,
@@ -129,12 +130,14 @@ def _conditional() -> list[dict[str, Any]]:
     ]
 
 
-def _clone_without_namespaces() -> list[dict[str, Any]]:
+def _clone_without_namespaces(*, errnos: bool) -> list[dict[str, Any]]:
     """New processes and threads, but no new namespaces. The flags of clone3 lie in memory where a filter cannot look:
-    ENOSYS makes libc use clone instead."""
+    ENOSYS makes libc use clone instead; after EPERM it starts no thread at all. Where no other errno than EPERM can be
+    had, the call is left to a tracer: if there is none, which is the rule, it fails with ENOSYS (seccomp(2))."""
+    absent = {"action": "SCMP_ACT_ERRNO", "errnoRet": ENOSYS} if errnos else {"action": "SCMP_ACT_TRACE"}
     return [
         _allow(["clone"], {**_when(0, NAMESPACE_FLAGS, "SCMP_CMP_MASKED_EQ"), "valueTwo": 0}),
-        {"names": ["clone3"], "action": "SCMP_ACT_ERRNO", "errnoRet": ENOSYS},
+        {"names": ["clone3"], **absent},
     ]
 
 

@@ -11,13 +11,14 @@
 #include "wire.h"
 
 #define PORT_NAME "whit.machine"
+#define BOOT_NAME "whit.boot"
 #define MOST_WAITING (256u * 1024)
 #define LONGEST_COMMAND 256
 
-static int port = -1;
+static int port = -1, boot_port = -1;
 static struct buffer waiting;
 
-static int open_named(const char *device)
+static void open_named(const char *device)
 {
 	char path[300], name[64] = "";
 	FILE *file;
@@ -28,10 +29,11 @@ static int open_named(const char *device)
 		name[0] = 0;
 	if (file)
 		fclose(file);
-	if (strcmp(name, PORT_NAME "\n"))
-		return -1;
 	snprintf(path, sizeof(path), "/dev/%s", device);
-	return open(path, O_RDWR | O_NONBLOCK | O_CLOEXEC);
+	if (port < 0 && !strcmp(name, PORT_NAME "\n"))
+		port = open(path, O_RDWR | O_NONBLOCK | O_CLOEXEC);
+	if (boot_port < 0 && !strcmp(name, BOOT_NAME "\n"))
+		boot_port = open(path, O_RDWR | O_NONBLOCK | O_CLOEXEC);
 }
 
 static bool has_ports(void)
@@ -47,26 +49,45 @@ static bool has_ports(void)
 	return found;
 }
 
-/* A port's device appears a moment after its driver. */
+/* A port's device appears a moment after its driver, and the others a moment later. */
 void report_open(void)
 {
-	for (int tries = 0; port < 0 && tries < 100 && (!tries || has_ports()); tries++) {
+	for (int tries = 0, others = 0; tries < 100 && others < 10 && (!tries || has_ports()); tries++) {
 		DIR *directory = opendir("/sys/class/virtio-ports");
 		struct dirent *entry;
+		int ports = 0, named = (port >= 0) + (boot_port >= 0);
 
-		while (port < 0 && directory && (entry = readdir(directory)))
-			if (entry->d_name[0] != '.')
-				port = open_named(entry->d_name);
+		while (directory && (entry = readdir(directory)))
+			if (entry->d_name[0] != '.') {
+				open_named(entry->d_name);
+				ports++;
+			}
 		if (directory)
 			closedir(directory);
-		if (port < 0)
-			usleep(10000);
+		if (ports && named == ports)
+			return;
+		others += ports > 0;
+		usleep(10000);
 	}
 }
 
 int report_port(void)
 {
 	return port;
+}
+
+int report_boot_port(void)
+{
+	return boot_port;
+}
+
+void report_verdict(const char *word, int status)
+{
+	char text[32];
+
+	snprintf(text, sizeof(text), status < 0 ? "%s\n" : "%s %d\n", word, status);
+	if (boot_port >= 0)
+		(void)!write(boot_port, text, strlen(text));
 }
 
 bool report_wants_to_write(void)
@@ -85,25 +106,33 @@ void report_flush(void)
 		buffer_drop(&waiting, size);
 }
 
-void report_receive(void (*command)(char *line))
-{
-	static char text[LONGEST_COMMAND];
-	static size_t used;
-	char piece[256];
-	ssize_t size;
+struct input {
+	char text[LONGEST_COMMAND];
+	size_t used;
+};
 
-	if (port < 0)
-		return;
-	size = read(port, piece, sizeof(piece));
+static void receive(int from, struct input *input, void (*command)(char *line))
+{
+	char piece[256];
+	ssize_t size = from < 0 ? 0 : read(from, piece, sizeof(piece));
+
 	for (ssize_t at = 0; at < size; at++) {
-		if (piece[at] != '\n' && used < sizeof(text) - 1) {
-			text[used++] = piece[at];
+		if (piece[at] != '\n' && input->used < LONGEST_COMMAND - 1) {
+			input->text[input->used++] = piece[at];
 			continue;
 		}
-		text[used] = 0;
-		used = 0;
-		command(text);
+		input->text[input->used] = 0;
+		input->used = 0;
+		command(input->text);
 	}
+}
+
+void report_receive(void (*command)(char *line))
+{
+	static struct input of_port, of_boot;
+
+	receive(port, &of_port, command);
+	receive(boot_port, &of_boot, command);
 }
 
 void say(const char *format, ...)

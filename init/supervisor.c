@@ -34,7 +34,8 @@
 #define SHORTEST_PAUSE 100 /* milliseconds before a service is started again, doubled each time */
 #define LONGEST_PAUSE 10000
 #define LONG_RUN 10000 /* after which a service begins anew with the shortest */
-#define STOP_GRACE 10000
+#define CANNOT_RUN 125
+#define REST 500
 #define SAFE (MS_NOSUID | MS_NODEV)
 
 enum wish { WISH_RUN, WISH_POWER_OFF, WISH_REBOOT };
@@ -44,7 +45,7 @@ static size_t onboot_count, service_count, onshutdown_count;
 static struct container *current; /* that of onboot or onshutdown */
 static enum wish wish;
 static bool following, told_up;
-static int signals;
+static int signals, verdict;
 static char plan[1 << 16], command_line[4096];
 static size_t plan_length;
 
@@ -193,7 +194,7 @@ static void obey(char *line)
 		show_all();
 	else if (!strcmp(word[0], "follow"))
 		following = true;
-	else if (!strcmp(word[0], "poweroff"))
+	else if (!strcmp(word[0], "poweroff") || (!strcmp(word[0], "stop") && !*word[1]))
 		wish = WISH_POWER_OFF;
 	else if (!strcmp(word[0], "reboot"))
 		wish = WISH_REBOOT;
@@ -267,21 +268,33 @@ static void read_output(void)
 		container_read(services + at, show_line);
 }
 
+/* With nobody at its other end, a port would wake us without end: it is looked at now and then. */
+static struct pollfd port_to_poll(int port, int64_t rest_until, short events, int *timeout)
+{
+	if (port < 0 || now() >= rest_until)
+		return (struct pollfd){ .fd = port, .events = events };
+	if (*timeout < 0 || *timeout > REST)
+		*timeout = REST;
+	return (struct pollfd){ .fd = -1 };
+}
+
 static void turn(int timeout)
 {
-	struct pollfd polls[MOST + 3];
-	size_t count = 0;
+	static int64_t rest_until[2];
+	struct pollfd polls[MOST + 4];
+	size_t count = 3;
+	short writing = report_wants_to_write() ? POLLOUT : 0;
 
-	polls[count++] = (struct pollfd){ .fd = signals, .events = POLLIN };
-	polls[count++] = (struct pollfd){ .fd = report_port(),
-					  .events = POLLIN | (report_wants_to_write() ? POLLOUT : 0) };
+	polls[0] = port_to_poll(report_port(), rest_until[0], POLLIN | writing, &timeout);
+	polls[1] = port_to_poll(report_boot_port(), rest_until[1], POLLIN, &timeout);
+	polls[2] = (struct pollfd){ .fd = signals, .events = POLLIN };
 	polls[count++] = (struct pollfd){ .fd = current ? current->output : -1, .events = POLLIN };
 	for (size_t at = 0; at < service_count; at++)
 		polls[count++] = (struct pollfd){ .fd = services[at].output, .events = POLLIN };
 	poll(polls, count, timeout);
-	/* Nobody at the other end of the port: that would be told without end. */
-	if (polls[1].revents & POLLHUP)
-		usleep(10000);
+	for (int at = 0; at < 2; at++)
+		if (polls[at].revents & POLLHUP)
+			rest_until[at] = now() + REST;
 	hear_signals();
 	report_receive(obey);
 	report_flush();
@@ -334,6 +347,7 @@ static void report_failure(const struct container *container)
 		if (*line)
 			say("whit:   %s", line);
 	tell_text("failed", container, "output", container->tail);
+	verdict = container->status > 0 ? container->status : CANNOT_RUN;
 }
 
 static bool run_onboot(void)
@@ -373,7 +387,7 @@ static void tend(struct container *service)
 			tell("started", service);
 		} else {
 			say("whit: %s was not started: %s", service->name, service->failure);
-			service->status = 125;
+			service->status = CANNOT_RUN;
 			settle_service(service);
 		}
 	}
@@ -420,6 +434,8 @@ static void tell_when_up(void)
 		say("whit: the machine is up after %lld ms", (long long)now());
 	if (!told_up)
 		tell("up", NULL);
+	if (!told_up)
+		report_verdict("ready", -1);
 	told_up = true;
 }
 
@@ -464,15 +480,19 @@ static void finish(bool failed)
 	tell("off", NULL);
 	for (int tries = 0; report_wants_to_write() && tries < 100; tries++, usleep(10000))
 		report_flush();
+	report_verdict("exit", verdict);
 	say("whit: %s", wish == WISH_REBOOT ? "reboot" : "power off");
 	sync();
 	reboot(wish == WISH_REBOOT ? RB_AUTOBOOT : RB_POWER_OFF);
 }
 
-/* A machine whose boot failed answers on its port until it is told to end, or ends itself if the command line says so. */
+/*
+ * A machine whose boot failed answers on its port until it is told to end. It ends itself if it is run in the foreground,
+ * or if the command line says so.
+ */
 static void wait_for_end(void)
 {
-	if (from_environment("whit.failed=poweroff"))
+	if (report_boot_port() >= 0 || from_environment("whit.failed=poweroff"))
 		wish = WISH_POWER_OFF;
 	while (!wish)
 		turn(-1);

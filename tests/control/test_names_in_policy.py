@@ -25,14 +25,18 @@ from support.leftovers import leftovers_after
 from support.service_site import SERVER, SILENCE, ServiceSite, ask, sh, until
 
 import whit
+from whit.base.errors import NotFound
 from whit.base.settings import Settings
+from whit.control import explain
 from whit.control.observation import Observation
 from whit.control.outside_names import OutsideNames
+from whit.formats.network_policy import read_policies
 from whit.kernel import netns
 from whit.mesh import announce
 from whit.mesh.learned import Timing
-from whit.model.flow import Flow
+from whit.model.flow import Explanation, Flow
 from whit.model.instance import InstanceStatus
+from whit.model.selector import SERVICE_NAME
 
 pytestmark = [pytest.mark.root, pytest.mark.machine, pytest.mark.timeout(120)]
 
@@ -133,7 +137,7 @@ class NameSite:
 
     def start_agent(self) -> None:
         """Its part that is asked about here."""
-        self.observation = Observation(self.site.settings, self.site.network, self._statuses)
+        self.observation = Observation(self.site.settings, self.site.network, self.statuses)
         self.observation.learn([record.spec for record in self.site.records.values()])
         network = self.site.network
         self.names = OutsideNames(
@@ -160,7 +164,7 @@ class NameSite:
         self.site.network = self.site.run(self.site.open_network())
         self.start_agent()
 
-    def _statuses(self) -> list[InstanceStatus]:
+    def statuses(self) -> list[InstanceStatus]:
         return [one.status for one in self.site.records.values()]
 
     async def _write(self) -> None:
@@ -451,3 +455,53 @@ def test_the_resolver_is_asked_by_ipv6(made: NameSite) -> None:
     made.up({"a": {"uses": USES}, "b": {}})
     assert made.during(lambda: made.look_up("a", "api.example.com", "AAAA", family=6)) == [f"{NET6}:7"]
     assert made.reach("a", f"{NET6}:7") == "outside"
+
+
+def test_it_is_explained_by_name(made: NameSite) -> None:
+    made.upstream.zone["api.example.com"] = [("AAAA", f"{NET6}:7", 60)]
+    made.up({"a": {"uses": USES}, "b": {}})
+    network, statuses = made.site.network, made.statuses()
+
+    def explained(source: str, port: int) -> Explanation:
+        return made.site.run(explain.answer(network, statuses, source, "API.example.com", port, "tcp"))
+
+    with pytest.raises(NotFound, match=r"nobody has asked for API\.example\.com lately"):
+        explained("site/a", PORT)
+    made.during(lambda: made.look_up("a", "api.example.com", "AAAA"))
+    allowed, port, other = explained("site/a", PORT), explained("site/a", 9090), explained("site/b", PORT)
+    assert [one.verdict for one in (allowed, port, other)] == ["allow", "deny", "deny"]
+    assert "a uses api.example.com:8080/tcp" in allowed.rule_text
+    assert (allowed.destination.name, allowed.destination.address) == ("api.example.com", f"{NET6}:7")
+
+
+CLUSTER = """
+apiVersion: policy.networking.k8s.io/v1alpha2
+kind: ClusterNetworkPolicy
+metadata: {name: names}
+spec:
+  tier: Admin
+  priority: 5
+  subject: {pods: {namespaceSelector: {}, podSelector: {matchLabels: {org.whit.service: a}}}}
+  egress:
+  - {name: storage, action: Accept, to: [{domainNames: ["*.storage.example", one.example]}],
+     protocols: [{tcp: {destinationPort: {number: 8080}}}]}
+"""
+
+
+def test_names_of_a_cluster_network_policy(made: NameSite) -> None:
+    made.upstream.zone["x.y.storage.example"] = [("A", f"{NET4}.30", 60)]
+    made.upstream.zone["one.example"] = [("A", f"{NET4}.31", 60)]
+    made.up({"a": {}, "b": {}})
+    assert made.look_up_and_reach("a", "one.example") == SILENCE
+    made.site.network.policies = read_policies(CLUSTER.replace("org.whit.service", SERVICE_NAME), "names.yaml")
+    made.site.run(made.site.network.prepare([made.site.release.spec]))  # type: ignore[union-attr]
+    made.site.publish()
+    assert made.reach("a", f"{NET4}.31") == SILENCE, "what it was told before is not known"
+    assert made.look_up_and_reach("a", "one.example") == "outside"
+    assert made.look_up_and_reach("a", "x.y.storage.example") == "outside"
+    assert made.look_up_and_reach("b", "x.y.storage.example") == SILENCE
+    assert "rule 1 (storage)" in made.last_flow("site/a", f"{NET4}.30").rule_text
+    made.site.network.policies = ()
+    made.site.publish()
+    assert made.reach("a", f"{NET4}.31") == SILENCE
+    assert len(made.site.network.named.learned) == 0

@@ -83,6 +83,8 @@ def test_an_annotation_makes_it_audit() -> None:
         (CLUSTER + "  ingress: [{action: Accept}]\n", "needs `from`"),
         (CLUSTER + "  ingress: [{action: Allow, from: [{namespaces: {}}]}]\n", "'Allow' is not known"),
         (CLUSTER + "  ingress: [{action: Deny, from: [{networks: [10.0.0.0/8]}]}]\n", "is not a known key"),
+        (CLUSTER + "  egress: [{action: Deny, to: [{domainNames: [a.example]}]}]\n", "it can be allowed only"),
+        (CLUSTER + "  egress: [{action: Accept, to: [{domainNames: ['a*.example']}]}]\n", "is no name of the DNS"),
     ],
 )
 def test_mistakes_are_named_with_their_place(text: str, said: str) -> None:

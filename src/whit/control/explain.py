@@ -28,24 +28,20 @@ async def answer(
     """Raises NotFound for a name that nobody has, InputError for a protocol that is not balanced."""
     if protocol not in PROTOCOLS:
         raise InputError(f"protocol {protocol} is not one of {', '.join(PROTOCOLS)}")
-    question = Question(
-        _source(network, instances, source),
-        _destination(network, instances, destination),
-        port,
-        PROTOCOLS[protocol],
-    )
+    there = _destination(network, instances, destination)
+    question = Question(_source(network, instances, source, ":" in there), there, port, PROTOCOLS[protocol])
     dump = await asyncio.to_thread(Dump.of, network.datapath)
     rules = network.books.rules.texts()
     return explain(dump, question, network.books.identities.name, lambda number: rules.get(number, ""))
 
 
-def _source(network: NodeNetwork, instances: Sequence[InstanceStatus], name: str) -> str:
-    """A service asks from its first instance."""
+def _source(network: NodeNetwork, instances: Sequence[InstanceStatus], name: str, by_ipv6: bool) -> str:
+    """A service asks from its first instance, by the family of what it asks for."""
     for one in instances:
-        if name in (one.name, one.service, f"{one.app}/{one.service}", one.address):
-            return one.address
-        if name == one.address6:
-            return one.address6
+        if name in (one.name, one.service, f"{one.app}/{one.service}"):
+            return one.address6 if by_ipv6 and one.address6 else one.address
+        if name in (one.address, one.address6):
+            return name
     return _elsewhere(network, name, instances)
 
 
@@ -63,11 +59,13 @@ def _elsewhere(network: NodeNetwork, name: str, instances: Sequence[InstanceStat
     known = {"world": A_WORLD_ADDRESS, "host": str(book.node), "resolver": str(book.resolver)}
     if name in known:
         return known[name]
+    if addresses := network.addresses_of_name(name):
+        return addresses[0]
     try:
         return str(ip_address(name))
     except ValueError:
         services = sorted({f"{one.app}/{one.service}" for one in instances})
         raise NotFound(
-            f"{name} is no service, instance or address",
+            f"{name} is no service, instance or address, and no name that policy speaks of",
             hint=f"services: {', '.join(services) or 'none'}; or world, host, resolver",
         ) from None

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import TypeVar
 
-from whit.base.errors import InputError, MapFull, Unavailable
+from whit.base.errors import InputError, MapFull, NotFound, Unavailable
 from whit.base.settings import Settings
 from whit.cluster.documents import Documents
 from whit.control.balancing import Balancing, Replica, outside_identities
@@ -36,7 +36,7 @@ from whit.mesh.engine import Engine, Situation
 from whit.mesh.identities import IdentityBook, service_name
 from whit.mesh.learned import with_learned
 from whit.mesh.named import NamedAddresses
-from whit.mesh.outside import Network, Numbers, Outside, Set, outside_of
+from whit.mesh.outside import Network, Numbers, Outside, Set, names_matching, outside_of
 from whit.mesh.policies import Addresses
 from whit.mesh.rulebook import RuleBook, RuleHead, RuleSegment
 from whit.model.app import AppSpec
@@ -138,18 +138,21 @@ class NodeNetwork:
         cause = (tuple((app.name, *app.services) for app in specs), self._outside_of(specs), dict(instances))
         if cause != self._assigned or self.books.addresses.is_resting:
             async with self._keeping:
-                await self._keep(await in_thread(self.assigned, specs, dict(instances)))
+                await self._keep(await in_thread(self.assigned, specs, dict(instances), cause[1]))
             self._assigned = cause
 
-    def assigned(self, apps: Sequence[AppSpec], instances: Mapping[str, tuple[str, str]]) -> Books:
-        """What `assign` would write down."""
+    def assigned(
+        self, apps: Sequence[AppSpec], instances: Mapping[str, tuple[str, str]], outside: Outside | None = None
+    ) -> Books:
+        """What `assign` would write down. In a thread `outside` is what was spoken of when it began."""
         owned = {service_name(app.name, service) for app in apps for service in app.services}
         owned |= {service_name(*where) for where in instances.values()}
         now = time.time()
         book = addresses.release(self.books.addresses, [*owned, *instances], now)
         book = addresses.assign_services(book, sorted(owned), now)
         book = addresses.assign_instances(book, instances, now)
-        found = identities.assign(self.books.identities, sorted(owned), self._outside_of(apps))
+        spoken_of = self._outside_of(apps) if outside is None else outside
+        found = identities.assign(self.books.identities, sorted(owned), spoken_of)
         return Books(book, found, self.books.rules)
 
     async def _keep(self, books: Books) -> None:
@@ -358,6 +361,17 @@ class NodeNetwork:
     def names_spoken_of(self) -> tuple[str, ...]:
         """By the policies that hold."""
         return self._numbers.outside.names
+
+    def addresses_of_name(self, name: str) -> list[str]:
+        """What policy knows that a name of the DNS stands for. Raises NotFound if it should know, and does not."""
+        plain = name.rstrip(".").lower()
+        found = self.named.learned.addresses_of(plain)
+        if not found and names_matching(self.names_spoken_of, plain):
+            raise NotFound(
+                f"nobody has asked for {name} lately, so policy knows no address of it",
+                hint="every connection begins with a question to the resolver: let an instance ask, then try again",
+            )
+        return found
 
     def shared_sets(self) -> Sequence[Set]:
         """Those of learned addresses that are of several names or in networks, as policy has to know them."""

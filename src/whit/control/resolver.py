@@ -17,24 +17,37 @@ from whit.tools import process
 log = logging.getLogger(__name__)
 
 MODULE = "whit.mesh.resolver"
+FORM = "--form=2"
+"""Of what the resolver and the agent tell each other. One of another form is started anew."""
 
 
 def running(settings: Settings) -> int | None:
     """The resolver's pid, if it lives. The pid file may be old and the pid another's, so its words are looked at."""
     try:
         pid = int(_pid_file(settings).read_text())
-        words = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
-    except (FileNotFoundError, ProcessLookupError, ValueError):
+        words = _words(pid)
+    except (FileNotFoundError, ValueError):
         return None
     return pid if MODULE in words and settings.id in words else None
 
 
+def _words(pid: int) -> list[str]:
+    """Empty if there is no such process."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+
+
 def ensure(settings: Settings) -> None:
     """Start the resolver unless it runs. Its state file must be there."""
-    if running(settings) is not None:
-        return
+    if (pid := running(settings)) is not None:
+        if FORM in _words(pid):
+            return
+        log.info("the resolver, pid %d, is of another release", pid)
+        stop(settings)
     settings.logs_dir.mkdir(parents=True, exist_ok=True)
-    argv = [sys.executable, "-P", "-m", MODULE, "--id", settings.id]
+    argv = [sys.executable, "-P", "-m", MODULE, "--id", settings.id, FORM]
     environment = {name: value for name, value in os.environ.items() if name.startswith("WHIT_")}
     environment["PYTHONPATH"] = str(Path(whit.__file__).resolve().parents[1])
     with (settings.logs_dir / "resolver.log").open("ab") as output:

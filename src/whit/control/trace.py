@@ -115,6 +115,8 @@ class Tracer:
             if name == one.name:
                 return _ips((one.address, one.address6))
         known = {"world": _A_WORLD_ADDRESS, "host": (book.node, book.node6), "resolver": (book.resolver,)}
+        if addresses := self.network.addresses_of_name(name):
+            return _ips(addresses)
         try:
             return _ips(known[name]) if name in known else [ip_address(name)]
         except ValueError:

@@ -157,7 +157,10 @@ class Reception:
         try:
             while line := await reader.readline():
                 number, announcement = _parse(line)
-                await self.learn(announcement)
+                try:
+                    await self.learn(announcement)
+                except Exception:  # the answer is given all the same, and those that follow are learned
+                    log.exception("%s is not learned", announcement.name)
                 writer.write(b"%d\n" % number)
         except (ConnectionError, ValueError, KeyError, TypeError) as error:
             log.warning("the resolver is not understood: %r", error)

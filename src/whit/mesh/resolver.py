@@ -302,6 +302,7 @@ def bound(address: str, kind: socket.SocketKind) -> socket.socket:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="whit-resolver", description="The name server of a Whit node.")
     parser.add_argument("--id", required=True, help="the agent's id")
+    parser.add_argument("--form", help="what the agent expects; for the agent to see")
     settings = Settings.from_environment()
     arguments = parser.parse_args()
     if arguments.id != settings.id:

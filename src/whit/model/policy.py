@@ -146,6 +146,18 @@ class PolicyRuleSpec(Noun):
     ports: tuple[PolicyPort, ...] = Field(default=(), description="Any of them; none is every port and protocol.")
     origin: str = Field(default="", description="File and line; without it, the policy's.")
 
+    @model_validator(mode="after")
+    def _names_fit(self) -> PolicyRuleSpec:
+        """A name's addresses are never all known, so a denial of it would let the others through (NPEP-133)."""
+        name = next((peer.dns for peer in self.peers if peer.dns), None)
+        if name and self.direction == "ingress":
+            raise ValueError(f"{name} is a name of the DNS, and these are known for egress only")
+        if name and self.action == "deny":
+            raise ValueError(
+                f"{name} is a name of the DNS, of which not all addresses are known: it can be allowed only"
+            )
+        return self
+
     def __str__(self) -> str:
         peers = ", ".join(map(str, self.peers)) or "everybody"
         ports = f" at {', '.join(map(str, self.ports))}" if self.ports else ""

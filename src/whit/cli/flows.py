@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from whit.model.flow import Explanation, Flow, Party
 
 VERDICTS = ("allow", "deny", "audit", "redirect")
-_PARTY = "A service, an instance, an address, a name that policy speaks of, world or host."
+_PARTY = "A service, an instance, an address, a DNS name, world or host."
 
 
 def add(app: typer.Typer) -> None:

@@ -33,7 +33,7 @@ def trace(
     destination: Annotated[
         str,
         typer.Argument(
-            metavar="DST", help="A service, an instance, an address, a name that policy speaks of, world or host."
+            metavar="DST", help="A service, an instance, an address, a DNS name, world or host."
         ),
     ],
     port: Annotated[int, typer.Argument(metavar="PORT", min=1, max=65535, help="The destination's port.")],

@@ -32,9 +32,7 @@ def trace(
     source: Annotated[str, typer.Argument(metavar="SRC", help="A service or an instance: it sends the packet.")],
     destination: Annotated[
         str,
-        typer.Argument(
-            metavar="DST", help="A service, an instance, an address, a DNS name, world or host."
-        ),
+        typer.Argument(metavar="DST", help="A service, an instance, an address, a DNS name, world or host."),
     ],
     port: Annotated[int, typer.Argument(metavar="PORT", min=1, max=65535, help="The destination's port.")],
     udp: Annotated[bool, typer.Option("--udp", help="An empty datagram instead of a TCP SYN.")] = False,

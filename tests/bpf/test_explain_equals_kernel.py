@@ -9,13 +9,12 @@ from __future__ import annotations
 import secrets
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from random import Random
 
 import pytest
 from hypothesis import HealthCheck, Phase, given
 from hypothesis import settings as hypothesis_settings
-from support.kernel_answers import Case, Decision, Kernel, node_namespace
+from support.kernel_answers import Case, Kernel, foretold, narrowed, node_namespace, told
 from support.leftovers import leftovers_after
 from support.packet_lab import (
     CLIENT,
@@ -30,25 +29,17 @@ from support.packet_lab import (
     mac,
 )
 from support.policy_strategies import wide_sets
-from support.random_mesh import BOOK, OF_NODE, RandomNode, random_mesh
+from support.random_mesh import BOOK, NOBODY, OF_NODE, OUTSIDERS, RandomNode, random_mesh
 
 from whit.base.settings import Settings
-from whit.datapath.abi import DropReason, EndpointValue, FlowEvent, PolicyFlags
-from whit.datapath.address import Address
+from whit.datapath.abi import EndpointValue
 from whit.kernel import cgroup
 from whit.mesh.explain import Dump, Question, explain
-from whit.mesh.naming import deciding_rule
-from whit.model.flow import Explanation
 from whit.model.policy import PolicySpec
 
 pytestmark = [pytest.mark.root, pytest.mark.machine]
 
 CASES_OF_A_MESH = 100
-OUTSIDERS = (
-    ("203.0.113.1", "203.0.113.77", "203.0.113.200", "192.0.2.99", "198.51.100.9", "10.9.0.1"),
-    ("2001:db8:1::1", "2001:db8:1::77", "2001:db8:1:8000::1", "2001:db8:ff::9", "fd99::1"),
-)
-NOBODY = (("10.7.99.99", "10.7.250.1"), ("fd07:0:0:1::9999", "fd07:0:0:2::1"))
 LOOPBACK = ("127.0.0.1", "::1")
 PORTS = (0, 1, 53, 79, 80, 81, 82, 8080, 8081, 9000, 65535)
 ECHO, TIMESTAMP, ECHO6 = 0x0800, 0x0D00, 0x8000
@@ -94,8 +85,7 @@ def _port(protocol: int, random: Random) -> int:
 
 def _ends(node: RandomNode, random: Random, ipv6: bool) -> tuple[str, str]:
     app = random.choice(("x/", "y/", "z/", "", "", ""))  # often of the same app, which is more open
-    known = {owner: found for owner, found in node.instances.items() if owner.startswith(app)}
-    instances = [address for found in known.values() for address in found if (":" in address) == ipv6]
+    instances = [address for address in node.instances(app) if (":" in address) == ipv6]
     offsets = node.book.by_owner("services")
     services = [node.book.addresses(offset)[ipv6] for owner, offset in offsets.items() if owner.startswith(app)]
     own = [address for address in OF_NODE if (":" in address) == ipv6]
@@ -107,49 +97,6 @@ def _ends(node: RandomNode, random: Random, ipv6: bool) -> tuple[str, str]:
     if random.random() < 0.4:
         return random.choice(own), random.choice(random.choice((instances or own, services, (*own, LOOPBACK[ipv6]))))
     return random.choice(anywhere), random.choice(random.choice((instances or services, own)))
-
-
-def told(decision: Decision) -> dict[str, object]:
-    """In the words of an explanation."""
-    event = decision.event
-    found: dict[str, object] = {
-        "verdict": verdict_of(event),
-        "reason": DropReason(event.reason).name if event and event.reason else "",
-        "rule": deciding_rule(event) if event else 0,
-        "destination": decision.destination,
-    }
-    if event is None or event.protocol in (TCP_NUMBER, UDP_NUMBER):
-        found["port"] = decision.port
-    if event and event.reason not in (DropReason.SPOOFED_ADDRESS, DropReason.NO_BACKEND):
-        found["identities"] = event.source_identity, event.destination_identity
-    return found
-
-
-def verdict_of(event: FlowEvent | None) -> str:
-    if event and event.reason:
-        return "deny"
-    return "audit" if event and event.flags & PolicyFlags.AUDIT else "allow"
-
-
-def foretold(found: Explanation) -> dict[str, object]:
-    """All that may have been told."""
-    return {
-        "verdict": found.verdict,
-        "reason": found.reason,
-        "rule": found.rule,
-        "destination": found.destination.address,
-        "port": found.destination.port,
-        "identities": (found.source.identity, found.destination.identity),
-    }
-
-
-def narrowed(dump: Dump, decision: Decision, question: Question) -> Dump:
-    """With no other backend than the one that the kernel chose."""
-    if (decision.destination, decision.port) == (question.destination, question.port):
-        return dump
-    chosen = Address.from_ip(decision.destination)
-    numbers = {number for number, value in dump.backends.items() if value.address == chosen}
-    return replace(dump, slots={key: number for key, number in dump.slots.items() if number in numbers})
 
 
 def differences(kernel: Kernel, node: RandomNode, random: Random, seen: Counter[str]) -> Iterator[tuple[object, ...]]:

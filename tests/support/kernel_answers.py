@@ -10,7 +10,7 @@ import errno
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network
 from pathlib import Path
 
@@ -30,14 +30,16 @@ from support.packet_lab import (
     mac,
 )
 from support.random_mesh import OF_NODE
-from whit.datapath.abi import DropReason, EndpointKey, FlowEvent
+from whit.datapath.abi import DropReason, EndpointKey, FlowEvent, PolicyFlags
 from whit.datapath.address import Address
 from whit.datapath.datapath import Datapath
 from whit.kernel import addresses, links, netns, routes
 from whit.kernel.links import End
 from whit.kernel.netlink import NetlinkSocket
 from whit.kernel.routes import Route
-from whit.mesh.explain import Question
+from whit.mesh.explain import Dump, Question
+from whit.mesh.naming import deciding_rule
+from whit.model.flow import Explanation
 
 _SO_COOKIE = 57
 _SILENT = (DropReason.POLICY_EGRESS, DropReason.POLICY_INGRESS, DropReason.SPOOFED_ADDRESS)
@@ -56,6 +58,49 @@ class Decision:
     event: FlowEvent | None
     destination: str
     port: int
+
+
+def told(decision: Decision) -> dict[str, object]:
+    """In the words of an explanation."""
+    event = decision.event
+    found: dict[str, object] = {
+        "verdict": verdict_of(event),
+        "reason": DropReason(event.reason).name if event and event.reason else "",
+        "rule": deciding_rule(event) if event else 0,
+        "destination": decision.destination,
+    }
+    if event is None or event.protocol in (TCP_NUMBER, UDP_NUMBER):
+        found["port"] = decision.port
+    if event and event.reason not in (DropReason.SPOOFED_ADDRESS, DropReason.NO_BACKEND):
+        found["identities"] = event.source_identity, event.destination_identity
+    return found
+
+
+def verdict_of(event: FlowEvent | None) -> str:
+    if event and event.reason:
+        return "deny"
+    return "audit" if event and event.flags & PolicyFlags.AUDIT else "allow"
+
+
+def foretold(found: Explanation) -> dict[str, object]:
+    """All that may have been told."""
+    return {
+        "verdict": found.verdict,
+        "reason": found.reason,
+        "rule": found.rule,
+        "destination": found.destination.address,
+        "port": found.destination.port,
+        "identities": (found.source.identity, found.destination.identity),
+    }
+
+
+def narrowed(dump: Dump, decision: Decision, question: Question) -> Dump:
+    """With no other backend than the one that the kernel chose."""
+    if (decision.destination, decision.port) == (question.destination, question.port):
+        return dump
+    chosen = Address.from_ip(decision.destination)
+    numbers = {number for number, value in dump.backends.items() if value.address == chosen}
+    return replace(dump, slots={key: number for key, number in dump.slots.items() if number in numbers})
 
 
 class Kernel:

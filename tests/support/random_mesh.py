@@ -6,9 +6,10 @@ What is kept from one mesh to the next is what an agent keeps, so each step is a
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Interface, IPv6Interface, ip_network
 from random import Random
+from types import MappingProxyType
 from typing import Any
 
 from whit.base.settings import Settings
@@ -30,6 +31,11 @@ from whit.model.policy import PolicySpec
 BOOK = AddressBook(pool="10.7.0.0/16", pool6="fd07:0:0:1::/64", ipv6=True)
 NODE_ADDRESSES = ("192.0.2.1", "2001:db8::1")
 OF_NODE = (*NODE_ADDRESSES, *map(str, (BOOK.node, BOOK.node6, BOOK.resolver)))
+OUTSIDERS = (
+    ("203.0.113.1", "203.0.113.77", "203.0.113.200", "192.0.2.99", "198.51.100.9", "10.9.0.1"),
+    ("2001:db8:1::1", "2001:db8:1::77", "2001:db8:1:8000::1", "2001:db8:ff::9", "fd99::1"),
+)
+NOBODY = (("10.7.99.99", "10.7.250.1"), ("fd07:0:0:1::9999", "fd07:0:0:2::1"))
 UPLINK = Link(
     "eth0", 2, "", 1500, "", up=True, addresses=(IPv4Interface("192.0.2.1/24"), IPv6Interface("2001:db8::1/64"))
 )
@@ -53,13 +59,15 @@ def random_apps(random: Random) -> tuple[AppSpec, ...]:
     return tuple(_app(name, random, published) for name in "xyz")
 
 
-def random_mesh(random: Random, policies: Sequence[PolicySpec]) -> RandomMesh:
+def random_mesh(
+    random: Random, policies: Sequence[PolicySpec], counts: Mapping[str, int] = MappingProxyType({})
+) -> RandomMesh:
+    """`counts` are of a service's instances, where chance does not say."""
     apps = random_apps(random)
+    owners = [f"{app.name}/{name}" for app in apps for name in "abc"]
     replicas = {
-        f"{app.name}/{name}": [random.choice(STATES) for _ in range(random.choice((0, 1, 1, 2)))]
-        for app in apps
-        for name, service in app.services.items()
-        if not service.is_elsewhere
+        owner: [random.choice(STATES) for _ in range(counts.get(owner, random.choice((0, 1, 1, 2))))]
+        for owner in owners
     }
     few = policies[: random.choice((1, 2, len(policies)))]
     return RandomMesh(apps, tuple(_as_mode(few, random)), replicas)
@@ -122,31 +130,36 @@ def _endpoints(random: Random) -> list[dict[str, Any]]:
 class RandomNode:
     """A datapath whose maps become one mesh after the other."""
 
-    def __init__(self, settings: Settings, datapath: Datapath, endpoint: EndpointValue) -> None:
-        """Every instance has the link and the MAC addresses of `endpoint`."""
+    def __init__(self, settings: Settings, datapath: Datapath, endpoint: EndpointValue | None = None) -> None:
+        """Every instance has the link and the MAC addresses of `endpoint`; without it, others see to endpoints."""
         self.datapath, self.endpoint = datapath, endpoint
         self.names = IdentityBook()
         self.book = BOOK
         self.engine = Engine(RuleBook())
-        self.instances: dict[str, list[str]] = {}
-        """Addresses of both families, by app/service."""
+        self.replicas: list[Replica] = []
         self._policies = tables.PolicyMap(datapath)
         self._identities = tables.IdentityMap(datapath)
         self._balancing = Balancing(settings, datapath)
+
+    def instances(self, of: str = "") -> list[str]:
+        """Addresses of both families, of a service, an app or all."""
+        mine = (one for one in self.replicas if f"{one.app}/{one.service}".startswith(of))
+        return [address for one in mine for address in one.network.addresses]
 
     def become(self, mesh: RandomMesh, random: Random) -> None:
         spoken_of = outside_of(mesh.apps, mesh.policies)
         owners = [f"{app.name}/{service}" for app in mesh.apps for service in app.services]
         self.names = identities.assign(self.names, owners, spoken_of)
         self.book = assign_services(self.book, owners, now=0.0)
-        replicas = self._replicas(mesh)
+        self.replicas = replicas = self._replicas(mesh)
         numbers = identities.numbers_of(self.names, spoken_of)
         known = node.node_identities(self.book, [UPLINK], numbers.regions)
         known |= node.service_identities({one: r.network.identity for r in replicas for one in r.network.addresses})
         outside = {app.name: outside_identities(app, self.names.numbers) for app in mesh.apps}
         self._identities.write(known, outside)
         self._compile(mesh, replicas)
-        self._put_endpoints(replicas, random)
+        if self.endpoint:
+            self._put_endpoints(self.endpoint, random)
         self._balancing.write(mesh.apps, replicas, self.book)
 
     def _replicas(self, mesh: RandomMesh) -> list[Replica]:
@@ -154,7 +167,6 @@ class RandomNode:
         self.book = assign_instances(self.book, [f"{owner}-{index}" for owner, index in wanted], now=0.0)
         offsets, vips = self.book.by_owner("instances"), self.book.by_owner("services")
         found = []
-        self.instances = {}
         for owner, index in wanted:
             app, service = owner.split("/")
             offset = offsets[f"{owner}-{index}"]
@@ -169,7 +181,6 @@ class RandomNode:
                 service_address6=vip6,
             )
             found.append(Replica(app, service, f"{service}-{index}", network, mesh.replicas[owner][index]))
-            self.instances.setdefault(owner, []).extend(network.addresses)
         return found
 
     def _compile(self, mesh: RandomMesh, replicas: Sequence[Replica]) -> None:
@@ -183,11 +194,10 @@ class RandomNode:
         touched = self.engine.compile(now, at=0.0)
         self._policies.write(self.engine.tables, touched)
 
-    def _put_endpoints(self, replicas: Sequence[Replica], random: Random) -> None:
+    def _put_endpoints(self, endpoint: EndpointValue, random: Random) -> None:
         self.datapath.endpoints.clear()
-        for one in replicas:
+        for one in self.replicas:
             flags = random.choice((0, EndpointFlags.TAP))
-            mac, host_mac = self.endpoint.mac, self.endpoint.host_mac
-            value = EndpointValue(self.endpoint.ifindex, one.network.identity, flags, mac, host_mac)
+            value = replace(endpoint, identity=one.network.identity, flags=flags)
             for address in one.network.addresses:
                 self.datapath.endpoints.put(EndpointKey(Address.from_ip(address)), value)

@@ -86,8 +86,7 @@ def _port(protocol: int, random: Random) -> int:
 def _ends(node: RandomNode, random: Random, ipv6: bool) -> tuple[str, str]:
     app = random.choice(("x/", "y/", "z/", "", "", ""))  # often of the same app, which is more open
     instances = [address for address in node.instances(app) if (":" in address) == ipv6]
-    offsets = node.book.by_owner("services")
-    services = [node.book.addresses(offset)[ipv6] for owner, offset in offsets.items() if owner.startswith(app)]
+    services = node.services(app, ipv6)
     own = [address for address in OF_NODE if (":" in address) == ipv6]
     anywhere = (*OUTSIDERS[ipv6], *NOBODY[ipv6])
     if random.random() < 0.7 and instances:

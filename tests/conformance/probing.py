@@ -34,6 +34,8 @@ class Goal(NamedTuple):
     """That is asked: the destination's, or its service's."""
     port: int
     protocol: str
+    own: tuple[str, int] = ("", 0)
+    """Address and port to ask from; as the kernel likes, if left out."""
 
 
 class Tuple(NamedTuple):
@@ -80,6 +82,8 @@ def _begin(goal: Goal) -> Attempt:
     family = socket.AF_INET6 if ":" in goal.address else socket.AF_INET
     opened = socket.socket(family, SOCKET_TYPES[goal.protocol], PROTOCOL_NUMBERS[goal.protocol])
     opened.setblocking(False)
+    if goal.own[1]:
+        opened.bind(goal.own)
     failed = opened.connect_ex((goal.address, goal.port))
     if failed == 0 and goal.protocol == "udp":
         opened.send(b"who are you?")

@@ -1,4 +1,4 @@
-"""Servers of many addresses in many namespaces, all in one thread: each answers with the address that it serves."""
+"""Servers of many addresses in many namespaces, all in one thread: each answers with its address and port."""
 
 from __future__ import annotations
 
@@ -58,7 +58,8 @@ def _serve(selector: selectors.BaseSelector, ended: threading.Event) -> None:
 
 
 def _answer(server: socket.socket) -> None:
-    own = str(server.getsockname()[0]).encode()
+    address, port = server.getsockname()[:2]
+    own = f"{address} {port}".encode()
     if server.type == socket.SOCK_STREAM:
         connection, _ = server.accept()
         with connection:

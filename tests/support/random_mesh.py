@@ -14,7 +14,7 @@ from typing import Any
 
 from whit.base.settings import Settings
 from whit.control.balancing import Balancing, Replica, outside_identities
-from whit.datapath.abi import EndpointFlags, EndpointKey, EndpointValue
+from whit.datapath.abi import EndpointFlags, EndpointKey, EndpointValue, FrontendKey
 from whit.datapath.address import Address
 from whit.datapath.datapath import Datapath
 from whit.kernel.links import Link
@@ -145,6 +145,14 @@ class RandomNode:
         """Addresses of both families, of a service, an app or all."""
         mine = (one for one in self.replicas if f"{one.app}/{one.service}".startswith(of))
         return [address for one in mine for address in one.network.addresses]
+
+    def services(self, of: str, ipv6: bool) -> list[str]:
+        """Addresses that services of an app, or of all, were ever given; some lead nowhere by now."""
+        given = self.book.by_owner("services")
+        return [self.book.addresses(offset)[ipv6] for owner, offset in given.items() if owner.startswith(of)]
+
+    def is_frontend(self, service: str) -> bool:
+        return self.datapath.frontends.get(FrontendKey(Address.from_ip(service), 0, 0)) is not None
 
     def become(self, mesh: RandomMesh, random: Random) -> None:
         spoken_of = outside_of(mesh.apps, mesh.policies)

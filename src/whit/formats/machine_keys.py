@@ -59,14 +59,14 @@ def code_of(key: str) -> str:
 
 
 @contextmanager
-def coded(key: str, problems: Problems) -> Iterator[None]:
+def coded(key: str, problems: Problems, kind: str = "machine") -> Iterator[None]:
     """Keep the mistake that ends the block, with the code of the key unless it has one of its own."""
     with problems.guard():
         try:
             yield
         except InputError as error:
             if error.code == InputError.code:
-                error.code = f"machine-{code_of(key)}"
+                error.code = f"{kind}-{code_of(key)}"
             raise
 
 

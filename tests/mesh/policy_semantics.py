@@ -68,7 +68,7 @@ def allowed(policies: Sequence[PolicySpec], asked: Asked) -> bool:
 
 def first_match(policies: Iterable[PolicySpec], asked: Asked) -> bool | None:
     """None: nothing matches, or what does passes."""
-    for policy in sorted(policies, key=lambda policy: (policy.priority, policy.name)):
+    for policy in sorted(policies, key=lambda policy: (bool(policy.app), policy.priority, policy.name)):
         for rule in matching(policy, asked):
             return None if rule.action == "pass" else rule.action == "allow"
     return None

@@ -100,6 +100,11 @@ def unlike(policies: list[PolicySpec]) -> list[PolicySpec]:
     return [one.model_copy(update={"name": f"{one.name}{number}"}) for number, one in enumerate(policies)]
 
 
+def of_app(policy: PolicySpec, app: str) -> PolicySpec:
+    """A policy of the cluster, as an app's."""
+    return policy.model_copy(update={"app": app, "apps": None})
+
+
 def policies(peers: st.SearchStrategy[PeerSpec], ports: st.SearchStrategy[PolicyPort], most: int) -> Policies:
     of_apps = st.builds(
         PolicySpec,
@@ -121,7 +126,11 @@ def policies(peers: st.SearchStrategy[PeerSpec], ports: st.SearchStrategy[Policy
         mode=modes,
         rules=rules(["allow", "deny", "pass"], peers, ports),
     )
-    return st.lists(st.one_of(of_apps, of_apps, of_cluster), min_size=1, max_size=most).map(unlike)
+    return st.lists(
+        st.one_of(of_apps, of_apps, of_cluster, st.builds(of_app, of_cluster, st.sampled_from("xyz"))),
+        min_size=1,
+        max_size=most,
+    ).map(unlike)
 
 
 sets = policies(st.one_of(services, blocks), ports, most=4)

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from whit.base.errors import InputError, Place
 from whit.formats import shapes
+from whit.formats.app_policies import Known, read_policies
 from whit.formats.checks import check
 from whit.formats.dotenv import read_env_file
 from whit.formats.draft import Source, places_of
@@ -39,6 +40,8 @@ FILES = (*DECLARED_FILES, *OPEN_FILES)
 KEYS = {
     "name": "The app's name; the directory's if left out.",
     "services": "The services by name.",
+    "policies": "Who may reach whom beside what is used: policies by name.",
+    "labels": "Labels of the app, which policies of other apps select: a table, or a list of `KEY=value`.",
     "volumes": "Named volumes: nothing, or `{labels: …}`.",
     "version": "Passed over with a warning; Compose has no use for it either.",
 }
@@ -161,7 +164,23 @@ def _top_level(top: Table, source: Source) -> dict[str, object]:
     fields["volumes"] = volumes
     with source.problems.guard():
         fields["services"] = _services(top, source, volumes)
+    with source.problems.guard():
+        fields["labels"] = _labels(top.entries.get("labels"))
+    if "policies" in top.entries:
+        with source.problems.guard():
+            known = Known(str(fields.get("name", "app")), _names_of_services(top), source.problems)
+            fields["policies"] = read_policies(top.entries["policies"], known)
     return fields
+
+
+def _labels(entry: Entry | None) -> dict[str, str]:
+    return {key: value or "" for key, (value, _) in shapes.assignments(entry.value).items()} if entry else {}
+
+
+def _names_of_services(top: Table) -> list[str]:
+    """Also of those that cannot be read."""
+    entry = top.entries.get("services")
+    return [name for name in shapes.table(entry.value).entries if not name.startswith("x-")] if entry else []
 
 
 def _name(top: Table, directory: Path) -> str:
@@ -214,5 +233,4 @@ def _volume(entry: Entry, problems: Problems) -> VolumeSpec:
         raise InputError("is no volume's name", place=entry.place, hint="use letters, digits, _ . and -")
     table = shapes.table(entry.value)
     refuse(table, "volumes.*", ("labels",), problems)
-    labels = shapes.assignments(table.entries["labels"].value) if "labels" in table.entries else {}
-    return VolumeSpec(labels={key: value or "" for key, (value, _) in labels.items()})
+    return VolumeSpec(labels=_labels(table.entries.get("labels")))

@@ -9,11 +9,12 @@ from collections.abc import Iterator
 from whit.base.errors import InputError, Place
 from whit.formats import shapes
 from whit.formats.nodes import Table, Value
+from whit.formats.policy_ports import port_name
 from whit.formats.problems import Problems, make
 from whit.formats.unsupported import refuse
 from whit.model.service import PortSpec
 
-LONG = ("target", "published", "host_ip", "protocol")
+LONG = ("target", "published", "host_ip", "protocol", "name")
 _SHORT = re.compile(
     r"(?:(?P<ip>\[[^\]]*\]|[^:\[]*):)??"
     r"(?:(?P<published>[0-9]{1,5}(?:-[0-9]{1,5})?)?:)?"
@@ -58,8 +59,9 @@ def _long(table: Table, problems: Problems) -> Iterator[PortSpec]:
     if "-" in shapes.text(published):
         raise InputError("a range to choose from is not honoured", place=published.place, hint="name one port")
     text = {key: shapes.text(entries[key].value) for key in ("protocol", "host_ip") if key in entries}
+    name = shapes.parsed(entries["name"].value, port_name) if "name" in entries else ""
     places = {key: entry.value.place for key, entry in entries.items()}
-    yield _port(table.place, places, target=target, published=shapes.whole(published), **text)
+    yield _port(table.place, places, target=target, published=shapes.whole(published), name=name, **text)
 
 
 def _port(place: Place, places: dict[str, Place], **fields: int | str | None) -> PortSpec:

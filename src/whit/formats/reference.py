@@ -11,7 +11,7 @@ from pathlib import Path
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from whit.formats import appfile, parts, uses
+from whit.formats import app_policies, appfile, parts, policy_ports, uses
 from whit.formats.service import KEYS, SCRATCH
 from whit.formats.unsupported import UNSUPPORTED
 from whit.model.build import CATALOGUE, CheckSpec
@@ -64,6 +64,33 @@ _NESTED: tuple[tuple[str, type[BaseModel | EndpointSpec], dict[str, str]], ...] 
 )
 """Tables inside a service: where, the noun that describes it, and fields whose key has another name."""
 
+_POLICIES = """\
+## Policies
+
+A policy selects services, and makes them default-deny in each direction that it names: what its rules allow adds up
+with `uses`, and what one denies is denied. Policies of the tiers admin and baseline make nothing default-deny: their
+rules are asked in order, before all others or after them, the cluster's first.
+
+```yaml
+policies:
+  db-from-api:
+    for: db
+    ingress:
+      - {allow: api, ports: [5432]}
+      - {allow: {app: backup, service: dump}, ports: [5432]}
+  no-private-networks:
+    tier: admin
+    priority: 10
+    egress:
+      - deny: {cidr: 10.0.0.0/8, except: 10.1.0.0/16}
+      - {deny: everybody, ports: [icmp/5, 6000-6063]}
+```
+
+The services of `for` and the two ends' own rules have to agree: who is admitted must also be allowed to come out.
+`whit policy check` says where they do not. Policies as Kubernetes writes them are applied with `whit policy apply`.
+"""
+_RULE = f"Exactly one of `allow`, `deny` and `pass`. Ports are {policy_ports.FORMS}."
+
 _DESCRIBED = {"condition": "`service_started`, `service_healthy` or `service_completed_successfully`."}
 
 
@@ -78,15 +105,17 @@ def page() -> str:
             for path, noun, names in _NESTED
         ),
         _parts(),
+        _policies(),
         _section("Not honoured", "Key | Instead", ((f"`{path}`", text) for path, text in UNSUPPORTED.items())),
     ]
     return "\n".join(sections)
 
 
-def _section(title: str, head: str, rows: Iterator[tuple[str, ...]], level: int = 2) -> str:
+def _section(title: str, head: str, rows: Iterator[tuple[str, ...]], level: int = 2, text: str = "") -> str:
     rule = " | ".join("---" for _ in head.split(" | "))
     lines = (f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in rows)
-    return "\n".join((f"{'#' * level} {title}", "", f"| {head} |", f"| {rule} |", *lines, ""))
+    above = (text, "") if text else ()
+    return "\n".join((f"{'#' * level} {title}", "", *above, f"| {head} |", f"| {rule} |", *lines, ""))
 
 
 def _services() -> Iterator[tuple[str, ...]]:
@@ -112,6 +141,21 @@ def _default(field: FieldInfo) -> str:
     if isinstance(field.default, float):
         return f"`{field.default:g}s`"
     return "" if field.default in (None, "") else f"`{str(field.default).lower()}`"
+
+
+def _policies() -> str:
+    """The sections of an app file's policies."""
+    words = ", ".join(f"`{word}`" for word in app_policies.WORDS)
+    tables = (
+        ("policies.*", app_policies.KEYS, ""),
+        ("policies.*.ingress[], policies.*.egress[]", app_policies.RULE_KEYS, _RULE),
+        ("Peers of policies", app_policies.PEER_KEYS, f"A peer is a service's name, one of {words}, or a table."),
+    )
+    sections = (
+        _section(title, "Key | Meaning", ((f"`{key}`", said) for key, said in keys.items()), level=3, text=text)
+        for title, keys, text in tables
+    )
+    return "\n".join((_POLICIES, *sections))
 
 
 def _rows(noun: type[BaseModel]) -> str:

@@ -24,6 +24,7 @@ from whit.formats.mounts import read_mount, read_tmpfs
 from whit.formats.nodes import Entry, Table
 from whit.formats.parts import read_build
 from whit.formats.paths import absolute
+from whit.formats.policy_ports import read_exposed
 from whit.formats.ports import read_port
 from whit.formats.problems import make
 from whit.formats.quantities import duration
@@ -32,6 +33,7 @@ from whit.formats.uses import read_use
 from whit.model.build import RunSpec
 from whit.model.service import (
     DependencySpec,
+    ExposedPort,
     Isolation,
     LimitsSpec,
     MountSpec,
@@ -170,6 +172,14 @@ def _ports(entry: Entry, draft: Draft) -> None:
             draft.ports.extend(Placed(port, item.place) for port in read_port(item, draft.source.problems))
 
 
+def _expose(entry: Entry, draft: Draft) -> None:
+    found: list[ExposedPort] = []
+    for item in shapes.items(entry.value):
+        with draft.source.problems.guard():
+            found += read_exposed(item, draft.source.problems)
+    draft.set("expose", tuple(found), entry.value.place)
+
+
 def _volumes(entry: Entry, draft: Draft) -> None:
     for item in shapes.items(entry.value):
         with draft.source.problems.guard():
@@ -272,6 +282,7 @@ KEYS: dict[str, Key] = {
     "environment": Key(read_environment, "environment", _MAP_OR_LIST),
     "env_file": Key(read_env_files, "environment", "a path, a list of paths or of `{path, required}`"),
     "ports": Key(_ports, "ports", "`[IP:]PUBLISHED:TARGET[/udp]`, also ranges, or a table"),
+    "expose": Key(_expose, "expose", "a list of `80`, `53/udp`, `8000-8010`, or `{name: http, port: 80}`"),
     "volumes": Key(_volumes, "mounts", "`SOURCE:TARGET[:ro]`, or a table"),
     "tmpfs": Key(_tmpfs, "mounts", "`TARGET[:size=64m,mode=1777,ro]`, or a list of them"),
     "depends_on": Key(_depends_on, "depends_on", "a list, or a table with `condition`"),

@@ -85,10 +85,11 @@ def text_of(policy: PolicySpec, number: int, rule: PolicyRuleSpec) -> str:
 
 
 def _order(policy: PolicySpec, number: int, rule: PolicyRuleSpec) -> tuple[int | str, ...]:
-    """Of two policies with the same priority, which the specification leaves open, the name decides."""
+    """Of two policies with the same priority, which the specification leaves open, the name decides. No app's policy
+    comes before one of the cluster."""
     if policy.tier == "default":
         return (DENIED if rule.action == "deny" else ALLOWED,)
-    return _STAGES[policy.tier], policy.priority, policy.name, number
+    return _STAGES[policy.tier], int(bool(policy.app)), policy.priority, policy.name, number
 
 
 @dataclass(frozen=True)

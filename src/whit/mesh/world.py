@@ -124,7 +124,9 @@ def labels_of(app: AppSpec) -> dict[str, str]:
 def _member(app: AppSpec, name: str, numbers: Mapping[str, int]) -> Member:
     service = app.services[name]
     labels = {**service.labels, SERVICE_NAME: name}
-    ports = tuple((NUMBERS[port.protocol], port.name, port.port) for port in service.expose if port.name)
+    exposed = [(NUMBERS[port.protocol], port.name, port.port) for port in service.expose]
+    published = [(NUMBERS[port.protocol], port.name, port.target) for port in service.ports]
+    ports = tuple(dict.fromkeys(port for port in (*exposed, *published) if port[1]))
     full = service_name(app.name, name)
     return Member(numbers[full], app.name, full, tuple(sorted(labels.items())), ports)
 

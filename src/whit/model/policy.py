@@ -2,7 +2,8 @@
 
 Tiers are asked in the order admin, default, baseline. The default tier is that of Kubernetes' NetworkPolicy and of
 `uses`: what selects a service makes it default-deny in that direction, allowances add up, a denial wins over them. The
-other two are those of ClusterNetworkPolicy: rules in their order, the first that matches decides, none isolates.
+other two are those of ClusterNetworkPolicy: rules in their order, the first that matches decides, none isolates; the
+cluster's come before those of apps.
 """
 
 from __future__ import annotations
@@ -180,8 +181,8 @@ class PolicySpec(Noun):
 
     @model_validator(mode="after")
     def _fits_its_tier(self) -> PolicySpec:
-        if (self.tier == "default") != bool(self.app):
-            raise ValueError("policies of an app are of the default tier, those of the cluster of admin or baseline")
+        if self.tier == "default" and not self.app:
+            raise ValueError("policies of the whole cluster are of the tier admin or baseline")
         if self.tier == "default" and any(rule.action == "pass" for rule in self.rules):
             raise ValueError("only policies of the tiers admin and baseline can pass")
         if self.app and self.apps is not None:
@@ -190,4 +191,5 @@ class PolicySpec(Noun):
 
     @property
     def title(self) -> str:
-        return f"policy {self.app}/{self.name}" if self.app else f"{self.tier} policy {self.name}"
+        tier = "" if self.tier == "default" else f"{self.tier} "
+        return f"{tier}policy {f'{self.app}/' if self.app else ''}{self.name}"

@@ -29,6 +29,7 @@ class PortSpec(Numerous):
         default="0.0.0.0",
         description="Address of the node; 0.0.0.0 is every one of both families, loopback too; :: every IPv6 one.",
     )
+    name: str = Field(default="", description="By which policies may speak of the port inside the instance, as http.")
 
 
 class ExposedPort(Noun):

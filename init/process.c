@@ -210,8 +210,21 @@ static bool start_on_pipes(struct process *process, const char *records, size_t 
 	return process->pid > 0;
 }
 
+static bool start_on_console(struct process *process, const char *records, size_t length)
+{
+	*process = (struct process){ .input = -1, .output = -1, .errors = -1, .terminal = -1, .pid = fork() };
+	if (process->pid)
+		return process->pid > 0;
+	setsid();
+	for (int at = 0; at < 3; at++)
+		fchown(at, number(records, length, "uid", 10), -1);
+	become(records, length);
+}
+
 bool process_start(struct process *process, const char *records, size_t length)
 {
+	if (record(records, length, "console", NULL))
+		return start_on_console(process, records, length);
 	if (record(records, length, "terminal", NULL))
 		return start_on_terminal(process, records, length);
 	return start_on_pipes(process, records, length);

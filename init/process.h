@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Starts a process as its records say, with pipes or a terminal. */
+/* Starts a process as its records say, with pipes, a terminal, or on the console. */
 #ifndef WHIT_PROCESS_H
 #define WHIT_PROCESS_H
 
@@ -10,7 +10,7 @@
 
 struct process {
 	pid_t pid;
-	int input, output, errors; /* our ends; of a terminal, `errors` is -1 */
+	int input, output, errors; /* our ends; of a terminal, `errors` is -1, on the console all are */
 	int terminal;		   /* its master, or -1 */
 };
 

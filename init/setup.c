@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The root is shared by the host (virtiofs, tag "root") and holds what an instance sees, volumes too. It is mounted at
- * SHARED with all rights, and at ROOT as the instance may see it; what stays writable is bound over that. Places come
- * without links in them, which would lead out of the root here.
+ * The root (root.h) holds what an instance sees, volumes too. It is mounted at SHARED with all rights, and at ROOT as the
+ * instance may see it; what stays writable is bound over that. Places come without links in them, which would lead out of
+ * the root here.
  */
 #include "setup.h"
 
@@ -18,7 +18,9 @@
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
+#include "lease.h"
 #include "records.h"
+#include "root.h"
 
 #define SHARED "/shared"
 #define ROOT "/root"
@@ -169,8 +171,8 @@ static bool make_root(const char *records, size_t length)
 
 	mkdir(SHARED, 0700);
 	mkdir(ROOT, 0700);
-	if (mount("root", SHARED, "virtiofs", MS_NODEV, NULL))
-		return complain("mount", "the shared root");
+	if (!root_mount(records, length, SHARED))
+		return false;
 	for (size_t at = 0; at < sizeof(places) / sizeof(*places); at++) {
 		char path[LONGEST];
 
@@ -234,9 +236,15 @@ static bool send_message(const char *hex)
 bool setup_system(const char *records, size_t length)
 {
 	const char *name = record(records, length, "hostname", "");
+	const char *interface = record(records, length, "dhcp", NULL);
 
 	if (sethostname(name, strlen(name)))
 		complain("set", "the host name");
-	return mount_all(records, length, "sysctl", set_sysctl) && mount_all(records, length, "netlink", send_message) &&
-	       make_root(records, length) && enter_root();
+	if (!mount_all(records, length, "sysctl", set_sysctl) || !mount_all(records, length, "netlink", send_message) ||
+	    !make_root(records, length))
+		return false;
+	/* Out here, because the root may be read-only. A machine without an address is still one that can say so. */
+	if (interface)
+		lease_start(interface, SHARED "/etc/resolv.conf");
+	return enter_root();
 }

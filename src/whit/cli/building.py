@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
@@ -13,13 +14,15 @@ from whit.cli.invocation import Invocation, command
 
 if TYPE_CHECKING:
     from whit.image.bill import Bill
-    from whit.image.export import Target
+    from whit.image.export import Exported, Target
     from whit.image.store import ImageStore
     from whit.model.app import AppSpec
     from whit.model.image import Image
     from whit.model.lock import Lock
+    from whit.model.progress import Report
+    from whit.model.service import ServiceSpec
 
-TARGETS = ("oci", "oci-archive", "rootfs")
+TARGETS = ("oci", "oci-archive", "rootfs", "microvm", "microvm-archive")
 EVERYTHING = "*"
 """What `--explain` without a path stands for."""
 
@@ -63,7 +66,7 @@ def build(
         Path | None, typer.Option("--graph", metavar="FILE", help="Draw needs to parts, as .dot or .svg; - is DOT.")
     ] = None,
     target: Annotated[
-        str, typer.Option("--target", metavar="FORM", help="With --output: oci, oci-archive or rootfs.")
+        str, typer.Option("--target", metavar="FORM", help=f"With --output: {', '.join(TARGETS)}.")
     ] = "oci-archive",
     output: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="PATH", help="Write the image of the one service there.")
@@ -80,9 +83,8 @@ def build(
       whit build examples/shop --service web --graph web.svg
       whit build examples/shop --lock && whit build examples/shop --locked
       whit build examples/shop --service web --target rootfs -o web.tar
+      whit build examples/hello --target microvm -o hello
     """
-    import asyncio
-
     from whit.cli import local, progress
     from whit.model.lock import FILE, read
 
@@ -106,8 +108,8 @@ def build(
         kept = {"name", "digest", "size", "cached"}
         result: dict[str, Any] = {"images": {name: one.model_dump(include=kept) for name, one in images.items()}}
         if output is not None:
-            name = next(iter(images.values())).name
-            exported = await asyncio.to_thread(store.export, name, form, output)
+            service_name, image = next(iter(images.items()))
+            exported = await write(store, form, service_name, spec.services[service_name], image, output)
             result["exported"] = {"path": str(exported.path), "digest": exported.digest, "size": exported.size}
         return result
 
@@ -150,11 +152,33 @@ def _write_lock(spec: AppSpec, store: ImageStore, images: dict[str, Image], used
     path.with_suffix(".new").rename(path)
 
 
-def chosen_target(text: str) -> Target:
+def chosen_target(text: str) -> str:
     """Raises InputError."""
     if text not in TARGETS:
         raise InputError(f"{text!r} is no target", hint=f"known: {', '.join(TARGETS)}")
-    return cast("Target", text)
+    return text
+
+
+async def write(
+    store: ImageStore, target: str, name: str, service: ServiceSpec, image: Image, output: Path
+) -> Exported:
+    """The image of a service in a form: files for others, or a machine that boots."""
+    from whit.control import appliances
+
+    if target in appliances.TARGETS:
+        return await appliances.write(store, target, name, service, image, output)
+    return await asyncio.to_thread(store.export, image.name, cast("Target", target), output)
+
+
+async def settled(store: ImageStore, path: Path, service: str, report: Report) -> tuple[str, ServiceSpec, Image]:
+    """The one service of an app, or the one named, with its image, built or found. Raises InputError."""
+    from whit.control.images import settle_images
+
+    spec = chosen(path, [service] if service else [])
+    _refuse_several(spec, about_one=True)
+    images = await settle_images(spec, store, report)
+    name = next(iter(spec.services))
+    return name, spec.services[name], images[name]
 
 
 def _refuse_several(spec: AppSpec, about_one: bool) -> None:

@@ -13,7 +13,20 @@ import typer
 from typer.main import get_command
 
 from whit.base.errors import InputError, WhitError
-from whit.cli import building, doctor, execute, flows, image, inspection, lifecycle, policy, service_map, top, trace
+from whit.cli import (
+    boot,
+    building,
+    doctor,
+    execute,
+    flows,
+    image,
+    inspection,
+    lifecycle,
+    policy,
+    service_map,
+    top,
+    trace,
+)
 from whit.cli.invocation import IdOption, Invocation, JsonOption, VerboseOption, of_context
 from whit.cli.output import OutputClosed, print_error
 
@@ -56,7 +69,7 @@ def whit(
         print(context.get_help())
 
 
-for area in (lifecycle, building, image, inspection, execute, flows, top, service_map, trace, policy, doctor):
+for area in (lifecycle, building, boot, image, inspection, execute, flows, top, service_map, trace, policy, doctor):
     area.add(app)
 
 

@@ -192,7 +192,13 @@ def start(
 
 
 async def attach(
-    argv: Sequence[str], *, stdin: int, stdout: int, stderr: int, env: Mapping[str, str] | None = None
+    argv: Sequence[str],
+    *,
+    stdin: int,
+    stdout: int,
+    stderr: int,
+    env: Mapping[str, str] | None = None,
+    pass_fds: Sequence[int] = (),
 ) -> asyncio.subprocess.Process:
     """Start a process on the given descriptors, in a session of its own. The caller waits for it, or ends it.
 
@@ -202,7 +208,13 @@ async def attach(
     log.debug("start %s", shlex.join(argv))
     try:
         return await asyncio.create_subprocess_exec(
-            *argv, stdin=stdin, stdout=stdout, stderr=stderr, env=environment(env), start_new_session=True
+            *argv,
+            stdin=stdin,
+            stdout=stdout,
+            stderr=stderr,
+            env=environment(env),
+            pass_fds=pass_fds,
+            start_new_session=True,
         )
     except FileNotFoundError as error:
         raise Unavailable(f"{argv[0]} is not installed", hint="run `whit doctor`") from error

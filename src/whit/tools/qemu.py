@@ -1,7 +1,7 @@
 """QEMU: the command line of a virtual machine, which accelerator really works here, and its control socket (QMP).
 
-Every machine is a q35 with virtio devices and nothing else: no defaults, no display, no network of QEMU's own, the
-seccomp sandbox on. Options: qemu-system-x86_64(1), of 7.2 and later; QMP: docs/interop/qmp-spec.txt of QEMU.
+Every machine is a q35 with virtio devices and nothing else: no defaults, no display, no network that was not asked for,
+the seccomp sandbox on. Options: qemu-system-x86_64(1), of 7.2 and later; QMP: docs/interop/qmp-spec.txt of QEMU.
 """
 
 from __future__ import annotations
@@ -65,6 +65,16 @@ class Tap:
 
 
 @dataclass(frozen=True)
+class Forward:
+    """A port of this machine that QEMU's own network (slirp) hands on to the guest."""
+
+    address: str
+    port: int
+    target: int
+    protocol: Literal["tcp", "udp"] = "tcp"
+
+
+@dataclass(frozen=True)
 class Share:
     """A directory that a virtiofsd serves at `socket`; the guest mounts it by `tag`."""
 
@@ -87,6 +97,8 @@ class Machine:
     disks: tuple[Disk, ...] = ()
     shares: tuple[Share, ...] = ()
     tap: Tap | None = None
+    forwards: tuple[Forward, ...] | None = None
+    """QEMU's own network, which needs no rights; None for none."""
     qmp: Path | None = None
     name: str = "whit"
 
@@ -184,6 +196,9 @@ def _devices(machine: Machine) -> Iterator[str]:
     if machine.tap is not None:
         yield from ("-netdev", f"tap,id=net,ifname={machine.tap.name},script=no,downscript=no")
         yield from ("-device", f"virtio-net-pci,netdev=net,mac={machine.tap.mac},romfile=")
+    if machine.forwards is not None:
+        rules = (f",hostfwd={one.protocol}:{one.address}:{one.port}-:{one.target}" for one in machine.forwards)
+        yield from ("-netdev", f"user,id=user{''.join(rules)}", "-device", "virtio-net-pci,netdev=user,romfile=")
 
 
 def _peer(socket: Path | int) -> str:

@@ -1,5 +1,5 @@
-"""Compiles init/*.c: `guest`, the first process of a microVM, `machine`, which runs one, and `supervisor`, the first
-process of a declared machine.
+"""Compiles init/*.c: `guest`, the first process of a microVM, `machine`, which runs one, `supervisor`, the first process
+of a declared machine, and `appliance`, that of an image that boots by itself.
 
 `python -m whit.runtime.microvm.build` compiles what a checkout has when its sources changed; the wheel has them for the
 architecture that it was built on. All are static. As the BPF objects' build, this never runs in the agent, and needs
@@ -22,8 +22,9 @@ PROGRAMS = Path(__file__).resolve().parent / "programs"
 SOURCES = Path(__file__).resolve().parents[4] / "init"
 STAMP = ".stamp"
 PARTS = {
-    "guest": ("guest.c", "process.c", "setup.c", "stream.c", "wire.c"),
-    "supervisor": ("supervisor.c", "container.c", "place.c", "report.c", "setup.c", "wire.c"),
+    "guest": ("guest.c", "lease.c", "process.c", "root.c", "setup.c", "stream.c", "wire.c"),
+    "appliance": ("appliance.c", "lease.c", "process.c", "root.c", "setup.c"),
+    "supervisor": ("supervisor.c", "container.c", "lease.c", "place.c", "report.c", "root.c", "setup.c", "wire.c"),
     "machine": ("machine.c", "client.c", "stream.c", "wire.c"),
 }
 FLAGS = ("-static", "-O2", "-std=gnu11", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Werror", "-Wno-unused-result")

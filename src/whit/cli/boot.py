@@ -1,0 +1,164 @@
+"""whit boot: a machine in the foreground, in QEMU: its console is the terminal, and Ctrl-C ends it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from whit.base.errors import InputError, Permanent
+from whit.cli.invocation import Invocation, command
+
+if TYPE_CHECKING:
+    from whit.control.booting import Wishes
+    from whit.runtime.boot import Verdict
+    from whit.tools import qemu
+
+
+def add(app: typer.Typer) -> None:
+    command(app)(boot)
+
+
+def boot(
+    run: Invocation,
+    what: Annotated[
+        str, typer.Argument(metavar="APP|IMAGE|FILE", help="App, stored image, or what whit build --target wrote.")
+    ] = ".",
+    service: Annotated[str, typer.Option("--service", "-s", metavar="SERVICE", help="Of an app with several.")] = "",
+    publish: Annotated[
+        list[str] | None,
+        typer.Option("--publish", "-p", metavar="[ADDRESS:]HOST:GUEST[/udp]", help="A port; may be repeated."),
+    ] = None,
+    memory: Annotated[int | None, typer.Option("--memory", "-m", metavar="MIB", min=32, help="What it needs.")] = None,
+    cpus: Annotated[int, typer.Option("--cpus", min=1, max=64, help="Processors.")] = 1,
+    disk: Annotated[
+        list[Path] | None, typer.Option("--disk", metavar="FILE", help="A raw disk beside its own; may be repeated.")
+    ] = None,
+    log: Annotated[Path | None, typer.Option("--log", metavar="FILE", help="Write the console there too.")] = None,
+    qmp: Annotated[Path | None, typer.Option("--qmp", metavar="SOCKET", help="QEMU's control socket.")] = None,
+    test: Annotated[bool, typer.Option("--test", help="End with the exit status of what it ran.")] = False,
+    timeout: Annotated[
+        float | None, typer.Option("--timeout", metavar="SECONDS", help="It has to end by then.")
+    ] = None,
+) -> int:
+    """Boot a machine and show its console until it powers off.
+
+    Needs QEMU, but no agent and no root. Its network is QEMU's own: it reaches out, and is reached by -p.
+
+    \b
+    Example:
+      whit boot examples/hello -p 8080:8080
+      whit build examples/hello --target microvm -o hello && whit boot hello --test --timeout 60
+    """
+    from whit.control.booting import Wishes
+    from whit.tools import qemu as tool
+
+    wishes = Wishes(
+        memory=memory,
+        cpus=cpus,
+        forwards=tuple(forward(text) for text in publish or ()),
+        disks=tuple(tool.Disk(path, f"disk{number}") for number, path in enumerate(disk or ())),
+        qmp=qmp,
+    )
+    with tempfile.TemporaryDirectory(prefix="whit-boot-") as scratch:
+        machine = _machine(run, what, service, wishes, Path(scratch))
+        with _console(log) as show:
+            verdict = asyncio.run(_run(machine, show, timeout))
+    return _status(verdict, test)
+
+
+def forward(text: str) -> qemu.Forward:
+    """`[ADDRESS:]HOST:GUEST[/PROTOCOL]`; without an address only this machine reaches it. Raises InputError."""
+    from whit.tools import qemu
+
+    ports, _, protocol = text.partition("/")
+    address, _, rest = ports.rpartition(":")
+    address, _, host = address.rpartition(":")
+    if not (host.isdigit() and rest.isdigit() and 0 < int(host) < 65536 and 0 < int(rest) < 65536):
+        raise InputError(f"{text!r} is no pair of ports", hint="write HOST:GUEST, as 8080:80")
+    if protocol not in ("", "tcp", "udp"):
+        raise InputError(f"{protocol!r} is no protocol", hint="tcp or udp")
+    return qemu.Forward(address or "127.0.0.1", int(host), int(rest), "udp" if protocol == "udp" else "tcp")
+
+
+def _machine(run: Invocation, what: str, service: str, wishes: Wishes, scratch: Path) -> qemu.Machine:
+    from whit.control import booting
+
+    path = Path(what)
+    if not booting.is_machine(path):
+        path = _built(run, what, service, scratch / "built")
+    unpacked = scratch / "unpacked"
+    unpacked.mkdir()
+    return booting.machine(path, wishes, unpacked)
+
+
+def _built(run: Invocation, what: str, service: str, output: Path) -> Path:
+    """A microVM of an app or of an image of the store."""
+    from whit.cli import building, local, progress
+    from whit.control import appliances
+    from whit.formats.appfile import valid_name
+    from whit.model.service import ServiceSpec
+
+    store = local.store(run.settings)
+
+    async def work(report: Callable[..., None]) -> dict[str, object]:
+        if Path(what).exists():
+            name, spec, image = await building.settled(store, Path(what), service, report)
+        else:
+            image = await store.obtain(what, report)
+            name, spec = valid_name(what.rpartition("/")[2].partition(":")[0]), ServiceSpec(image=what)
+        exported = await appliances.write(store, "microvm", name, spec, image, output)
+        return {"path": str(exported.path)}
+
+    return Path(progress.last(local.stream(work))["path"])
+
+
+@contextlib.contextmanager
+def _console(log: Path | None) -> Iterator[Callable[[bytes], None]]:
+    """Shows what the machine prints on standard output, and keeps it."""
+    from whit.runtime.boot import write_all
+
+    with contextlib.ExitStack() as stack:
+        outputs = [sys.stdout.fileno()]
+        if log is not None:
+            outputs.append(stack.enter_context(log.open("wb", buffering=0)).fileno())
+
+        def show(data: bytes) -> None:
+            for output in outputs:
+                write_all(output, data)
+
+        yield show
+
+
+async def _run(machine: qemu.Machine, show: Callable[[bytes], None], timeout: float | None) -> Verdict:
+    """The first signal asks it to end, a second one switches it off."""
+    from whit.runtime import boot as running
+
+    stop = asyncio.Event()
+    task = asyncio.current_task()
+    assert task is not None
+
+    def heard() -> None:
+        if stop.is_set():
+            task.cancel()
+        stop.set()
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        loop.add_signal_handler(number, heard)
+    return await running.run(machine, show, stop, timeout=timeout)
+
+
+def _status(verdict: Verdict, test: bool) -> int:
+    if not test:
+        return 0
+    if verdict.status is None:
+        raise Permanent("the machine ended and did not say how", hint="was it stopped, or did its kernel fail?")
+    return verdict.status

@@ -1,0 +1,114 @@
+"""Makes of a service and its image a machine that boots by itself: what an instance would be told, its init is told.
+
+Linking is image/'s, records are the driver's: here the one is handed to the other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import signal
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from whit.base.errors import InputError, Place
+from whit.control.guests import KERNELS
+from whit.image import kernel, manifest
+from whit.image.export import Exported
+from whit.image.forms import microvm
+from whit.image.forms.bootable import Bootable, file
+from whit.image.kernel import Kernel
+from whit.image.store import ImageStore
+from whit.image.tree import Entry
+from whit.model.image import Image
+from whit.model.service import ServiceSpec
+from whit.runtime import bundle, users
+from whit.runtime.capabilities import effective_set
+from whit.runtime.microvm import build, records
+
+APPEND = "console=ttyS0 quiet loglevel=3 panic=-1 random.trust_cpu=on"
+TARGETS = ("microvm", "microvm-archive")
+
+
+async def write(
+    store: ImageStore, target: str, name: str, service: ServiceSpec, image: Image, output: Path
+) -> Exported:
+    """Write the service's machine to `output` in a form of TARGETS.
+
+    Raises:
+        InputError: the service asks for what only a node has.
+        Unavailable, Permanent: the kernel cannot be had.
+    """
+    if not output.absolute().parent.is_dir():
+        raise InputError(
+            f"there is no directory {output.absolute().parent}", hint="make it, or choose another --output"
+        )
+    linux = await kernel.obtain(KERNELS, manifest.architecture())
+    with tempfile.TemporaryDirectory(prefix=".new-", dir=output.absolute().parent) as scratch:
+        machine = await asyncio.to_thread(bootable, store, name, service, image, linux, Path(scratch))
+        made = Path(scratch) / "machine"
+        made.mkdir()
+        await microvm.write(machine, linux, made)
+        return await asyncio.to_thread(_publish, target, made, output)
+
+
+def _publish(target: str, made: Path, output: Path) -> Exported:
+    if target == "microvm":
+        digest, size = microvm.digest(made), sum(path.stat().st_size for path in made.iterdir())
+        microvm.publish(made, output)
+        return Exported(output, digest, size)
+    written = microvm.archive(made, made.parent / "archive")
+    shutil.move(made.parent / "archive", output)
+    return Exported(output, written.digest, written.size)
+
+
+def bootable(
+    store: ImageStore, name: str, service: ServiceSpec, image: Image, linux: Kernel, scratch: Path
+) -> Bootable:
+    """What boots as the service would run. Layers that others packed are unpacked to `scratch`, and stay there."""
+    files = store.files(image.name, scratch)
+    return Bootable(
+        name=name,
+        architecture=manifest.architecture(),
+        kernel=file(linux.image),
+        init=Entry("init", mode=0o755, content=build.program("appliance").read_bytes()),
+        append=APPEND,
+        root=tuple(files),
+        system=tuple(_system(name, service)),
+        process=tuple(_process(name, service, image, files)),
+    )
+
+
+def _system(name: str, service: ServiceSpec) -> list[str]:
+    found = [f"hostname={name}", "dhcp=eth0"]
+    found += [f"sysctl={path.replace('.', '/')}={value}" for path, value in bundle.SYSCTLS.items()]
+    found += ["readonly=1"] if service.read_only else []
+    for mount in service.mounts:
+        if mount.kind == "bind":
+            hint = "put the files into the image, or keep them in a volume"
+            raise InputError(f"{mount.source} is a directory of a node", place=Place(key=f"services.{name}"), hint=hint)
+        if mount.kind == "tmpfs":
+            found.append(f"tmpfs={mount.target}=mode=1777")
+    return found
+
+
+def _process(name: str, service: ServiceSpec, image: Image, files: Sequence[Entry]) -> list[str]:
+    config = image.config
+    texts = {one.path: one.data().decode(errors="replace") for one in files if one.path in ("etc/passwd", "etc/group")}
+    user = service.user if service.user is not None else config.user
+    owner = users.resolve(user, texts.get("etc/passwd", ""), texts.get("etc/group", ""), name)
+    words = bundle.command_line(name, service.entrypoint, service.command, config.entrypoint, config.command)
+    env = bundle.environment(config.env | service.environment, owner)
+    capabilities = effective_set(service.cap_add, service.cap_drop)
+    hard = bundle.OPEN_FILES[1]
+    process = {
+        "user": {"uid": owner.uid, "gid": owner.gid, "additionalGids": list(owner.groups)},
+        "args": list(words),
+        "env": [f"{key}={value}" for key, value in sorted(env.items())],
+        "cwd": service.working_dir or config.working_dir or "/",
+        "capabilities": bundle.capability_sets(capabilities, root=owner.uid == 0),
+        "rlimits": [{"type": "RLIMIT_NOFILE", "soft": bundle.OPEN_FILES[0], "hard": hard}],
+    }
+    number = signal.Signals[service.stop_signal or config.stop_signal].value
+    return [*records.of_process(process), "console=1", f"stop={number}"]

@@ -1,0 +1,88 @@
+"""Finds out what a file is that somebody wants booted, and makes a virtual machine of it."""
+
+from __future__ import annotations
+
+import tarfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from whit.base.errors import InputError, NotFound, Unavailable
+from whit.image import manifest
+from whit.image.tree import read_tar
+from whit.model.machine_files import DESCRIPTION, MachineFiles
+from whit.tools import qemu
+
+_APP_FILES = (".yaml", ".yml")
+_CONSOLE = Path("/dev/null")
+"""Replaced where the machine is run."""
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What the person asks of the machine; None leaves it to the image."""
+
+    memory: int | None = None
+    cpus: int = 1
+    forwards: tuple[qemu.Forward, ...] = ()
+    disks: tuple[qemu.Disk, ...] = ()
+    qmp: Path | None = None
+
+
+def is_machine(path: Path) -> bool:
+    """Whether it is to be booted as it is, and no app to be built."""
+    return (path / DESCRIPTION).is_file() if path.is_dir() else path.is_file() and path.suffix not in _APP_FILES
+
+
+def machine(path: Path, wishes: Wishes, scratch: Path) -> qemu.Machine:
+    """The machine that is in a directory or file. Archives are unpacked to `scratch`.
+
+    Raises:
+        NotFound: nothing is there.
+        InputError: it is no machine.
+        Unavailable: it is for another architecture.
+    """
+    if path.is_dir():
+        return _of_directory(path, wishes)
+    if not path.is_file():
+        raise NotFound(f"there is nothing at {path}", hint="name an app, an image, or what whit build --target wrote")
+    if tarfile.is_tarfile(path):
+        _unpack(path, scratch)
+        return _of_directory(scratch, wishes)
+    raise InputError(f"{path} is no machine", hint="whit build --target microvm makes one")
+
+
+def _unpack(archive: Path, directory: Path) -> None:
+    for entry in read_tar(archive):
+        if entry.kind == "file" and "/" not in entry.path:
+            (directory / entry.path).write_bytes(entry.data())
+
+
+def _of_directory(directory: Path, wishes: Wishes) -> qemu.Machine:
+    found = _description(directory)
+    if found.architecture != manifest.architecture():
+        raise Unavailable(f"{directory} is a machine of {found.architecture}", hint="boot it on a machine of that kind")
+    disks = tuple(qemu.Disk(directory / one.file, one.serial, one.read_only) for one in found.disks)
+    return qemu.Machine(
+        kernel=directory / found.kernel,
+        initrd=directory / found.initrd,
+        append=found.append,
+        console=_CONSOLE,
+        memory=wishes.memory or found.memory,
+        cpus=wishes.cpus,
+        disks=(*disks, *wishes.disks),
+        forwards=wishes.forwards,
+        qmp=wishes.qmp,
+        name=found.name,
+    )
+
+
+def _description(directory: Path) -> MachineFiles:
+    path = directory / DESCRIPTION
+    try:
+        return MachineFiles.model_validate_json(path.read_bytes())
+    except FileNotFoundError as error:
+        raise InputError(f"{directory} has no {DESCRIPTION}", hint="whit build --target microvm writes one") from error
+    except ValidationError as error:
+        raise InputError(f"{path} is not what a build writes: {error.errors()[0]['msg']}") from error

@@ -1,0 +1,79 @@
+"""Bootable: an image with all that it needs to boot by itself, before it takes a form. Pure.
+
+The first root holds our init, drivers, and what init is told (init/records.h); the image's own files are a second tree,
+which lies in the first root's `image` or on a disk, as the form decides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from whit.image import kernel
+from whit.image.kernel import Kernel
+from whit.image.tree import Content, Entry, Extent, Tree
+
+MEMORY_MODULES = ("virtio_pci", "virtio_console", "virtio_net", "virtio_rng")
+DISK_MODULES = (*MEMORY_MODULES, "virtio_blk", "erofs", "overlay")
+IN_MEMORY = "image"
+_DIRECTORIES = ("dev", "proc", "sys", IN_MEMORY)
+_NEEDED = ("dev", "etc", "proc", "sys")
+"""Places of the image that init mounts something at, or writes to."""
+
+
+@dataclass(frozen=True)
+class Bootable:
+    """`system` and `process` are the records for init; `append` is the kernel's command line."""
+
+    name: str
+    architecture: str
+    kernel: Content
+    init: Entry
+    append: str
+    root: tuple[Entry, ...]
+    system: tuple[str, ...]
+    process: tuple[str, ...]
+
+    @property
+    def root_size(self) -> int:
+        """Bytes of all files."""
+        return sum(entry.size for entry in self.root if entry.kind == "file")
+
+    def first_root(self, where: str, modules: Sequence[Entry]) -> Tree:
+        """What the kernel unpacks. `where` is the record `root`: where init finds the image's files."""
+        tree = Tree()
+        for name in _DIRECTORIES:
+            tree.add(Entry(name, "directory", 0o755))
+        for entry in (self.init, *modules):
+            tree.add(entry)
+        tree.add(Entry("modules", content="".join(f"/{entry.path}\n" for entry in modules).encode()))
+        tree.add(Entry("system", content=_encoded([f"root={where}", *self.system])))
+        tree.add(Entry("process", content=_encoded(self.process)))
+        if where == "memory":
+            for entry in self.files():
+                tree.add(replace(entry, path=f"{IN_MEMORY}/{entry.path}"))
+        return tree
+
+    def files(self) -> Iterator[Entry]:
+        """The image's files, with the directories that init needs, sorted."""
+        tree = Tree()
+        for name in _NEEDED:
+            tree.add(Entry(name, "directory", 0o755))
+        for entry in self.root:
+            tree.add(entry)
+        yield from tree
+
+
+async def modules(linux: Kernel, names: Sequence[str]) -> tuple[Entry, ...]:
+    """The drivers, each after those that it needs."""
+    return tuple(await kernel.modules(linux, names))
+
+
+def file(path: Path) -> Extent:
+    """The whole of a file as content."""
+    return Extent(path, 0, path.stat().st_size)
+
+
+def _encoded(records: Sequence[str]) -> bytes:
+    return b"".join(record.encode("utf-8", "surrogateescape") + b"\0" for record in records)

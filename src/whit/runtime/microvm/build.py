@@ -1,5 +1,5 @@
-"""Compiles init/*.c: `guest`, the first process of a microVM, `machine`, which runs one, `supervisor`, the first process
-of a declared machine, and `appliance`, that of an image that boots by itself.
+"""Compiles init/*.c: `guest`, the first process of a microVM, `machine`, which runs one, `supervisor`, the first
+process of a declared machine, and `appliance`, that of an image that boots by itself.
 
 `python -m whit.runtime.microvm.build` compiles what a checkout has when its sources changed; the wheel has them for the
 architecture that it was built on. All are static. As the BPF objects' build, this never runs in the agent, and needs

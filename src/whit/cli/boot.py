@@ -55,7 +55,8 @@ def boot(
     \b
     Example:
       whit boot examples/hello -p 8080:8080
-      whit build examples/hello --target microvm -o hello && whit boot hello --test --timeout 60
+      whit build examples/hello --target microvm -o hello
+      whit boot hello --test --timeout 60
     """
     from whit.control.booting import Wishes
     from whit.tools import qemu as tool

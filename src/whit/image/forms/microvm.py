@@ -14,14 +14,17 @@ from pathlib import Path
 
 from whit.base.errors import Conflict
 from whit.image import cpio, layer
+from whit.image.forms import erofs
 from whit.image.forms.bootable import DISK_MODULES, MEMORY_MODULES, Bootable, file, modules
 from whit.image.kernel import Kernel
 from whit.image.layer import Written
 from whit.image.tree import Entry, Extent
-from whit.model.machine_files import DESCRIPTION, MachineFiles
+from whit.model.machine_files import DESCRIPTION, DiskFile, MachineFiles
 
 LARGE = 128 << 20
 """Bytes of files from which on the root is a disk: a root in memory takes it twice while it is unpacked."""
+ROOT = "root"
+ROOT_FILE = "root.erofs"
 _MEMORY = 256
 
 
@@ -29,7 +32,9 @@ async def write(machine: Bootable, linux: Kernel, directory: Path) -> None:
     """Fill `directory`, which is empty."""
     in_memory = machine.root_size < LARGE
     drivers = await modules(linux, MEMORY_MODULES if in_memory else DISK_MODULES)
-    tree = machine.first_root("memory" if in_memory else "erofs:root", drivers)
+    tree = machine.first_root("memory" if in_memory else f"erofs:{ROOT}", drivers)
+    if not in_memory:
+        await asyncio.to_thread(erofs.write, machine.files(), directory / ROOT_FILE)
     await asyncio.to_thread(_write_content, machine, directory / "kernel")
     with tempfile.TemporaryDirectory(prefix=".initrd-", dir=directory.parent) as scratch:
         plain = Path(scratch) / "plain"
@@ -37,7 +42,7 @@ async def write(machine: Bootable, linux: Kernel, directory: Path) -> None:
             await asyncio.to_thread(cpio.write, tree, output)
         unpacked = plain.stat().st_size
         await cpio.compress(plain, directory / "initrd")
-    (directory / DESCRIPTION).write_text(_description(machine, unpacked).model_dump_json(indent=2) + "\n")
+    (directory / DESCRIPTION).write_text(_description(machine, unpacked, in_memory).model_dump_json(indent=2) + "\n")
     for path in directory.iterdir():
         path.chmod(0o644)
 
@@ -49,7 +54,7 @@ def _write_content(machine: Bootable, path: Path) -> None:
         path.write_bytes(machine.kernel)
 
 
-def _description(machine: Bootable, unpacked: int) -> MachineFiles:
+def _description(machine: Bootable, unpacked: int, in_memory: bool) -> MachineFiles:
     return MachineFiles(
         name=machine.name,
         architecture=machine.architecture,
@@ -57,6 +62,7 @@ def _description(machine: Bootable, unpacked: int) -> MachineFiles:
         initrd="initrd",
         append=machine.append,
         memory=max(_MEMORY, 128 + 2 * -(-unpacked >> 20)),
+        disks=() if in_memory else (DiskFile(file=ROOT_FILE, serial=ROOT),),
     )
 
 

@@ -20,7 +20,7 @@ from scapy.layers.inet import IP, TCP, UDP
 from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import Ether
 from support.leftovers import leftovers_after
-from support.service_site import OUTSIDE, ServiceSite
+from support.service_site import ServiceSite
 
 import whit
 from whit.api import metrics
@@ -164,8 +164,8 @@ def test_edges_and_ends_are_counted_with_names(site: ServiceSite, seen: Observat
 @pytest.mark.parametrize("family", [4, 6])
 def test_flows_have_the_names_that_were_asked_for(site: ServiceSite, seen: Observation, family: int) -> None:
     reply = DNSRecord.question("outside.example").reply()
-    reply.add_answer(RR("outside.example", QTYPE.A, rdata=A(OUTSIDE[4][1])))
-    reply.add_answer(RR("outside.example", QTYPE.AAAA, rdata=AAAA(OUTSIDE[6][1])))
+    reply.add_answer(RR("outside.example", QTYPE.A, rdata=A(site.outside_address(4))))
+    reply.add_answer(RR("outside.example", QTYPE.AAAA, rdata=AAAA(site.outside_address(6))))
     asker = site.records["site-client-1"].spec.network.address
     # A process of its own, because the resolver's directory becomes its own.
     script = "import os,sys; from whit.mesh.questions import Teller; d=os.open(sys.argv[1], os.O_RDONLY);"
@@ -175,9 +175,10 @@ def test_flows_have_the_names_that_were_asked_for(site: ServiceSite, seen: Obser
     subprocess.run([sys.executable, "-c", script, *words], check=True, env=path)
 
     seen._learn_names()
-    site.ask("site-client-1", OUTSIDE[family][1], 81, patience=0.2)
+    target = site.outside_address(family)
+    site.ask("site-client-1", target, 81, patience=0.2)
     (flow,) = flows(site, seen, FlowQuery(destination="outside.example", family=family))  # type: ignore[arg-type]
-    assert (flow.destination.address, flow.destination.name, flow.verdict) == (OUTSIDE[family][1], "world", "deny")
+    assert (flow.destination.address, flow.destination.name, flow.verdict) == (target, "world", "deny")
 
 
 def flows(site: ServiceSite, seen: Observation, query: FlowQuery) -> list[Flow]:

@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -87,20 +88,44 @@ def test_no_packet_passes_without_a_program_while_it_is_replaced(
     programs = [sample_object.program_fd(name) for name in ("count_first", "count_second")]
     pin = pins.links / "instance-1-ingress"
     attach.attach(pair.ifindex, "ingress", programs[0], pin, form)
-    packets, replacements = sample(20_000, 200_000), 0
-    sender = threading.Thread(target=pair.send, args=(packets,))
+    sender = Sender(pair)
     sender.start()
-    while sender.is_alive():
-        replacements += 1
-        attach.attach(pair.ifindex, "ingress", programs[replacements % 2], pin, form)
-        if replacements % 10 == 0:
-            attach.replace_all(pins.links, lambda pin: programs[0])
-    sender.join()
-    assert replacements >= 20
+    try:
+        for replacement in range(1, sample(200, 2_000) + 1):
+            attach.attach(pair.ifindex, "ingress", programs[replacement % 2], pin, form)
+            if replacement % 10 == 0:
+                attach.replace_all(pins.links, lambda pin: programs[0])
+            sender.wait_for(replacement * 100)
+    finally:
+        sender.stop()
     first, second = counted(counters, 1), counted(counters, 2)
-    assert first + second == packets
+    assert first + second == sender.sent
     assert min(first, second) > 0
     assert len(attach.attachments(pins.links)) == 1
+
+
+class Sender(threading.Thread):
+    """Sends without a pause, until it is stopped. Who waits for it has packets on the way between what he does, also
+    on a machine that lets one thread run for long."""
+
+    def __init__(self, pair: Pair) -> None:
+        super().__init__()
+        self.pair, self.sent, self.stopped = pair, 0, False
+
+    def run(self) -> None:
+        self.pair.send_while(self.wants_more)
+
+    def wants_more(self, sent: int) -> bool:
+        self.sent = sent
+        return not self.stopped
+
+    def wait_for(self, packets: int) -> None:
+        while self.sent < packets and self.is_alive():
+            time.sleep(0.0001)
+
+    def stop(self) -> None:
+        self.stopped = True
+        self.join()
 
 
 def test_a_link_that_is_gone_is_taken_away_and_its_name_is_free(

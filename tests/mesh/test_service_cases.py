@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from support.leftovers import leftovers_after
-from support.service_site import OUTSIDE, REFUSED, TCP, UDP, ServiceSite, ask
+from support.service_site import REFUSED, TCP, UDP, ServiceSite, ask
 
 from whit.base.settings import Settings
 
@@ -100,7 +100,7 @@ def test_should_be_able_to_create_a_functioning_nodeport_service(site: ServiceSi
     node = site.node_address(family)
     assert site.answering(site.outside, node, PUBLISHED, kind) == {"web-1", "web-2"}
     # Who is outside is seen as who he is.
-    assert site.ask(site.outside, node, PUBLISHED, kind).partition(" ")[2] == OUTSIDE[family][1]
+    assert site.ask(site.outside, node, PUBLISHED, kind).partition(" ")[2] == site.outside_address(family)
 
 
 @families
@@ -109,8 +109,10 @@ def test_node_port_by_the_nodes_address_from_an_instance(site: ServiceSite, fami
     assert site.answering("site-client-1", site.node_address(family), PUBLISHED) == {"web-1", "web-2"}
 
 
-@pytest.mark.parametrize("address", ["127.0.0.1", OUTSIDE[4][0], "::1", OUTSIDE[6][0]])
-def test_node_port_from_the_node_itself(site: ServiceSite, address: str) -> None:
+@families
+@pytest.mark.parametrize("by", ["loopback", "own address"])
+def test_node_port_from_the_node_itself(site: ServiceSite, family: int, by: str) -> None:
+    address = site.node_address(family) if by == "own address" else {4: "127.0.0.1", 6: "::1"}[family]
     bring_up(site, WEB | {"ports": [{"target": 8080, "published": PUBLISHED}]})
     assert site.answering(None, address, PUBLISHED) == {"web-1", "web-2"}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import random
 import socket
@@ -18,6 +19,7 @@ from dnslib import DNSRecord
 from mesh.compiled import compiled
 from mesh.policy_cases import compile_rules
 from mesh.policy_reference import Rule
+from support.service_site import until
 
 from whit.base.settings import Settings
 from whit.datapath.abi import EndpointFlags
@@ -384,6 +386,8 @@ def test_a_guest_behind_a_tap_is_reached_by_its_mac_address(pair: Pair) -> None:
     assert flags == {EndpointFlags.TAP}
     guest = tap.open_tap(pair.settings.link(99), vnet_header=False)
     try:
+        # The kernel drops what is sent to a tap until it has seen, in the background, that somebody has it open.
+        assert until(lambda: has_carrier(pair.settings.link(99)))
         assert pair.dial("a", spec.network.address) == ""
         os.set_blocking(guest, False)
         frames = []
@@ -396,3 +400,10 @@ def test_a_guest_behind_a_tap_is_reached_by_its_mac_address(pair: Pair) -> None:
     assert syns
     assert all(frame[:6] == bytes.fromhex("0a58") + BOOK.address(99).packed for frame in syns)
     assert all(frame[30:34] == BOOK.address(99).packed for frame in syns)
+
+
+def has_carrier(link: str) -> bool:
+    """As rtnetlink tells it: asked so, the kernel does first what it had put off."""
+    argv = ["ip", "-json", "link", "show", "dev", link]
+    (found,) = json.loads(subprocess.run(argv, check=True, capture_output=True, text=True).stdout)
+    return "NO-CARRIER" not in found["flags"] and found.get("qdisc") != "noop"

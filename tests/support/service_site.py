@@ -12,9 +12,10 @@ import socket
 import subprocess
 import sys
 import time
+import zlib
 from collections.abc import Callable, Coroutine, Mapping
+from ipaddress import ip_address
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, TypeVar
 
 from whit.base.settings import Settings
@@ -36,8 +37,6 @@ T = TypeVar("T")
 
 IMAGE = Image(name="i", digest="sha256:0", config=ImageConfig(command=("x",)), layers=(Path("/l"),), size=0)
 TCP, UDP = socket.SOCK_STREAM, socket.SOCK_DGRAM
-OUTSIDE = {4: ("198.19.77.1", "198.19.77.2"), 6: ("fd19:77::1", "fd19:77::2")}
-"""By family: the node's address there, and that of who is outside."""
 REFUSED = "(refused)"
 SILENCE = "(silence)"
 LOST = "(lost)"
@@ -74,6 +73,14 @@ while True:
 """
 
 
+def edge_addresses(agent: str) -> dict[int, tuple[str, str]]:
+    """By family: the node's address on a site's link to the outside, and that of who is there. Each agent has its own:
+    two links of one node with the same network answer for each other, and answers get lost between them."""
+    number = zlib.crc32(agent.encode()) % (1 << 13)
+    ipv4, ipv6 = ip_address("198.19.128.0") + 4 * number, ip_address("fd19::") + (number << 64)
+    return {4: (str(ipv4 + 1), str(ipv4 + 2)), 6: (str(ipv6 + 1), str(ipv6 + 2))}
+
+
 def sh(*argv: str) -> None:
     subprocess.run(argv, check=True, capture_output=True, text=True)
 
@@ -81,10 +88,9 @@ def sh(*argv: str) -> None:
 class ServiceSite:
     """Made by `with`."""
 
-    def __init__(self, settings: Settings, between: Mapping[int, tuple[str, str]] = MappingProxyType(OUTSIDE)) -> None:
+    def __init__(self, settings: Settings, between: Mapping[int, tuple[str, str]] | None = None) -> None:
         self.settings = settings
-        self.between = between
-        """As OUTSIDE."""
+        self.between = between or edge_addresses(settings.id)
         self.runner = asyncio.Runner()
         self.records: dict[str, Record] = {}
         self.servers: dict[str, subprocess.Popen[str]] = {}
@@ -204,6 +210,9 @@ class ServiceSite:
 
     def node_address(self, family: int) -> str:
         return self.between[family][0]
+
+    def outside_address(self, family: int) -> str:
+        return self.between[family][1]
 
     def of_name(self, name: str) -> names.Found | None:
         """As the resolver answers it, asked from within the app."""

@@ -3,6 +3,7 @@ families. Each test names the case that it is."""
 
 from __future__ import annotations
 
+import random
 import secrets
 import shutil
 import socket
@@ -19,7 +20,8 @@ from whit.base.settings import Settings
 
 pytestmark = [pytest.mark.root, pytest.mark.machine, pytest.mark.timeout(120)]
 
-PUBLISHED = 31080
+PUBLISHED = random.randrange(20_000, 32_000, 2)
+"""With the next one. Of this run: the node has one of each, and another agent may publish there too."""
 CLIENT: dict[str, Any] = {"uses": [{"service": "web"}, {"entity": "host"}]}
 WEB: dict[str, Any] = {"replicas": 2}
 ONE, TWO = "site-web-1", "site-web-2"

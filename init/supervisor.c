@@ -23,6 +23,7 @@
 #include <unistd.h>
 
 #include "container.h"
+#include "first_boot.h"
 #include "place.h"
 #include "records.h"
 #include "report.h"
@@ -350,6 +351,23 @@ static void report_failure(const struct container *container)
 	verdict = container->status > 0 ? container->status : CANNOT_RUN;
 }
 
+/* False: the machine is not what it was told to be, so nothing of it may run. */
+static bool run_first_boot(void)
+{
+	char report[LONGEST] = "";
+	enum first_boot done = first_boot(report, sizeof(report));
+
+	if (done == FIRST_BOOT_NONE)
+		return true;
+	say("whit: first boot: %s", report);
+	tell_text(done == FIRST_BOOT_DONE ? "first-boot" : "failed", NULL, "report", report);
+	if (done == FIRST_BOOT_DONE)
+		return true;
+	say("whit: ---- the boot stopped: nothing was started ----");
+	verdict = CANNOT_RUN;
+	return false;
+}
+
 static bool run_onboot(void)
 {
 	for (size_t at = 0; at < onboot_count && !wish; at++)
@@ -510,7 +528,7 @@ int main(void)
 	signals = signalfd(-1, &heard, SFD_NONBLOCK | SFD_CLOEXEC);
 	umask(022);
 	set_up();
-	up = run_onboot();
+	up = run_first_boot() && run_onboot();
 	if (up)
 		run_services();
 	else

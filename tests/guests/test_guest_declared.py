@@ -8,6 +8,9 @@ import pytest
 from support.guests import HAS_QEMU
 from support.machines import booted, busybox_root, linked
 
+from whit.formats.first_boot import load_first_boot
+from whit.model.first_boot import WrittenFile
+
 pytestmark = [
     pytest.mark.network,
     pytest.mark.slow,
@@ -113,3 +116,50 @@ services:
         assert line in console
     assert "never: never" not in console
     assert "web: never" not in console
+
+
+FIRST = """#cloud-config
+hostname: told
+ssh_authorized_keys: ["ssh-ed25519 AAAA me"]
+write_files:
+  - {path: /etc/told/deep/file, content: "told\\n", permissions: "0644", owner: "7:8"}
+  - {path: /etc/motd, content: "more\\n", append: true}
+"""
+
+
+async def test_first_boot_comes_before_all(place: Path) -> None:
+    text = (
+        KERNEL
+        + """
+onboot:
+  - name: sees
+    image: ./box
+    binds: ["/etc:/machine", "/run/config:/config"]
+    command:
+      - sh
+      - -c
+      - >-
+        hostname; cd /machine; stat -c "%a %u:%g" told/deep/file;
+        cat told/deep/file motd /config/ssh/authorized_keys
+  - {name: off, image: ./box, pid: host, capabilities: [CAP_KILL], command: [kill, -USR2, "1"]}
+files:
+  - {path: etc/motd, contents: "hello\\n"}
+"""
+    )
+    (place / "user-data").write_text(FIRST)
+    told = load_first_boot(place / "user-data")
+    async with linked(text, place) as machine:
+        async with booted(machine, place, first=told) as guest:
+            await guest.ended()
+            console = guest.console
+        printed = [line.removeprefix("sees: ") for line in console.splitlines() if line.startswith("sees: ")]
+        assert printed == ["told", "644 7:8", "told", "hello", "more", "ssh-ed25519 AAAA me"], console
+        wrong = told.model_copy(update={"files": (WrittenFile(path="/etc/motd", overwrite=False),)})
+        async with booted(machine, place, first=wrong) as guest:
+            failed = await guest.event("failed")
+            await guest.tell("poweroff")
+            await guest.ended()
+            console = guest.console
+    assert failed["report"] == "/etc/motd could not be made: File exists"
+    assert "first boot: /etc/motd could not be made" in console
+    assert "sees:" not in console

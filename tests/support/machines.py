@@ -18,8 +18,10 @@ from typing import Any
 from whit.base.settings import Settings
 from whit.control.machines import settle_machine
 from whit.formats.machine import load_machine
+from whit.image.machines import first_boot
 from whit.image.machines.link import LinkedMachine, data_of, first_root
 from whit.image.store import ImageStore
+from whit.model.first_boot import FirstBootSpec
 from whit.tools import process, qemu
 
 STORE = Path("/var/cache/whit/test-machines")
@@ -100,16 +102,19 @@ class Guest:
 
 
 @asynccontextmanager
-async def booted(machine: LinkedMachine, directory: Path, *, memory: int = 256) -> AsyncIterator[Guest]:
-    """The machine in QEMU. It is killed at the end, if it still runs."""
+async def booted(
+    machine: LinkedMachine, directory: Path, *, first: FirstBootSpec | None = None
+) -> AsyncIterator[Guest]:
+    """The machine in QEMU, told `first` at its first boot. It is killed at the end, if it still runs."""
     kernel, initrd = directory / "kernel", directory / "initrd"
     kernel.write_bytes(data_of(machine.kernel.image))
     await first_root(machine, initrd)
     port, console = directory / "port", directory / "console"
     port.unlink(missing_ok=True)
-    described = qemu.Machine(
-        kernel, initrd, machine.cmdline, console, memory=memory, ports=(qemu.Port("whit.machine", port),)
-    )
+    (directory / "first").write_bytes(first_boot.disk(first) if first else b"")
+    disks = (qemu.Disk(directory / "first", first_boot.SERIAL, read_only=True),) if first else ()
+    ports = (qemu.Port("whit.machine", port),)
+    described = qemu.Machine(kernel, initrd, machine.cmdline, console, ports=ports, disks=disks)
     argv = qemu.command(described, await qemu.accelerator(), await qemu.version())
     with (directory / "errors").open("wb") as errors:
         running = await process.attach(argv, stdin=errors.fileno(), stdout=errors.fileno(), stderr=errors.fileno())

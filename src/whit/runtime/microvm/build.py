@@ -24,7 +24,10 @@ STAMP = ".stamp"
 PARTS = {
     "guest": ("guest.c", "lease.c", "process.c", "root.c", "setup.c", "stream.c", "wire.c"),
     "appliance": ("appliance.c", "lease.c", "process.c", "root.c", "setup.c"),
-    "supervisor": ("supervisor.c", "container.c", "lease.c", "place.c", "report.c", "root.c", "setup.c", "wire.c"),
+    "supervisor": (
+        *("supervisor.c", "container.c", "first_boot.c", "lease.c", "place.c"),
+        *("report.c", "root.c", "setup.c", "wire.c"),
+    ),
     "machine": ("machine.c", "client.c", "stream.c", "wire.c"),
 }
 FLAGS = ("-static", "-O2", "-std=gnu11", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Werror", "-Wno-unused-result")

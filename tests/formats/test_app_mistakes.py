@@ -160,7 +160,7 @@ def problems_of(directory: Path, text: str) -> list[str]:
 def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
     text = """\
 name: My App
-networks: {}
+secrets: {}
 services:
   web:
     image: x

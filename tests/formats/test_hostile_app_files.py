@@ -166,5 +166,5 @@ def test_a_tag_hides_no_other_mistake(tmp_path: Path) -> None:
     assert [(problem.place.line, problem.place.key) for problem in caught.value.problems] == [
         (4, "services.web.labels"),
         (5, "services.web.cap_add"),
-        (6, "services.web.networks"),
+        (6, "services.web.networks[0]"),
     ]

@@ -21,12 +21,13 @@ from whit.formats.dotenv import read_env_file
 from whit.formats.draft import Source, places_of
 from whit.formats.interpolate import interpolate
 from whit.formats.mounts import is_volume_name
+from whit.formats.networks import check_networks, read_networks
 from whit.formats.nodes import Entry, Table, parse
 from whit.formats.parts import project
 from whit.formats.problems import Problems, make
 from whit.formats.service import finish, read_service
 from whit.formats.unsupported import refuse
-from whit.model.app import NAME, AppSpec, Mode, VolumeSpec
+from whit.model.app import NAME, AppNetworkSpec, AppSpec, Mode, VolumeSpec
 from whit.model.build import BuildSpec
 from whit.model.service import ServiceSpec
 
@@ -42,6 +43,7 @@ KEYS = {
     "services": "The services by name.",
     "policies": "Who may reach whom beside what is used: policies by name.",
     "labels": "Labels of the app, which policies of other apps select: a table, or a list of `KEY=value`.",
+    "networks": "Networks by name: nothing, or `{internal: true}`. Services that share one may talk, others may not.",
     "volumes": "Named volumes: nothing, or `{labels: …}`.",
     "version": "Passed over with a warning; Compose has no use for it either.",
 }
@@ -162,8 +164,10 @@ def _top_level(top: Table, source: Source) -> dict[str, object]:
         fields["name"] = _name(top, source.directory)
     volumes = _volumes(top.entries.get("volumes"), source.problems)
     fields["volumes"] = volumes
+    networks = read_networks(top.entries.get("networks"), source.problems)
+    fields["networks"] = networks
     with source.problems.guard():
-        fields["services"] = _services(top, source, volumes)
+        fields["services"] = _services(top, source, volumes, networks)
     with source.problems.guard():
         fields["labels"] = _labels(top.entries.get("labels"))
     if "policies" in top.entries:
@@ -198,7 +202,9 @@ def _check_name(name: str, place: Place) -> None:
         raise InputError(f"{name!r} is not a valid name", place=place, hint=hint)
 
 
-def _services(top: Table, source: Source, volumes: Mapping[str, VolumeSpec]) -> dict[str, ServiceSpec]:
+def _services(
+    top: Table, source: Source, volumes: Mapping[str, VolumeSpec], networks: Mapping[str, AppNetworkSpec]
+) -> dict[str, ServiceSpec]:
     entry = top.entries.get("services")
     found = shapes.table(entry.value).entries if entry else {}
     found = {key: service for key, service in found.items() if not key.startswith("x-")}
@@ -206,6 +212,8 @@ def _services(top: Table, source: Source, volumes: Mapping[str, VolumeSpec]) -> 
         raise InputError("has no services", place=entry.place if entry else top.place, hint="add them under services:")
     drafts = {key: read_service(service, source) for key, service in found.items()}
     check(drafts, volumes, source.problems)
+    for problem in check_networks(drafts, networks):
+        source.problems.add(problem)
     services: dict[str, ServiceSpec] = {}
     for draft in drafts.values():
         source.places.update(places_of(draft))

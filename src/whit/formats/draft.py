@@ -47,6 +47,7 @@ class Draft:
     ports: list[Placed[PortSpec]] = field(default_factory=list)
     mounts: list[Placed[MountSpec]] = field(default_factory=list)
     uses: list[Placed[UseSpec]] = field(default_factory=list)
+    networks: list[Placed[str]] = field(default_factory=list)
     depends_on: dict[str, Placed[DependencySpec]] = field(default_factory=dict)
     limits: dict[str, Placed[float]] = field(default_factory=dict)
     healthcheck: HealthSpec | None = None

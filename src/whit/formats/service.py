@@ -21,6 +21,7 @@ from whit.formats.environment import read_env_files, read_environment
 from whit.formats.health import read_healthcheck
 from whit.formats.limits import read_cpus, read_deploy, read_egress, read_memory, read_pids
 from whit.formats.mounts import read_mount, read_tmpfs
+from whit.formats.networks import read_memberships
 from whit.formats.nodes import Entry, Table
 from whit.formats.parts import read_build
 from whit.formats.paths import absolute
@@ -96,6 +97,7 @@ def finish(draft: Draft) -> ServiceSpec:
         "ports": tuple(port.value for port in draft.ports),
         "mounts": tuple(mount.value for mount in draft.mounts),
         "uses": tuple(use.value for use in draft.uses),
+        "networks": tuple(dict.fromkeys(one.value for one in draft.networks)),
         "depends_on": {name: found.value for name, found in draft.depends_on.items()},
         "healthcheck": draft.healthcheck,
         "limits": _limits(draft),
@@ -304,6 +306,7 @@ KEYS: dict[str, Key] = {
     "stop_signal": Key(_stop_signal, "stop_signal", "a name, as `SIGINT`, or a number"),
     "stop_grace_period": Key(_seconds, "stop_grace_period", "a duration, as `1m30s`"),
     "uses": Key(_uses, "uses", "a list of service names, `world`, `host`, or tables"),
+    "networks": Key(read_memberships, "networks", "a list of names, or a table of them"),
     "balance": Key(_balance, "balance", "`random`, `maglev`, or a table"),
     "scale": Key(_scale, "scale", "a table"),
     "drain": Key(_seconds, "drain", "a duration, as `30s`"),

@@ -14,6 +14,7 @@ from whit.formats.problems import Problems, near
 
 _LEAVE = "leave it out"
 _MESH = "every service has an address and a name in the app; say who reaches whom with `uses`"
+_ADDRESSES = "addresses are given by the mesh; use the services' names"
 _BUILD = "an image is linked from parts; use build.parts"
 _CGROUP = "use mem_limit, cpus and pids_limit"
 _FILES = "mount a file with `volumes`, or pass it in `environment`"
@@ -26,7 +27,6 @@ _TOP = {
     "configs": _FILES,
     "include": "write the services into this file",
     "models": "run the model as a service and name it in `uses`",
-    "networks": _MESH,
     "secrets": _FILES,
 }
 
@@ -71,7 +71,6 @@ _SERVICE = {
     "memswap_limit": "use mem_limit; instances do not swap",
     "models": "run the model as a service and name it in `uses`",
     "network_mode": _MESH,
-    "networks": _MESH,
     "oom_kill_disable": "use mem_limit",
     "oom_score_adj": "use mem_limit",
     "pid": _NAMESPACES,
@@ -151,6 +150,28 @@ _INSIDE_SERVICE = {
     "volumes[].volume.subpath": "use a volume of its own",
 }
 
+_MEMBERSHIP = {
+    "aliases": "a service has one name; name the service so",
+    "driver_opts": _ADDRESSES,
+    "gw_priority": "an instance has one interface; leave it out",
+    "interface_name": "an instance has one interface, eth0; leave it out",
+    "ipv4_address": _ADDRESSES,
+    "ipv6_address": _ADDRESSES,
+    "link_local_ips": _ADDRESSES,
+    "mac_address": _ADDRESSES,
+    "priority": "an instance has one interface; leave it out",
+}
+
+_NETWORK = {
+    "attachable": "networks belong to an app; leave it out",
+    "driver_opts": "the mesh is the only driver; leave it out",
+    "enable_ipv4": "services have addresses of both families; leave it out",
+    "enable_ipv6": "services have addresses of both families; leave it out",
+    "external": "networks belong to an app; admit other apps with `policies`",
+    "ipam": _ADDRESSES,
+    "name": "a network is named by its key; leave it out",
+}
+
 _VOLUME = {
     "driver": "volumes are directories of the node; leave it out",
     "driver_opts": "mount a path of the node with `volumes` in the service",
@@ -163,6 +184,8 @@ UNSUPPORTED: dict[str, str] = {
     **{f"services.*.{key}": remedy for key, remedy in {**_SERVICE, **_INSIDE_SERVICE}.items()},
     **{f"services.*.build.{key}": remedy for key, remedy in _BUILD_KEYS.items()},
     **{f"services.*.deploy.{key}": remedy for key, remedy in _DEPLOY.items()},
+    **{f"services.*.networks.*.{key}": remedy for key, remedy in _MEMBERSHIP.items()},
+    **{f"networks.*.{key}": remedy for key, remedy in _NETWORK.items()},
     **{f"volumes.*.{key}": remedy for key, remedy in _VOLUME.items()},
 }
 """`*` stands for the name of a service or volume, `[]` for an item of a list."""

@@ -17,7 +17,7 @@ from whit.mesh.lines import ALLOWED, CLOSED, EVERYTHING, ISOLATED, OPEN, Line, P
 from whit.mesh.outside import Numbers
 from whit.model.app import AppSpec
 from whit.model.policy import HOST, NUMBERS, RESOLVER, WORLD, Direction
-from whit.model.service import PortSpec, ServiceSpec, UseSpec
+from whit.model.service import PortSpec, UseSpec
 
 PROTOCOLS = {"tcp": NUMBERS["tcp"], "udp": NUMBERS["udp"]}
 UNDECLARED = "undeclared"
@@ -57,13 +57,14 @@ def lines_of(app: AppSpec, peers: Peers) -> Lines:
             continue  # nobody of it is here to be judged: who reaches it is decided by those who use it
         who = service_name(app.name, name)
         subject = peers.services[who]
-        for direction, line in _shut(app, who):
+        for direction, line in _shut(app, name):
             found[subject, direction].append(line)
         found[subject, "egress"] += _resolver(who)
-        found[subject, "ingress"] += _published(service, who, peers)
+        found[subject, "ingress"] += _published(app, name, peers)
         if app.mode == "open":
-            found[subject, "egress"] += _world(who, peers)
-            _open(app, who, subject, peers, found)
+            if not app.is_internal(name):
+                found[subject, "egress"] += _world(who, peers)
+            _open(app, name, peers, found)
         for use in service.uses:
             _use(app, who, subject, use, peers, found)
     return found
@@ -77,10 +78,13 @@ def lines_of_leaving(who: str, subject: int) -> Lines:
     }
 
 
-def _shut(app: AppSpec, who: str) -> Iterator[tuple[Direction, Line]]:
+def _shut(app: AppSpec, name: str) -> Iterator[tuple[Direction, Line]]:
+    who = service_name(app.name, name)
+    own = " and ".join(app.networks_of(name))
+    own = f"its own networks ({own})" if own else "its own app"
     reached, admitted = {
         "declared": ("it reaches only what it uses", "only those that use it reach it"),
-        "open": ("it reaches its own app and the world", "only its own app reaches it"),
+        "open": (f"it reaches {own}{'' if app.is_internal(name) else ' and the world'}", f"only {own} reaches it"),
     }[app.mode]
     stage = ISOLATED if app.mode == "declared" else CLOSED
     yield "egress", denial(f"{who} is {app.mode}: {reached}", stage=stage)
@@ -101,22 +105,29 @@ def text_of_port(who: str, port: PortSpec) -> str:
     return f"{who} publishes port {port.target}/{port.protocol}"
 
 
-def _published(service: ServiceSpec, who: str, peers: Peers) -> Iterator[Line]:
-    """Other apps are no part of the world: they come by the node's address, or not at all."""
-    for port in service.ports:
-        yield allowance(
-            text_of_port(who, port), (HOST, *peers.world()), ((PROTOCOLS[port.protocol], port.target, port.target),)
-        )
+def _published(app: AppSpec, name: str, peers: Peers) -> Iterator[Line]:
+    """Other apps are no part of the world: they come by the node's address, or not at all. Nor has an internal network
+    a world."""
+    who = service_name(app.name, name)
+    admitted = (HOST,) if app.is_internal(name) else (HOST, *peers.world())
+    for port in app.services[name].ports:
+        ports = ((PROTOCOLS[port.protocol], port.target, port.target),)
+        yield allowance(text_of_port(who, port), admitted, ports)
 
 
 def _world(who: str, peers: Peers) -> Iterator[Line]:
     yield allowance(f"{who} to the world: {UNDECLARED}, the app is open", peers.world(), stage=OPEN)
 
 
-def _open(app: AppSpec, who: str, subject: int, peers: Peers, found: Lines) -> None:
+def _open(app: AppSpec, name: str, peers: Peers, found: Lines) -> None:
+    who, own = service_name(app.name, name), app.networks_of(name)
+    subject = peers.services[who]
     for other in app.services:
+        shared = [network for network in own if network in app.networks_of(other)]
+        if own and not shared:
+            continue
         whom = service_name(app.name, other)
-        text = f"{who} to {whom}: {UNDECLARED}, the app is open"
+        text = f"{who} to {whom}: {UNDECLARED}, the app is open{f' in {shared[0]}' if shared else ''}"
         peer = peers.services[whom]
         found[subject, "egress"].append(allowance(text, (peer,), stage=OPEN))
         found[peer, "ingress"].append(allowance(text, (subject,), stage=OPEN))

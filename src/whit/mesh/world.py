@@ -9,7 +9,7 @@ from typing import NamedTuple
 from whit.mesh.identities import service_name
 from whit.model.app import AppSpec
 from whit.model.policy import NUMBERS, RESOLVER
-from whit.model.selector import APP_NAME, SERVICE_NAME, LabelSelector, Requirement
+from whit.model.selector import APP_NAME, NETWORK, SERVICE_NAME, LabelSelector, Requirement
 
 EVERY = LabelSelector()
 RESOLVER_APP, RESOLVER_SERVICE = "kube-system", "kube-dns"
@@ -123,7 +123,8 @@ def labels_of(app: AppSpec) -> dict[str, str]:
 
 def _member(app: AppSpec, name: str, numbers: Mapping[str, int]) -> Member:
     service = app.services[name]
-    labels = {**service.labels, SERVICE_NAME: name}
+    networks = {f"{NETWORK}/{network}": "" for network in app.networks_of(name)}
+    labels = {**service.labels, **networks, SERVICE_NAME: name}
     exposed = [(NUMBERS[port.protocol], port.name, port.port) for port in service.expose]
     published = [(NUMBERS[port.protocol], port.name, port.target) for port in service.ports]
     ports = tuple(dict.fromkeys(port for port in (*exposed, *published) if port[1]))

@@ -15,6 +15,8 @@ APP_NAME = "kubernetes.io/metadata.name"
 """Every app has this label with its own name, as every namespace of Kubernetes has."""
 SERVICE_NAME = "whit.service"
 """Every service has this label with its own name."""
+NETWORK = "whit.network"
+"""Every service has a label of this, a slash and the name for each network of its app that it is in."""
 
 
 class Requirement(Noun):

@@ -179,6 +179,7 @@ class ServiceSpec(Numerous):
     stop_signal: str | None = Field(default=None, description="As SIGTERM; the image's if left out.")
     stop_grace_period: float = Field(default=10.0, ge=0, description="Seconds before SIGKILL.")
     uses: tuple[UseSpec, ...] = Field(default=(), description="The declaration: what it may reach.")
+    networks: tuple[str, ...] = Field(default=(), description="Networks of the app that it is in; `default` if none.")
     isolation: Isolation = Field(default="container", description="How an instance is kept apart.")
     balance: BalanceSpec = Field(default=BalanceSpec(), description="How its instances share the load.")
     scale: ScaleSpec | None = Field(default=None, description="What its instances do while nobody asks for them.")

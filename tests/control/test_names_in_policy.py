@@ -5,26 +5,23 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-import os
 import random
 import secrets
 import shutil
 import signal
 import socket
 import subprocess
-import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
 import pytest
-from dnslib import AAAA, CNAME, QTYPE, RR, A, DNSRecord
+from dnslib import QTYPE, DNSRecord
 from support.leftovers import leftovers_after
-from support.service_site import SERVER, SILENCE, ServiceSite, ask, sh, until
+from support.name_server import NameServer, answer_at, start_resolver
+from support.service_site import SILENCE, ServiceSite, ask, sh, until
 
-import whit
 from whit.base.errors import NotFound
 from whit.base.settings import Settings
 from whit.control import explain
@@ -32,7 +29,6 @@ from whit.control.observation import Observation
 from whit.control.outside_names import OutsideNames
 from whit.datapath.abi import DropReason
 from whit.formats.network_policy import read_policies
-from whit.kernel import netns
 from whit.mesh import announce
 from whit.mesh.learned import Timing
 from whit.model.flow import Explanation, Flow
@@ -48,62 +44,6 @@ NET4, NET6 = f"198.19.{NUMBER}", f"2001:db8:{NUMBER:x}:"
 BETWEEN = {4: (f"198.18.{NUMBER}.1", f"198.18.{NUMBER}.2"), 6: (f"fd19:{NUMBER}::1", f"fd19:{NUMBER}::2")}
 """By family: the node's address on the way, and that of the name server."""
 PORT = 8080
-SOURCES = Path(whit.__file__).resolve().parents[1]
-
-
-class Upstream:
-    """A name server outside. `zone`: records of names as (kind, data, seconds to live)."""
-
-    def __init__(self, place: Path) -> None:
-        self.zone: dict[str, list[tuple[str, str, int]]] = {}
-        self.silent = False
-        self.pause = 0.0
-        self._sockets = [
-            netns.call_in(place, lambda address=address: _bound(address)) for _, address in BETWEEN.values()
-        ]  # type: ignore[misc]
-        self._stop = False
-        self._threads = [threading.Thread(target=self._serve, args=(own,)) for own in self._sockets]
-        for thread in self._threads:
-            thread.start()
-
-    def close(self) -> None:
-        self._stop = True
-        for thread in self._threads:
-            thread.join(5)
-        for own in self._sockets:
-            own.close()
-
-    def _serve(self, own: socket.socket) -> None:
-        own.settimeout(0.1)
-        while not self._stop:
-            try:
-                data, peer = own.recvfrom(4096)
-            except TimeoutError:
-                continue
-            if not self.silent:
-                time.sleep(self.pause)
-                own.sendto(self._reply(DNSRecord.parse(data)), peer)
-
-    def _reply(self, record: DNSRecord) -> bytes:
-        reply = record.reply()
-        name, kind = str(record.q.qname).rstrip(".").lower(), QTYPE.get(record.q.qtype)
-        for _ in range(8):
-            found = self.zone.get(name, [])
-            for one, data, ttl in found:
-                if one in (kind, "CNAME"):
-                    rdata = {"A": A, "AAAA": AAAA, "CNAME": CNAME}[one](data)
-                    reply.add_answer(RR(name, QTYPE.reverse[one], rdata=rdata, ttl=ttl))
-            alias = next((data for one, data, _ in found if one == "CNAME"), None)
-            if alias is None:
-                break
-            name = alias
-        return bytes(reply.pack())
-
-
-def _bound(address: str) -> socket.socket:
-    own = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM)
-    own.bind((address, 53))
-    return own
 
 
 class NameSite:
@@ -112,20 +52,13 @@ class NameSite:
     def __init__(self, site: ServiceSite, directory: Path, timing: Timing) -> None:
         self.site = site
         self.timing = timing
-        self.resolv_conf = directory / "resolv.conf"
-        self.resolv_conf.write_text(f"nameserver {BETWEEN[4][1]}\n")
-        self.resolv_conf.chmod(0o644)
+        self.directory = directory
         self.resolver: subprocess.Popen[str] | None = None
-        sh("nsenter", f"--net={site.outside}", "ip", "link", "set", "lo", "up")
-        for family, network in ((4, f"{NET4}.0/24"), (6, f"{NET6}:/64")):
+        networks = {4: f"{NET4}.0/24", 6: f"{NET6}:/64"}
+        for family, network in networks.items():
             sh("ip", f"-{family}", "route", "replace", network, "via", BETWEEN[family][1], "dev", site.uplink)
-            inside = ["nsenter", f"--net={site.outside}", "ip", f"-{family}", "route", "replace"]
-            sh(*inside, "local", network, "dev", "lo")
-        argv = ["nsenter", f"--net={site.outside}", sys.executable, "-ISE", "-c", SERVER, "outside", str(PORT), "9090"]
-        self.server = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True)
-        assert self.server.stdout is not None
-        assert self.server.stdout.readline() == "ready\n"
-        self.upstream = Upstream(site.outside)
+        self.server = answer_at(site.outside, networks.values(), PORT, 9090)
+        self.upstream = NameServer(site.outside, [address for _, address in BETWEEN.values()])
 
     def up(self, services: dict[str, dict[str, object]]) -> None:
         self.site.up(services)
@@ -173,15 +106,7 @@ class NameSite:
         await self.site.network.write([self.site.release], self.site.records.values())
 
     def start_resolver(self) -> None:
-        script = 'mount --bind "$1" /etc/resolv.conf && shift && exec "$@"'
-        argv = ["unshare", "--mount", "sh", "-c", script, "sh", str(self.resolv_conf), sys.executable, "-P"]
-        environment = {"PYTHONPATH": str(SOURCES), "PATH": os.environ["PATH"]}
-        self.resolver = subprocess.Popen(
-            [*argv, "-m", "whit.mesh.resolver", "--id", self.site.settings.id],
-            env=environment | {"WHIT_STATE_ROOT": str(self.site.settings.state_root)},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        self.resolver = start_resolver(self.site.settings, BETWEEN[4][1], self.directory)
         until = time.monotonic() + 10
         while self.during(lambda: self.look_up("a", "b.site.whit", patience=0.2)) is None:
             assert time.monotonic() < until

@@ -103,7 +103,6 @@ class Agent:
         await agent.names.load()
         await agent.instances.adopt(agent._dependencies_of)
         network.attach_host()
-        await agent.names.open()
         watch = agent.names.watch(lambda: agent.observation.sweep)
         loops = (agent._reconcile(), agent.warmth.run(), *agent.observation.loops(), watch, logs.keep_all(settings))
         agent._tasks = [asyncio.create_task(loop) for loop in loops]

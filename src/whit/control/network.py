@@ -94,6 +94,8 @@ class NodeNetwork:
         self._nameless: frozenset[str] = frozenset()
         """Services whose names stand for something else than an address of their own."""
         self._writing = asyncio.Lock()
+        self.written = asyncio.Event()
+        """Set once the maps hold what is wanted."""
         self._watch = Watch(datapath)
         self._no_room = ""
         self._guarded = False
@@ -346,6 +348,7 @@ class NodeNetwork:
         await in_thread(self._write_identities, apps, replicas, books, situation.outside)
         await in_thread(self._policy_map.write, self._engine.tables, touched)
         self.named.write(situation.outside)
+        self.written.set()
         await self._guard_again(present)
         try:
             names_ = situation.outside.outside.names

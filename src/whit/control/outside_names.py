@@ -82,7 +82,8 @@ class OutsideNames:
         return alarms_of_names(*self.troubles.recent())
 
     async def open(self) -> None:
-        """Answers can be told from now on."""
+        """Once it is known which names policies speak of, answers can be told."""
+        await self.network.written.wait()
         await self._reception.open()
 
     async def close(self) -> None:
@@ -144,6 +145,7 @@ class OutsideNames:
 
     async def watch(self, sweep: Callable[[], Sweep]) -> None:
         """Until cancelled."""
+        await self.open()
         while True:
             await asyncio.sleep(LOOK_SECONDS)
             try:

@@ -40,9 +40,7 @@ pytestmark = [pytest.mark.root, pytest.mark.machine, pytest.mark.timeout(120)]
 T = TypeVar("T")
 NUMBER = random.randrange(130, 200)
 """The same test may run twice on a machine, and no agent takes these by itself."""
-NET4, NET6 = f"198.19.{NUMBER}", f"2001:db8:{NUMBER:x}:"
-BETWEEN = {4: (f"198.18.{NUMBER}.1", f"198.18.{NUMBER}.2"), 6: (f"fd19:{NUMBER}::1", f"fd19:{NUMBER}::2")}
-"""By family: the node's address on the way, and that of the name server."""
+NET4, NET6 = f"198.18.{NUMBER}", f"2001:db8:{NUMBER:x}:"
 PORT = 8080
 
 
@@ -56,9 +54,9 @@ class NameSite:
         self.resolver: subprocess.Popen[str] | None = None
         networks = {4: f"{NET4}.0/24", 6: f"{NET6}:/64"}
         for family, network in networks.items():
-            sh("ip", f"-{family}", "route", "replace", network, "via", BETWEEN[family][1], "dev", site.uplink)
+            sh("ip", f"-{family}", "route", "replace", network, "via", site.outside_address(family), "dev", site.uplink)
         self.server = answer_at(site.outside, networks.values(), PORT, 9090)
-        self.upstream = NameServer(site.outside, [address for _, address in BETWEEN.values()])
+        self.upstream = NameServer(site.outside, [site.outside_address(family) for family in networks])
 
     def up(self, services: dict[str, dict[str, object]]) -> None:
         self.site.up(services)
@@ -106,7 +104,7 @@ class NameSite:
         await self.site.network.write([self.site.release], self.site.records.values())
 
     def start_resolver(self) -> None:
-        self.resolver = start_resolver(self.site.settings, BETWEEN[4][1], self.directory)
+        self.resolver = start_resolver(self.site.settings, self.site.outside_address(4), self.directory)
         until = time.monotonic() + 10
         while self.during(lambda: self.look_up("a", "b.site.whit", patience=0.2)) is None:
             assert time.monotonic() < until
@@ -197,7 +195,7 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[NameSite]:
     monkeypatch.setenv("WHIT_POOL", f"10.{NUMBER}.0.0/16")
     settings = Settings(id=f"t{secrets.token_hex(3)}", state_root=tmp_path / "state")
     tmp_path.chmod(0o755)
-    with ServiceSite(settings, BETWEEN) as site:
+    with ServiceSite(settings) as site:
         found = NameSite(site, tmp_path, Timing(minimum=0.0, grace=1.0))
         try:
             yield found
@@ -382,11 +380,11 @@ def test_a_name_that_leads_into_the_mesh_or_to_the_node_opens_nothing(made: Name
     made.up({"a": {"uses": [{"dns": "*.evil.example"}]}, "b": {}})
     inside = made.site.records["site-b-1"].spec.network
     made.upstream.zone["b.evil.example"] = [("A", inside.address, 60), ("AAAA", inside.address6, 60)]
-    made.upstream.zone["node.evil.example"] = [("A", BETWEEN[4][0], 60), ("A", "127.0.0.1", 60)]
+    made.upstream.zone["node.evil.example"] = [("A", made.site.node_address(4), 60), ("A", "127.0.0.1", 60)]
     for name, kind in (("b", "A"), ("b", "AAAA"), ("node", "A")):
         assert made.during(lambda name=name, kind=kind: made.look_up("a", f"{name}.evil.example", kind))  # type: ignore[misc]
     assert made.reach("a", inside.address) == made.reach("a", inside.address6) == SILENCE
-    assert made.reach("a", BETWEEN[4][0]) == SILENCE
+    assert made.reach("a", made.site.node_address(4)) == SILENCE
 
 
 def test_the_resolver_is_asked_by_ipv6(made: NameSite) -> None:

@@ -32,7 +32,7 @@ def make_app(agent: Agent) -> FastAPI:
     _add_instances(app, agent)
     _add_observation(app, agent)
     observe.add(app, agent.observation)
-    rehearse.add(app, agent.rehearsal)
+    rehearse.add(app, agent)
     metrics.add(app, agent.observation)
     return app
 

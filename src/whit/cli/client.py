@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from whit.model.flow import Explanation, Flow, Trace
     from whit.model.image import StoredImage
     from whit.model.instance import InstanceStatus
+    from whit.model.learned import Learned
     from whit.model.policy import PolicySpec
     from whit.model.replay import Replay
     from whit.model.status import AgentStatus, AppStatus, LogLine, StreamItem
@@ -137,6 +138,12 @@ class Client:
         from whit.model.replay import Replay
 
         return Replay.model_validate(self._post("policies/replay", candidate, {"since": since}))
+
+    def learned(self, app: str, since: str = "") -> Learned:
+        from whit.model.learned import Learned
+
+        target = target_of("apps", app, "learned", query={"since": since})
+        return Learned.model_validate(transport.call(self.socket, "GET", target))
 
     def remove_policy(self, app: str, name: str) -> None:
         """`app` is empty for one of the whole cluster."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from whit.cli.invocation import Invocation, command
-from whit.cli.rehearsal import check, replay
+from whit.cli.rehearsal import check, learn, replay
 
 if TYPE_CHECKING:
     from whit.model.policy import PolicySpec
@@ -20,7 +20,7 @@ AppOption = Annotated[str, typer.Option("--app", metavar="APP", help="The policy
 
 
 def add(app: typer.Typer) -> None:
-    for function in (apply, check, replay, ls, rm):
+    for function in (apply, check, replay, learn, ls, rm):
         command(policy)(function)
     app.add_typer(policy)
 

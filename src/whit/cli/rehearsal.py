@@ -1,4 +1,4 @@
-"""whit policy check and replay: say what policies would do before they are applied."""
+"""whit policy check, replay and learn: what policies would do, and what they would have to say."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from whit.base.errors import Unreachable
+from whit.base.errors import InputError, Unreachable
 from whit.cli.invocation import Invocation
 from whit.cli.output import remark
 
@@ -15,11 +15,13 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from whit.model.finding import Candidate, Finding
+    from whit.model.learned import Learned
     from whit.model.replay import Change, Replay
 
 NamespaceOption = Annotated[
     str, typer.Option("--app", metavar="APP", help="The app of policies that name no namespace.")
 ]
+SinceOption = Annotated[str, typer.Option(metavar="TIME", help="Flows from then on: 10m, 2h, or an RFC 3339 time.")]
 FilesArgument = Annotated[
     list[Path], typer.Argument(metavar="FILE", help="App files, or YAML with policies of Kubernetes.")
 ]
@@ -80,7 +82,7 @@ def replay(
     run: Invocation,
     files: FilesArgument,
     app: NamespaceOption = "",
-    since: Annotated[str, typer.Option(metavar="TIME", help="Flows from then on: 10m, 2h, or an RFC 3339 time.")] = "",
+    since: SinceOption = "",
     exit_code: Annotated[
         bool, typer.Option("--exit-code", help="End with 1 if something that passes would be denied.")
     ] = False,
@@ -104,6 +106,61 @@ def replay(
     else:
         _print_replay(run, found)
     return int(exit_code and any(one.then == "deny" for one in found.changes))
+
+
+def learn(
+    run: Invocation,
+    app: Annotated[str, typer.Argument(metavar="PATH|APP", help="The app, or its app file.")] = "",
+    since: SinceOption = "",
+    write: Annotated[bool, typer.Option("--write", help="Change the app file, after showing how and asking.")] = False,
+) -> int:
+    """Write the `uses` that the recorded flows show to be needed, as a part of an app file.
+
+    What was let through is learned, also what an audited policy would deny; what was denied is not. Behind each line
+    stands how often it was seen, and when last; below, what is declared and was never seen.
+
+    \b
+    Example:
+      whit policy learn shop
+      whit policy learn ./whit.yaml --since 24h --write
+    """
+    from whit.cli import appfile
+    from whit.cli.inspection import point_in_time
+    from whit.formats.learned import fragment
+
+    found = run.client.learned(appfile.named_app(app, run.client.apps()), point_in_time(since))
+    if write:
+        return _write(run, Path(app) if app and Path(app).exists() else Path(), found)
+    if run.json:
+        run.output.document(found.model_dump(mode="json", exclude_none=True))
+    else:
+        run.output.line(fragment(found).rstrip())
+    return 0
+
+
+def _write(run: Invocation, path: Path, found: Learned) -> int:
+    """Ends with 1 if the person does not want it."""
+    import difflib
+
+    from whit.formats.appfile import load_app_file
+    from whit.formats.learned import edited, replaced
+
+    there = load_app_file(path)
+    if there.spec.name != found.app:
+        raise InputError(f"{there.file} is of the app {there.spec.name}, not of {found.app}", hint="name its app file")
+    before = there.file.read_text(encoding="utf-8")
+    after = edited(before, str(there.file), found)
+    if before == after:
+        run.output.line(f"{there.file} says so already")
+        return 0
+    shown = difflib.unified_diff(before.splitlines(), after.splitlines(), str(there.file), "learned", lineterm="")
+    typer.echo("\n".join(shown), err=True)
+    if not typer.confirm(f"Write {there.file}?", err=True):
+        run.output.line("nothing was written")
+        return 1
+    replaced(there, after, found)
+    run.output.line(f"wrote {there.file}; `whit up` puts it into force")
+    return 0
 
 
 def _print_replay(run: Invocation, found: Replay) -> None:

@@ -38,6 +38,7 @@ from whit.model.feature import Feature
 from whit.model.flow import Explanation
 from whit.model.image import Image, StoredImage
 from whit.model.instance import InstanceSpec, InstanceStatus
+from whit.model.learned import Learned
 from whit.model.lock import read
 from whit.model.policy import PolicySpec
 from whit.model.progress import Progress, Report
@@ -359,6 +360,10 @@ class Agent:
 
     async def explain(self, source: str, destination: str, port: int, protocol: str) -> Explanation:
         return await answer(self.network, self.instance_statuses(), source, destination, port, protocol)
+
+    async def learn(self, name: str, since: datetime | None) -> Learned:
+        """What the app's services were seen to use."""
+        return await self.rehearsal.learn(self._release(name).spec, since)
 
     async def stored_images(self) -> list[StoredImage]:
         stored = await asyncio.to_thread(self.images.images)

@@ -9,11 +9,13 @@ from whit.control.network import NodeNetwork
 from whit.kernel.thread import in_thread
 from whit.mesh.check import check
 from whit.mesh.flows import FlowLog
+from whit.mesh.learn import learn
 from whit.mesh.recorded import gather
 from whit.mesh.replay import replay
 from whit.mesh.scenario import Present
 from whit.model.app import AppSpec
 from whit.model.finding import Candidate, Finding
+from whit.model.learned import Learned
 from whit.model.replay import Replay
 
 
@@ -37,6 +39,12 @@ class Rehearsal:
     def _replay(self, candidate: Candidate, present: Present, since: datetime | None) -> Replay:
         now, then = present.with_(), present.with_(candidate)
         return replay(gather(self.log.backwards(since), since), now, then)
+
+    async def learn(self, app: AppSpec, since: datetime | None = None) -> Learned:
+        """What its services were seen to use since then."""
+        self.log.collect(self.network.datapath.events)
+        book = self.network.books.identities
+        return await in_thread(lambda: learn(app, gather(self.log.backwards(since), since), book))
 
     def _present(self) -> Present:
         network = self.network

@@ -61,10 +61,15 @@ def _ends(scenario: Scenario, way: Way, seen: Seen) -> Iterator[int | None]:
         scope = scope_of(identity)
         if scope == SERVICE_SCOPE:
             yield identity if scenario.book.name(identity) in scenario.services else None
-        elif identity == WORLD or scope in (NETWORK_SCOPE, NAME_SCOPE):
+        elif is_outside(identity):
             yield scenario.outsider(address_of(packed), dns)
         else:
             yield identity
+
+
+def is_outside(identity: int) -> bool:
+    """Whether it stands for addresses beyond the mesh and the node."""
+    return identity == WORLD or scope_of(identity) in (NETWORK_SCOPE, NAME_SCOPE)
 
 
 def _recorded(seen: Seen) -> Verdict:
@@ -90,8 +95,7 @@ def _change(way: Way, seen: Seen, now: Judged, then: Judged, book: IdentityBook)
 
 def party(identity: int, packed: bytes, dns: str, book: IdentityBook) -> str:
     """A service, host and the like by name; somebody outside by address, and the name that was asked for."""
-    scope = scope_of(identity)
-    if identity == WORLD or scope in (NETWORK_SCOPE, NAME_SCOPE):
+    if is_outside(identity):
         address = str(address_of(packed))
         return f"{dns} {address}" if dns else address
     return book.name(identity)

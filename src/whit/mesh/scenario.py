@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from ipaddress import IPv4Address, IPv6Address, ip_network
 
@@ -16,7 +16,7 @@ from whit.mesh.compiler import Judged
 from whit.mesh.engine import Engine, Situation
 from whit.mesh.identities import SERVICE_SCOPE, IdentityBook, scope_of, service_name
 from whit.mesh.lines import Line
-from whit.mesh.outside import Network, names_matching, outside_of, title
+from whit.mesh.outside import Network, Outside, names_matching, outside_of
 from whit.mesh.policies import Addresses
 from whit.mesh.rulebook import RuleBook
 from whit.mesh.rules import Side
@@ -25,6 +25,9 @@ from whit.model.app import AppSpec
 from whit.model.finding import Candidate
 from whit.model.flow import Verdict
 from whit.model.policy import WORLD, Direction, PolicySpec
+
+MOST_MIXED = 16_384
+"""Sets of a name and networks: beyond them, an address is told by its networks alone."""
 
 
 class Scenario:
@@ -39,7 +42,7 @@ class Scenario:
         addresses: Addresses | None = None,
     ) -> None:
         """`known` are identities that were given out already, `addresses` those of instances."""
-        spoken_of = outside_of(apps, [*policies, *(policy for app in apps for policy in app.policies)])
+        spoken_of = _mixed(outside_of(apps, [*policies, *(policy for app in apps for policy in app.policies)]))
         owners = [service_name(app.name, service) for app in apps for service in app.services]
         self.apps = tuple(apps)
         self.policies = (*policies, *(policy for app in apps for policy in app.policies))
@@ -90,8 +93,8 @@ class Scenario:
         holding = [net for net in self.outside.regions if net.version == own.version and own.subnet_of(net)]  # type: ignore[arg-type]
         spoken_of = self.outside.outside
         members = spoken_of.regions[max(holding, key=_length)] if holding else frozenset()
-        members |= names_matching(spoken_of.names, dns) if dns else frozenset()
-        return self.outside.numbers.get(title(members), WORLD) if members else WORLD
+        named = names_matching(spoken_of.names, dns) if dns else frozenset()
+        return self.outside.number(members | named) or self.outside.number(members) or WORLD
 
 
 @dataclass(frozen=True)
@@ -108,6 +111,14 @@ class Present:
         apps = {app.name: app for app in (*self.apps, *(candidate.apps if candidate else ()))}
         policies = {(one.app, one.name): one for one in (*self.policies, *(candidate.policies if candidate else ()))}
         return Scenario(tuple(apps.values()), tuple(policies.values()), known=self.known, addresses=self.addresses)
+
+
+def _mixed(outside: Outside) -> Outside:
+    """With the sets of addresses that a name leads to and that are in networks which are spoken of too."""
+    members = set(outside.sets)
+    if len(members) * len(outside.classes) > MOST_MIXED:
+        return outside
+    return replace(outside, shared=tuple({named | one for named in outside.classes for one in members}))
 
 
 def _ends(source: int, destination: int) -> Iterable[tuple[int, int, Direction]]:

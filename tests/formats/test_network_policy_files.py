@@ -50,6 +50,13 @@ def test_a_policy_of_the_cluster() -> None:
     assert [str(port) for port in policy.rules[0].ports] == ["443/tcp", "1-9/udp"]
 
 
+@pytest.mark.parametrize("version", ["v1alpha2", "v1beta1"])
+def test_a_named_port_of_the_cluster_is_that_of_any_protocol(version: str) -> None:
+    rule = "{action: Accept, from: [{namespaces: {}}], protocols: [{destinationNamedPort: dns}]}"
+    (policy,) = read_policies(CLUSTER.replace("v1alpha2", version) + f"  ingress: [{rule}]\n", "f.yaml")
+    assert [str(port) for port in policy.rules[0].ports] == ["dns/tcp", "dns/udp", "dns/sctp"]
+
+
 def test_several_documents_and_lists() -> None:
     one = HEAD + "spec: {podSelector: {}}\n"
     other = one.replace("name: p", "name: q")

@@ -131,7 +131,10 @@ class Cluster:
     def with_addresses(self, found: Any) -> Any:
         """A block in words becomes one of each family: of a pod (`x/b`), the whole pool, or its half."""
         if isinstance(found, Mapping):
-            return {key: self.with_addresses(value) for key, value in found.items()}
+            return {
+                key: self._networks(value) if key == "networks" else self.with_addresses(value)
+                for key, value in found.items()
+            }
         if not isinstance(found, list):
             return found
         expanded: list[Any] = []
@@ -139,6 +142,14 @@ class Cluster:
             block = item.get("ipBlock") if isinstance(item, Mapping) else None
             expanded += [self._block(block, family) for family in (4, 6)] if block else [self.with_addresses(item)]
         return expanded
+
+    def _networks(self, words: Sequence[str]) -> list[str]:
+        """Pods become their addresses; what is a network stays."""
+        return [
+            found
+            for word in words
+            for found in ([self._network(word, family) for family in (4, 6)] if word in self.addresses else [word])
+        ]
 
     def _block(self, block: Mapping[str, Any], family: int) -> dict[str, Any]:
         excepted = [self._network(word, family) for word in block.get("except", [])]

@@ -1,5 +1,5 @@
 """Policies as Kubernetes has them, read as they are: NetworkPolicy (networking.k8s.io/v1) and ClusterNetworkPolicy
-(policy.networking.k8s.io/v1alpha2). A namespace is an app.
+(policy.networking.k8s.io/v1alpha2 and v1beta1). A namespace is an app.
 
 What a kind has and is not honoured is refused by name, file and line; nothing is passed over.
 """
@@ -20,7 +20,7 @@ from whit.model.selector import LabelSelector, Requirement
 
 KINDS = {
     "NetworkPolicy": ("networking.k8s.io/v1",),
-    "ClusterNetworkPolicy": ("policy.networking.k8s.io/v1alpha2",),
+    "ClusterNetworkPolicy": ("policy.networking.k8s.io/v1alpha2", "policy.networking.k8s.io/v1beta1"),
 }
 DIRECTIONS: Mapping[str, Direction] = {"Ingress": "ingress", "Egress": "egress"}
 ACTIONS = {"Accept": "allow", "Deny": "deny", "Pass": "pass"}
@@ -28,6 +28,7 @@ TIERS = {"Admin": "admin", "Baseline": "baseline"}
 AUDIT = "whit/mode"
 """An annotation: `audit` makes a policy report what it would deny, and change nothing."""
 _PORT_NAME = re.compile(r"(?=.*[a-z])[a-z0-9]([a-z0-9-]{0,13}[a-z0-9])?")
+_TRANSPORTS = ("tcp", "udp", "sctp")
 _METADATA = ("name", "namespace", "labels", "annotations")
 
 
@@ -229,7 +230,7 @@ def _cluster_rule(table: Table, direction: Direction, problems: Problems) -> Pol
         "action": ACTIONS[shapes.one_of(_needed(table, "action").value, tuple(ACTIONS))],
         "name": _text(table, "name"),
         "peers": peers,
-        "ports": [_cluster_port(shapes.table(item), problems) for item in _list(table, "protocols")],
+        "ports": [port for item in _list(table, "protocols") for port in _cluster_ports(shapes.table(item), problems)],
         "origin": _origin(table),
     }
     return make(PolicyRuleSpec, table.place, {}, fields)
@@ -250,21 +251,23 @@ def _cluster_peers(table: Table, direction: Direction, problems: Problems) -> It
             yield make(PeerSpec, item.place, {}, {field: shapes.text(item)})
 
 
-def _cluster_port(table: Table, problems: Problems) -> PolicyPort:
-    kinds = ("tcp", "udp", "sctp")
-    _known(table, (*kinds, "destinationNamedPort"), problems)
+def _cluster_ports(table: Table, problems: Problems) -> Iterator[PolicyPort]:
+    """A name is that of a port of whichever protocol."""
+    _known(table, (*_TRANSPORTS, "destinationNamedPort"), problems)
     if "destinationNamedPort" in table.entries:
         name = shapes.parsed(table.entries["destinationNamedPort"].value, _port_number)
-        return make(PolicyPort, table.place, {}, {"port": name})
-    kind = next((kind for kind in kinds if kind in table.entries), None)
+        yield from (make(PolicyPort, table.place, {}, {"protocol": kind, "port": name}) for kind in _TRANSPORTS)
+        return
+    kind = next((kind for kind in _TRANSPORTS if kind in table.entries), None)
     if kind is None:
-        raise InputError(f"names none of {', '.join(kinds)} and destinationNamedPort", place=table.place)
+        names = f"{', '.join(_TRANSPORTS)} and destinationNamedPort"
+        raise InputError(f"names none of {names}", place=table.place)
     inner = shapes.table(table.entries[kind].value)
     _known(inner, ("destinationPort",), problems)
     fields: dict[str, Any] = {"protocol": kind}
     if "destinationPort" in inner.entries:
         fields |= _destination(shapes.table(inner.entries["destinationPort"].value), problems)
-    return make(PolicyPort, table.place, {}, fields)
+    yield make(PolicyPort, table.place, {}, fields)
 
 
 def _destination(table: Table, problems: Problems) -> dict[str, int]:

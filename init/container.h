@@ -30,6 +30,7 @@ struct container {
 	pid_t pid;	 /* 0: it does not run */
 	int status;	 /* exit status of the last run, 128 + signal; -1 before */
 	int restarts;
+	bool was_ready; /* at least once */
 	int64_t started; /* milliseconds of the monotonic clock */
 	int64_t again;	 /* not before this */
 	int output;	 /* -1: nothing more comes */

@@ -2,7 +2,7 @@
 /*
  * The first process of a declared machine. It runs the containers of `onboot` one after the other and stops with a
  * report at the first that fails, keeps the services running, and at the end runs those of `onshutdown` and powers off.
- * There is no shell: /containers/plan says what there is (records: volume, onboot, service, onshutdown), and
+ * There is no shell: /containers/plan says what there is (records: dhcp, volume, onboot, service, onshutdown), and
  * each container's directory how it is run (container.h).
  *
  * Commands on the port: status, logs NAME, follow, start NAME, stop NAME, poweroff, reboot. Signals as busybox's
@@ -24,6 +24,7 @@
 
 #include "container.h"
 #include "first_boot.h"
+#include "lease.h"
 #include "place.h"
 #include "records.h"
 #include "report.h"
@@ -123,6 +124,14 @@ static void mount_volumes(void)
 	}
 }
 
+static void ask_for_address(void)
+{
+	const char *interface = record(plan, plan_length, "dhcp", "");
+
+	if (*interface && !lease_start(interface, "/etc/resolv.conf"))
+		say("whit: nobody gave %s an address yet; it goes on asking", interface);
+}
+
 static struct container *open_stage(const char *stage, const char *key, size_t *count)
 {
 	const char *position = NULL, *value;
@@ -145,6 +154,7 @@ static void set_up(void)
 	raise_loopback();
 	read_text(PLAN, plan, sizeof(plan), &plan_length);
 	mount_volumes();
+	ask_for_address();
 	onboot = open_stage("onboot", "onboot", &onboot_count);
 	services = open_stage("services", "service", &service_count);
 	onshutdown = open_stage("onshutdown", "onshutdown", &onshutdown_count);
@@ -413,6 +423,7 @@ static void tend(struct container *service)
 		return;
 	if (container_is_ready(service)) {
 		service->state = STATE_READY;
+		service->was_ready = true;
 		tell("ready", service);
 	} else if (patience && now() - service->started > patience && !*service->failure) {
 		snprintf(service->failure, sizeof(service->failure), "it was not ready after %ld ms", patience);
@@ -445,8 +456,8 @@ static int until_next(void)
 static void tell_when_up(void)
 {
 	for (size_t at = 0; at < service_count; at++)
-		if ((services[at].state == STATE_WAITING && !services[at].restarts) ||
-		    services[at].state == STATE_RUNNING)
+		if (!services[at].was_ready &&
+		    (services[at].state == STATE_WAITING || services[at].state == STATE_RUNNING))
 			return;
 	if (!told_up)
 		say("whit: the machine is up after %lld ms", (long long)now());

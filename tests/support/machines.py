@@ -18,8 +18,8 @@ from typing import Any
 from whit.base.settings import Settings
 from whit.control.machines import settle_machine
 from whit.formats.machine import load_machine
-from whit.image.machines import first_boot
-from whit.image.machines.link import LinkedMachine, data_of, first_root
+from whit.image.machines import first_boot, microvm
+from whit.image.machines.link import LinkedMachine
 from whit.image.store import ImageStore
 from whit.model.first_boot import FirstBootSpec
 from whit.tools import process, qemu
@@ -106,11 +106,10 @@ async def booted(
     machine: LinkedMachine, directory: Path, *, first: FirstBootSpec | None = None
 ) -> AsyncIterator[Guest]:
     """The machine in QEMU, told `first` at its first boot. It is killed at the end, if it still runs."""
-    kernel, initrd = directory / "kernel", directory / "initrd"
-    kernel.write_bytes(data_of(machine.kernel.image))
-    await first_root(machine, initrd)
-    port, console = directory / "port", directory / "console"
-    port.unlink(missing_ok=True)
+    made = Path(tempfile.mkdtemp(dir=directory, prefix="booted-"))
+    await microvm.write(machine, made)
+    kernel, initrd = made / "kernel", made / "initrd"
+    port, console = made / "port", made / "console"
     (directory / "first").write_bytes(first_boot.disk(first) if first else b"")
     disks = (qemu.Disk(directory / "first", first_boot.SERIAL, read_only=True),) if first else ()
     ports = (qemu.Port("whit.machine", port),)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import signal
 import sys
 import tempfile
@@ -29,7 +30,8 @@ def add(app: typer.Typer) -> None:
 def boot(
     run: Invocation,
     what: Annotated[
-        str, typer.Argument(metavar="APP|IMAGE|FILE", help="App, stored image, or what whit build --target wrote.")
+        str,
+        typer.Argument(metavar="APP|MACHINE|IMAGE|FILE", help="App or machine file, image, or what whit build wrote."),
     ] = ".",
     service: Annotated[str, typer.Option("--service", "-s", metavar="SERVICE", help="Of an app with several.")] = "",
     publish: Annotated[
@@ -43,6 +45,9 @@ def boot(
     ] = None,
     log: Annotated[Path | None, typer.Option("--log", metavar="FILE", help="Write the console there too.")] = None,
     qmp: Annotated[Path | None, typer.Option("--qmp", metavar="SOCKET", help="QEMU's control socket.")] = None,
+    first_boot: Annotated[
+        Path | None, typer.Option("--first-boot", metavar="FILE", help="Tell it a cloud-config or an Ignition config.")
+    ] = None,
     test: Annotated[bool, typer.Option("--test", help="End with the exit status of what it ran.")] = False,
     timeout: Annotated[
         float | None, typer.Option("--timeout", metavar="SECONDS", help="It has to end by then.")
@@ -57,6 +62,7 @@ def boot(
       whit boot examples/hello -p 8080:8080
       whit build examples/hello --target microvm -o hello
       whit boot hello --test --timeout 60
+      whit boot examples/machine/minimal.yml
     """
     from whit.control.booting import Wishes
     from whit.tools import qemu as tool
@@ -69,7 +75,7 @@ def boot(
         qmp=qmp,
     )
     with tempfile.TemporaryDirectory(prefix="whit-boot-") as scratch:
-        machine = _machine(run, what, service, wishes, Path(scratch))
+        machine = _told(_machine(run, what, service, wishes, Path(scratch)), first_boot, Path(scratch))
         with _console(log) as show:
             verdict = asyncio.run(_run(machine, show, timeout))
     return _status(verdict, test)
@@ -100,13 +106,27 @@ def _machine(run: Invocation, what: str, service: str, wishes: Wishes, scratch: 
     return booting.machine(path, wishes, unpacked)
 
 
+def _told(machine: qemu.Machine, first_boot: Path | None, scratch: Path) -> qemu.Machine:
+    """With the disk that a machine reads at its first boot."""
+    from whit.cli import machines
+    from whit.image.machines.first_boot import SERIAL
+    from whit.tools import qemu as tool
+
+    if first_boot is None:
+        return machine
+    disk = tool.Disk(machines.first_boot_disk(first_boot, scratch / "first-boot"), SERIAL, read_only=True)
+    return dataclasses.replace(machine, disks=(*machine.disks, disk))
+
+
 def _built(run: Invocation, what: str, service: str, output: Path) -> Path:
     """A microVM of an app or of an image of the store."""
-    from whit.cli import building, local, progress
+    from whit.cli import building, local, machines, progress
     from whit.control import appliances
     from whit.formats.appfile import valid_name
     from whit.model.service import ServiceSpec
 
+    if machines.is_machine(Path(what)):
+        return machines.written(run, Path(what), output)
     store = local.store(run.settings)
 
     async def work(report: Callable[..., None]) -> dict[str, object]:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from whit.model.service import ServiceSpec
 
 TARGETS = ("oci", "oci-archive", "rootfs", "microvm", "microvm-archive")
+DEFAULT_TARGET = "oci-archive"
 EVERYTHING = "*"
 """What `--explain` without a path stands for."""
 
@@ -44,7 +45,7 @@ def with_defaults(given: Sequence[str]) -> list[str]:
 def build(
     run: Invocation,
     path: Annotated[
-        Path, typer.Argument(metavar="PATH", help="App file, a directory with one, or a project.")
+        Path, typer.Argument(metavar="PATH", help="App or machine file, a directory with one, or a project.")
     ] = Path(),
     service: Annotated[
         list[str] | None, typer.Option("--service", "-s", metavar="SERVICE", help="Only this service; may be repeated.")
@@ -67,7 +68,7 @@ def build(
     ] = None,
     target: Annotated[
         str, typer.Option("--target", metavar="FORM", help=f"With --output: {', '.join(TARGETS)}.")
-    ] = "oci-archive",
+    ] = DEFAULT_TARGET,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="PATH", help="Write the image of the one service there.")
     ] = None,
@@ -84,10 +85,24 @@ def build(
       whit build examples/shop --lock && whit build examples/shop --locked
       whit build examples/shop --service web --target rootfs -o web.tar
       whit build examples/hello --target microvm -o hello
+      whit build examples/machine/minimal.yml -o minimal
     """
-    from whit.cli import local, progress
+    from whit.cli import local, machines, progress
     from whit.model.lock import FILE, read
 
+    if machines.is_machine(path):
+        machines.refuse(service=service, lock=lock, observe=observe, graph=graph)
+        chosen_form = None if target == DEFAULT_TARGET else target
+        machines.build(
+            run,
+            path,
+            chosen_form,
+            output,
+            refresh=refresh,
+            locked=locked,
+            explain=None if explain == EVERYTHING else explain,
+        )
+        return
     if lock and locked:
         raise InputError("--lock fetches, and --locked fetches nothing", hint="give one of them")
     spec = chosen(path, service or [])

@@ -50,10 +50,11 @@ async def write(
         made = Path(scratch) / "machine"
         made.mkdir()
         await microvm.write(machine, linux, made)
-        return await asyncio.to_thread(_publish, target, made, output)
+        return await asyncio.to_thread(publish, target, made, output)
 
 
-def _publish(target: str, made: Path, output: Path) -> Exported:
+def publish(target: str, made: Path, output: Path) -> Exported:
+    """Put what was `made` in a directory to its place, in a form of TARGETS. Raises Conflict."""
     if target == "microvm":
         digest, size = microvm.digest(made), sum(path.stat().st_size for path in made.iterdir())
         microvm.publish(made, output)

@@ -4,14 +4,17 @@ of it linked into one tree. Whatever is written from the tree is an image form's
 from __future__ import annotations
 
 import asyncio
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from whit.base.errors import InputError, NotFound, NotLocked, Place
+from whit.control import appliances
 from whit.control.guests import KERNELS
 from whit.control.images import How
 from whit.formats.machine_container import LABEL, read_label
-from whit.image.machines import kernels, link
+from whit.image.export import Exported
+from whit.image.machines import kernels, link, microvm
 from whit.image.machines.link import LinkedMachine
 from whit.image.machines.parts import Kernel, Parts, Root, key_of
 from whit.image.store import ImageStore
@@ -50,6 +53,28 @@ async def settle_machine(
     linked = await asyncio.to_thread(link.link, merged, parts)
     report(Progress(subject=spec.name, step=f"linked {sum(1 for _ in linked.tree)} files", done=True))
     return linked
+
+
+async def write(
+    spec: MachineSpec, store: ImageStore, report: Report, target: str, output: Path, how: How | None = None
+) -> Exported:
+    """Write the machine to `output` in a form of appliances.TARGETS.
+
+    Raises:
+        InputError: as settle_machine, or machines have no such form.
+        Conflict: something else is there.
+    """
+    if target not in appliances.TARGETS:
+        hint = f"known of machines: {', '.join(appliances.TARGETS)}"
+        raise InputError(f"a machine does not take the form {target}", hint=hint)
+    parent = output.absolute().parent
+    if not parent.is_dir():
+        raise InputError(f"there is no directory {parent}", hint="make it, or choose another --output")
+    with tempfile.TemporaryDirectory(prefix=".new-", dir=parent) as scratch:
+        made = Path(scratch) / "machine"
+        made.mkdir()
+        await microvm.write(await settle_machine(spec, store, report, Path(scratch), how), made)
+        return await asyncio.to_thread(appliances.publish, target, made, output)
 
 
 def sources(spec: MachineSpec) -> Iterator[tuple[str, ImageSource]]:

@@ -17,7 +17,7 @@ from whit.formats import shapes
 from whit.formats.appfile import valid_name
 from whit.formats.machine_container import read_container
 from whit.formats.machine_files import check_volumes, read_file, read_volume
-from whit.formats.machine_image import read_image, repository, stands_for
+from whit.formats.machine_image import DHCP, read_image, repository, stands_for
 from whit.formats.machine_keys import UNSUPPORTED, Key, coded, fault, read_keys
 from whit.formats.nodes import Entry, Listing, Scalar, Table, Value, parse
 from whit.formats.problems import Problems, make, near
@@ -34,6 +34,7 @@ KEYS = {
     "services": "Containers that run as long as the machine does.",
     "files": "Files, directories and links of the root.",
     "volumes": "Directories that containers share by name.",
+    "network": "`dhcp`: init asks for an address before anything runs. Not in LinuxKit, which has a container for it.",
 }
 KERNEL_KEYS: dict[str, Key] = {
     "image": Key("image", "`debian`, `debian:backports` or an image", lambda value: value),
@@ -56,6 +57,7 @@ class _Draft:
     problems: Problems
     kernel: dict[str, Any] = field(default_factory=dict)
     kernel_place: Place | None = None
+    network: str = "none"
     init: list[ImageSource] = field(default_factory=list)
     stages: dict[Stage, list[tuple[ContainerSpec, Place]]] = field(
         default_factory=lambda: {"onboot": [], "onshutdown": [], "services": []}
@@ -88,6 +90,7 @@ def load_machine(*paths: Path) -> MachineSpec:
         "directory": first.parent.resolve(),
         "text": "---\n".join(texts),
         "kernel": kernel,
+        "network": draft.network,
         "init": tuple(draft.init),
         "files": tuple(draft.files),
         "volumes": tuple(volume for volume, _ in draft.volumes),
@@ -123,6 +126,9 @@ def _read_top(top: Table, draft: _Draft) -> None:
     if "kernel" in entries:
         with coded("kernel", draft.problems):
             _read_kernel(entries["kernel"], draft)
+    if "network" in entries:
+        with coded("network", draft.problems):
+            draft.network = shapes.one_of(entries["network"].value, ("none", "dhcp"))
     stages: tuple[Stage, ...] = ("onboot", "onshutdown", "services")
     for item in _items(entries.get("init"), draft):
         with coded("init", draft.problems):
@@ -143,6 +149,7 @@ def _read_top(top: Table, draft: _Draft) -> None:
 def _add_container(item: Value, stage: Stage, draft: _Draft) -> None:
     image = item.entries.get("image") if isinstance(item, Table) else None
     if image and isinstance(image.value, Scalar) and stands_for(shapes.text(image.value), image.value.place):
+        draft.network = "dhcp" if repository(image.value.text) == DHCP else draft.network
         return
     draft.stages[stage].append((read_container(item, stage, draft.directory, draft.problems), item.place))
 

@@ -21,11 +21,14 @@ from whit.model.machine import ImageSource
 
 log = logging.getLogger(__name__)
 
+DHCP = "linuxkit/dhcpcd"
 OWN = {
     "linuxkit/init": "Whit's init",
     "linuxkit/runc": "crun",
     "linuxkit/containerd": "Whit's init",
     "linuxkit/memlogd": "Whit's init",
+    DHCP: "Whit's init (network: dhcp)",
+    "linuxkit/rngd": "the kernel's virtio-rng",
 }
 """Images that are not linked, and what stands for them."""
 

@@ -103,6 +103,7 @@ class MachineSpec(Noun):
     directory: Path = Field(description="Paths start here.")
     text: str = Field(default="", description="The file itself, for files[].metadata.")
     kernel: KernelSpec | None = None
+    network: Literal["none", "dhcp"] = Field(default="none", description="dhcp: init asks for an address on eth0.")
     init: tuple[ImageSource, ...] = ()
     onboot: tuple[ContainerSpec, ...] = ()
     onshutdown: tuple[ContainerSpec, ...] = ()

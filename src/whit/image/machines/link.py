@@ -1,4 +1,4 @@
-"""Links a machine: one tree from its parts, laid out as LinuxKit does, and the first root that boots it.
+"""Links a machine: one tree from its parts, laid out as LinuxKit does.
 
 /init                                   our init (init/supervisor.c)
 /usr/bin/crun, its libraries            runs every container
@@ -11,22 +11,21 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
-from whit.base.errors import InputError, Place
-from whit.image import cpio
+from whit.base.errors import InputError, NotFound, Place
 from whit.image.machines import files, oci_config, records
 from whit.image.machines.parts import Kernel, Parts
-from whit.image.tree import MERGED_USR, Content, Entry, Tree
+from whit.image.tree import MERGED_USR, Entry, Tree
 from whit.model.machine import ContainerSpec, MachineSpec, Stage, VolumeSpec
 
 CONTAINERS = "containers"
+RESOLVER = "etc/resolv.conf"
+"""Written by init with what DHCP says; there for containers that bind it."""
 _STAGES: tuple[Stage, ...] = ("onboot", "services", "onshutdown")
+_INTERFACE = "eth0"
 _DIRECTORIES = ("dev", "proc", "run", "sys", "tmp", "var")
 
 
@@ -38,6 +37,23 @@ class LinkedMachine:
     tree: Tree
     kernel: Kernel
     cmdline: str
+
+    def explain(self, path: str) -> list[str]:
+        """Where the file really is, and what brought it. Raises NotFound."""
+        entry = self.tree.get(path.strip("/"))
+        if entry is None:
+            raise NotFound(f"{path} is not in the machine", hint="name a file by its path from the root")
+        return [f"/{entry.path}", entry.origin or "every machine has it"]
+
+    def summary(self) -> list[tuple[str, int, int]]:
+        """What brought how many files of how many bytes, the largest first."""
+        sums: dict[str, tuple[int, int]] = {}
+        for entry in self.tree:
+            if entry.kind == "file":
+                files, size = sums.get(entry.origin, (0, 0))
+                sums[entry.origin] = files + 1, size + entry.size
+        rows = [(origin or "every machine", files, size) for origin, (files, size) in sums.items()]
+        return sorted(rows, key=lambda row: (-row[2], row[0]))
 
 
 def link(spec: MachineSpec, parts: Parts) -> LinkedMachine:
@@ -51,10 +67,11 @@ def link(spec: MachineSpec, parts: Parts) -> LinkedMachine:
     for entry in _system(spec, parts):
         tree.add(entry)
     for volume in spec.volumes:
-        _add_all(tree, _volume(volume, parts))
+        _add_all(tree, (replace(entry, origin=f"volume {volume.name}") for entry in _volume(volume, parts)))
     for stage in _STAGES:
         for directory, container in directories(spec, stage):
-            _add_all(tree, _container(container, stage, directory, parts, ids))
+            added = _container(container, stage, directory, parts, ids)
+            _add_all(tree, (replace(entry, origin=f"{stage} {container.name}") for entry in added))
     tree.add(Entry(f"{CONTAINERS}/plan", content=records.encoded(_plan(spec))))
     files.add(tree, spec.files, spec.text, ids)
     assert spec.kernel is not None
@@ -88,6 +105,7 @@ def _system(spec: MachineSpec, parts: Parts) -> Iterator[Entry]:
     yield from parts.kernel.modules
     names = "".join(f"/{entry.path}\n" for entry in parts.kernel.modules)
     yield Entry("modules", content=names.encode(), origin="kernel")
+    yield Entry(RESOLVER, origin="network")
     yield Entry("init", mode=0o755, content=parts.supervisor.read_bytes(), origin="init")
 
 
@@ -96,7 +114,7 @@ def _volume(volume: VolumeSpec, parts: Parts) -> Iterator[Entry]:
     for name in ("lower", "merged"):
         yield Entry(f"{place}/{name}", "directory", 0o755)
     if volume.source is not None:
-        yield from _below(f"{place}/lower", parts.image(volume.source).entries, f"volume {volume.name}")
+        yield from _below(f"{place}/lower", parts.image(volume.source).entries)
 
 
 def _container(
@@ -109,7 +127,7 @@ def _container(
     yield Entry(f"{place}/rootfs", "directory", 0o755)
     lower = "rootfs" if spec.readonly else "lower"
     yield Entry(f"{place}/{lower}", "directory", 0o755)
-    yield from _below(f"{place}/{lower}", root.entries, f"{stage} {spec.name}")
+    yield from _below(f"{place}/{lower}", root.entries)
     # A read-only root has nowhere to mount what every container gets.
     for name in ("dev", "proc", "sys", "etc", "run", "tmp"):
         yield Entry(f"{place}/{lower}/{name}", "directory", 0o1777 if name == "tmp" else 0o755)
@@ -118,13 +136,15 @@ def _container(
     yield Entry(f"{place}/runtime", content=records.runtime(spec, stage, uid))
 
 
-def _below(place: str, entries: Sequence[Entry], origin: str) -> Iterator[Entry]:
+def _below(place: str, entries: Sequence[Entry]) -> Iterator[Entry]:
     """The entries of an image at a place; the same file of the same image is stored once, as a hard link."""
     for entry in entries:
-        yield replace(entry, path=f"{place}/{entry.path}", origin=origin)
+        yield replace(entry, path=f"{place}/{entry.path}")
 
 
 def _plan(spec: MachineSpec) -> Iterator[tuple[str, str]]:
+    if spec.network == "dhcp":
+        yield "dhcp", _INTERFACE
     for volume in spec.volumes:
         yield "volume", f"{volume.name}={'1' if volume.readonly else ''}"
     keys = {"onboot": "onboot", "services": "service", "onshutdown": "onshutdown"}
@@ -138,24 +158,6 @@ def _add_all(tree: Tree, entries: Iterator[Entry]) -> None:
     for entry in entries:
         if entry.kind != "directory" or entry.path not in tree:
             tree.add(entry)
-
-
-async def first_root(machine: LinkedMachine, target: Path) -> None:
-    """Write the compressed archive that the kernel unpacks; microcode stands before it, as the kernel wants."""
-    with tempfile.TemporaryDirectory(prefix=".initrd-", dir=target.absolute().parent) as scratch:
-        plain, made = Path(scratch) / "plain", Path(scratch) / "made"
-        with plain.open("wb") as output:
-            await asyncio.to_thread(cpio.write, machine.tree, output)
-        await cpio.compress(plain, made)
-        early = data_of(machine.kernel.microcode)
-        if early:
-            made.write_bytes(early + made.read_bytes())
-        made.chmod(0o644)
-        made.rename(target)
-
-
-def data_of(content: Content) -> bytes:
-    return content if isinstance(content, bytes) else content.read()
 
 
 def no_kernel(spec: MachineSpec) -> InputError:

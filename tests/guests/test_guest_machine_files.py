@@ -1,0 +1,110 @@
+"""whit build and whit boot of machine files: the examples boot, one file gives the same bytes each time, and the verdict
+of a boot is the exit status."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+from support.booted import booted
+from support.guests import HAS_QEMU
+from support.machines import STORE, busybox_root
+from support.whit import ROOT, Whit, free_port
+
+from whit.base.settings import Settings
+from whit.runtime.microvm import build
+
+pytestmark = [
+    pytest.mark.network,
+    pytest.mark.slow,
+    pytest.mark.timeout(180),
+    pytest.mark.skipif(not HAS_QEMU, reason="qemu-system-x86 is not installed"),
+]
+
+EXAMPLES = ROOT / "examples/machine"
+
+
+@pytest.fixture
+def whit(settings: Settings) -> Whit:
+    build.build()
+    found = Whit(settings)
+    found.env["WHIT_STATE_ROOT"] = str(STORE)
+    return found
+
+
+def contents(directory: Path) -> dict[str, str]:
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in directory.iterdir()}
+
+
+def test_the_web_server_answers(whit: Whit, tmp_path: Path) -> None:
+    port = free_port()
+    with booted(whit, str(EXAMPLES / "web.yml"), tmp_path, ["-p", f"{port}:80"]) as machine:
+        until = time.monotonic() + 90
+        while "the machine is up" not in machine.printed:
+            assert machine.process.poll() is None, machine.printed
+            assert time.monotonic() < until, machine.printed
+            time.sleep(0.1)
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=20) as answer:
+            assert b"Not a whit more" in answer.read()
+        assert machine.stop() == 0
+    assert "power off" in machine.printed
+
+
+def test_the_same_bytes_wherever_it_is_built(whit: Whit, tmp_path: Path) -> None:
+    whit("build", str(EXAMPLES / "minimal.yml"), "-o", str(tmp_path / "one"))
+    shutil.copytree(EXAMPLES, tmp_path / "copy")
+    (tmp_path / "elsewhere").mkdir()
+    whit("build", str(tmp_path / "copy/minimal.yml"), "-o", str(tmp_path / "elsewhere/two"))
+    assert contents(tmp_path / "one") == contents(tmp_path / "elsewhere/two")
+    assert set(contents(tmp_path / "one")) == {"kernel", "initrd", "machine.json"}
+
+
+def test_why_a_file_is_there(whit: Whit) -> None:
+    said = whit("build", str(EXAMPLES / "minimal.yml"), "--explain", "/init").stdout.split()
+    assert said[-2:] == ["/init", "init"]
+    said = whit("build", str(EXAMPLES / "minimal.yml"), "--explain", "/containers/onboot/000-hello/config.json").stdout
+    assert "onboot hello" in said
+    refused = whit("build", str(EXAMPLES / "minimal.yml"), "--graph", "x.svg", check=False)
+    assert refused.returncode == 2
+    assert "--graph is for apps" in refused.stderr
+
+
+def test_the_verdict_and_what_it_is_told(whit: Whit, tmp_path: Path) -> None:
+    busybox_root(tmp_path / "box")
+    (tmp_path / "user-data").write_text("#cloud-config\nhostname: told\n")
+    (tmp_path / "machine.yml").write_text(
+        """
+kernel: {image: debian, cmdline: "console=ttyS0 quiet panic=-1"}
+network: dhcp
+onboot:
+  - name: look
+    image: ./box
+    binds: ["/etc/resolv.conf:/etc/resolv.conf"]
+    command: [sh, -c, "hostname; cat /etc/resolv.conf"]
+  - {name: check, image: ./box, command: [sh, -c, "exit 42"]}
+"""
+    )
+    first = ["--first-boot", str(tmp_path / "user-data")]
+    done = whit("boot", str(tmp_path / "machine.yml"), "--test", "--timeout", "90", *first, check=False)
+    assert done.returncode == 42, done.stdout + done.stderr
+    assert "look: told" in done.stdout
+    assert "look: nameserver " in done.stdout
+    assert "onboot check failed: it ended with 42" in done.stdout
+
+
+def test_what_a_store_does_not_have(whit: Whit, tmp_path: Path) -> None:
+    (tmp_path / "machine.yml").write_text(
+        "kernel: {image: debian}\nservices: [{name: a, image: 'nowhere/nothing:1'}]\n"
+    )
+    done = whit("build", str(tmp_path / "machine.yml"), check=False)
+    assert done.returncode == 2
+    assert "machine.yml:2: the image nowhere/nothing:1 is not here" in done.stderr
+    (tmp_path / "machine.yml").write_text("services: [{name: a, image: ./x}]\n")
+    (tmp_path / "x").mkdir()
+    done = whit("build", str(tmp_path / "machine.yml"), "-o", str(tmp_path / "out"), check=False)
+    assert "has no kernel" in done.stderr
+    assert not (tmp_path / "out").exists()

@@ -1,4 +1,4 @@
-"""whit build and whit boot of machine files: the examples boot, one file gives the same bytes each time, and the verdict
+"""whit build and whit boot of machine files: examples boot, one file gives the same bytes each time, and the verdict
 of a boot is the exit status."""
 
 from __future__ import annotations

@@ -17,6 +17,7 @@
 #include <unistd.h>
 
 #include "records.h"
+#include "setup.h"
 
 #define MOST_GROUPS 1024
 #define MOST_CAPABILITIES 64
@@ -124,6 +125,8 @@ static _Noreturn void become(const char *records, size_t length)
 	const char *place = record(records, length, "cwd", "/");
 
 	reset_signals();
+	if (!setup_join())
+		fail("limits");
 	set_limits(records, length);
 	give_up_power(records, length);
 	umask(022);

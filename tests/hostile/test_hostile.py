@@ -16,10 +16,12 @@ from support.leftovers import leftovers_after
 from support.whit import Whit, free_port
 
 from whit.base.settings import Settings
+from whit.model.service import Isolation
+from whit.runtime.exceptions import excepted
 
 pytestmark = [pytest.mark.machine, pytest.mark.network, pytest.mark.slow, pytest.mark.timeout(300)]
 
-KINDS = ("container", "sandbox", "microvm")
+KINDS: tuple[Isolation, ...] = ("container", "sandbox", "microvm")
 PROCESSES = 64
 LOG_LIMIT = 50 << 20
 """Bytes that an instance's log may take on disk, old parts included."""
@@ -53,6 +55,10 @@ HOST_FILES = [
 
 OWN_KERNEL = ("sandbox", "microvm")
 """What these can change of a kernel is their own: it is looked at on the host, not in the answer."""
+OWN_DEVICES = {"sandbox": {"/dev/fuse", "/dev/net/tun"}}
+"""gVisor makes these itself, and nothing of the machine is behind them."""
+OWN_CALLS = {"unshare-user", "unshare-net", "keyctl"}
+"""What an own kernel may be asked for (whit.runtime.exceptions: commands-filter, own-filter)."""
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +92,7 @@ def whole(siege: Whit) -> Iterator[None]:
         assert reply.read() == b"whole\n"
 
 
-def attack(siege: Whit, kind: str, *words: str, user: str = "0") -> dict[str, str]:
+def attack(siege: Whit, kind: Isolation, *words: str, user: str = "0") -> dict[str, str]:
     """What each thing that was tried ended with."""
     done = siege("exec", "-u", user, kind, "/hostile", *words, check=False, timeout=120)
     return dict(line.split(" ", 1) for line in done.stdout.splitlines() if " " in line)
@@ -107,19 +113,19 @@ def until(is_so: Callable[[], bool], seconds: float) -> bool:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_setuid_program_gains_nothing(siege: Whit, kind: str) -> None:
+def test_a_setuid_program_gains_nothing(siege: Whit, kind: Isolation) -> None:
     assert attack(siege, kind, "identity", user="65534") == {"euid": "65534", "no_new_privs": "1"}
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_devices(siege: Whit, kind: str) -> None:
+def test_devices(siege: Whit, kind: Isolation) -> None:
     tried = attack(siege, kind, "devices")
     assert len(tried) == 11
-    assert [what for what, result in tried.items() if result == "done"] == []
+    assert {what for what, result in tried.items() if result == "done"} <= OWN_DEVICES.get(kind, set())
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_pokes_at_the_kernel(siege: Whit, kind: str) -> None:
+def test_pokes_at_the_kernel(siege: Whit, kind: Isolation) -> None:
     tried = attack(siege, kind, "pokes")
     assert len(tried) == 12
     if kind not in OWN_KERNEL:
@@ -127,21 +133,24 @@ def test_pokes_at_the_kernel(siege: Whit, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_system_calls(siege: Whit, kind: str) -> None:
+def test_system_calls(siege: Whit, kind: Isolation) -> None:
     tried = attack(siege, kind, "calls")
     assert len(tried) == 13
-    assert [what for what, result in tried.items() if result == "done"] == []
+    assert {what for what, result in tried.items() if result == "done"} <= (OWN_CALLS if kind in OWN_KERNEL else set())
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_fork_bomb_meets_its_limit(siege: Whit, kind: str) -> None:
+def test_a_fork_bomb_meets_its_limit(siege: Whit, kind: Isolation) -> None:
     tried = attack(siege, kind, "forks")
+    if excepted(kind, "processes-limit"):
+        assert until(lambda: seen(siege, kind)["state"] == "running", 60), "the sandbox ended, and is there again"
+        return
     assert tried["stopped"] == "by EAGAIN"
     assert int(tried["processes"]) <= PROCESSES
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_memory_bomb_takes_what_it_may_and_no_more(siege: Whit, kind: str) -> None:
+def test_a_memory_bomb_takes_what_it_may_and_no_more(siege: Whit, kind: Isolation) -> None:
     before = int(Path("/proc/meminfo").read_text().split("MemAvailable:")[1].split()[0])
     done = siege("exec", kind, "/hostile", "memory", check=False, timeout=120)
     assert "all of it" not in done.stdout
@@ -152,14 +161,14 @@ def test_a_memory_bomb_takes_what_it_may_and_no_more(siege: Whit, kind: str) -> 
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_frames_of_somebody_else_stay_inside(siege: Whit, kind: str) -> None:
+def test_frames_of_somebody_else_stay_inside(siege: Whit, kind: Isolation) -> None:
     neighbour, own = seen(siege, "neighbour"), seen(siege, kind)
     (address,) = [one for one in neighbour["addresses"] if ":" not in one]
     entry = neighbours(address)
     tried = attack(siege, kind, "spoof", address, "10.255.255.254") | attack(siege, kind, "arp", address)
     assert neighbours(address) == entry
-    if tried.get("packet-socket"):
-        assert kind == "sandbox", "gVisor gives no packet sockets"
+    if kind == "sandbox":
+        assert "done" not in tried.values(), "gVisor sends no frames of others"
         return
     assert tried == dict.fromkeys(("spoofed-address", "spoofed-mac", "arp-request", "arp-reply"), "done")
     drops = [
@@ -177,7 +186,7 @@ def neighbours(address: str) -> str:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_flood_of_the_log_is_bounded(siege: Whit, kind: str) -> None:
+def test_a_flood_of_the_log_is_bounded(siege: Whit, kind: Isolation) -> None:
     """100 MB: the file on disk stays within its limit, and the last line is there."""
     attack(siege, kind, "flood")
     assert until(lambda: "flooded" in siege("logs", "--tail", "5", kind).stdout, 90)

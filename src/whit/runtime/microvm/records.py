@@ -14,7 +14,7 @@ from typing import Any
 from whit.kernel.instance_link import NOT_BY_ITSELF, InstanceLink, inside_messages
 from whit.kernel.netlink import NLM_F_ACK, NLM_F_REQUEST, Message
 from whit.model.instance import InstanceSpec
-from whit.runtime.bundle import SYSCTLS
+from whit.runtime.bundle import DEFAULT_PIDS, SYSCTLS
 from whit.runtime.capabilities import KNOWN
 from whit.runtime.layout import Layout
 
@@ -46,7 +46,7 @@ def of_process(process: Mapping[str, Any]) -> list[str]:
 def of_guest(spec: InstanceSpec, layout: Layout, mounts: Sequence[Mapping[str, Any]]) -> list[str]:
     """`mounts` as in a bundle, with places that have no links in them."""
     link = instance_link(spec, layout)
-    found = [f"hostname={spec.hostname}"]
+    found = [f"hostname={spec.hostname}", f"pids={spec.limits.pids or DEFAULT_PIDS}"]
     found += [f"sysctl={path.replace('.', '/')}={value}" for path, value in SYSCTLS.items()]
     found += [f"sysctl=net/ipv6/conf/{LINK}/{name}={value}" for name, value in _ipv6(link).items()]
     found += [f"netlink={_packed(message).hex()}" for message in inside_messages(link, _LINK_INDEX)]

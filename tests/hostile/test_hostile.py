@@ -41,6 +41,7 @@ MEAN = """
     command: [/hostile]
     cap_add: [NET_RAW]
     pids_limit: {processes}
+    stop_signal: SIGKILL
     mem_limit: 192m
     restart: always
 """

@@ -40,6 +40,7 @@ SERVICE = """
     command: [python3, -B, /srv/answer.py]
     uses: [{uses}]
     mem_limit: 256m
+    stop_signal: SIGKILL
 """
 
 

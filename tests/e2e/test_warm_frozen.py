@@ -30,7 +30,7 @@ def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Warm]:
             whit,
             where / "app",
             "frozen",
-            more="healthcheck: {test: [CMD, /true], interval: 1s, start_interval: 100ms, start_period: 5s}",
+            more='healthcheck: {test: [CMD, /late, "0"], interval: 1s, start_interval: 100ms, start_period: 5s}',
         )
     finally:
         whit("down", "warm", check=False)
@@ -62,7 +62,7 @@ def test_a_connection_from_an_instance(warm: Warm) -> None:
         warm.wait_until_frozen()
         found = warm.whit.json("trace", "client", name, "8080")
         assert found["outcome"] == "answered", found
-    assert warm.status()["state"] in ("running", "frozen")
+    assert warm.status().state in ("running", "frozen")
 
 
 def test_many_first_connections(warm: Warm) -> None:
@@ -85,15 +85,15 @@ def test_many_first_connections(warm: Warm) -> None:
 
 def test_its_health_is_kept_and_shown(warm: Warm) -> None:
     warm.wait_until("frozen")
-    assert warm.status()["health"] == "healthy"
+    assert warm.status().health == "healthy"
     # No check has woken it, or failed.
     time.sleep(2.5)
-    assert (warm.status()["state"], warm.status()["health"]) == ("frozen", "healthy")
+    assert (warm.status().state, warm.status().health) == ("frozen", "healthy")
 
 
 def test_a_command_in_it_wakes_it_and_keeps_it_awake(warm: Warm) -> None:
     warm.wait_until_frozen()
-    assert warm.whit("exec", "warm/web", "/true", check=False).returncode == 0
+    assert warm.whit("exec", "warm/web", "/late", "0", check=False).returncode == 0
     warm.wait_until_frozen()
 
 
@@ -119,20 +119,20 @@ def test_who_asks_while_no_agent_lives_is_answered_by_the_next_one(warm: Warm) -
     asking.join(30)
     assert len(answers) == 1
     warm.wait_until_frozen()
-    pid = warm.status()["pid"]
+    pid = warm.status().pid
     # And one that nobody asked for goes on sleeping.
     warm.whit.kill_agent()
     warm.whit.start_agent()
     assert warm.is_frozen()
-    assert warm.status()["pid"] == pid
+    assert warm.status().pid == pid
     warm.ask()
 
 
 def test_restart_and_down_of_one_that_sleeps(warm: Warm) -> None:
     warm.wait_until_frozen()
-    before = warm.status()["pid"]
+    before = warm.status().pid
     warm.whit("restart", "warm/web")
-    assert warm.status()["pid"] != before
+    assert warm.status().pid != before
     warm.ask()
     warm.wait_until_frozen()
     warm.whit("down", "warm")

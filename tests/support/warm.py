@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import socket
 import subprocess
 import time
 from pathlib import Path
-from typing import Any
 
 from support.whit import ROOT, Whit, free_port
+from whit.cli.client import Client
+from whit.model.instance import InstanceStatus
 
 RESPONDER = ROOT / "tests" / "conformance" / "responder.c"
 APP = """
@@ -17,7 +17,7 @@ name: warm
 services:
   web:
     build: {parts: [./server]}
-    command: [/responder, 8080/tcp, 8053/udp]
+    command: [/late, "${LATE}", /responder, 8080/tcp, 8053/udp]
     environment: {NAME: "here"}
     ports: ["${PORT}:8080", "${PORT}:8053/udp"]
     scale: {min: 0, idle: ${IDLE}, after: ${AFTER}}
@@ -30,16 +30,28 @@ services:
 """
 
 
-def write_app(directory: Path, idle: str, after: str, more: str = "") -> int:
-    """The app file and what it is built of. Returns the published port."""
+LATE = """
+#include <stdlib.h>
+#include <unistd.h>
+int main(int count, char **words)
+{
+	usleep(atoi(words[1]) * 1000);
+	return count > 2 ? execv(words[2], words + 2) : 0;
+}
+"""
+"""Waits for so many milliseconds and becomes the rest of its arguments, if there is one."""
+
+
+def write_app(directory: Path, idle: str, after: str, more: str = "", late: int = 0) -> int:
+    """The app file and what it is built of. Returns the published port. `late` are milliseconds until it listens."""
     server = directory / "server"
     server.mkdir(parents=True)
     subprocess.run(["gcc", "-O2", "-static", "-s", "-o", server / "responder", RESPONDER], check=True, timeout=120)
-    argv = ["gcc", "-O2", "-static", "-s", "-x", "c", "-o", server / "true", "-"]
-    subprocess.run(argv, input=b"int main(void) { return 0; }", check=True, timeout=120)
+    argv = ["gcc", "-O2", "-static", "-s", "-x", "c", "-o", server / "late", "-"]
+    subprocess.run(argv, input=LATE.encode(), check=True, timeout=120)
     port = free_port()
     text = APP
-    for name, value in {"PORT": str(port), "IDLE": idle, "AFTER": after, "MORE": more}.items():
+    for name, value in {"PORT": str(port), "IDLE": idle, "AFTER": after, "MORE": more, "LATE": str(late)}.items():
         text = text.replace(f"${{{name}}}", value)
     (directory / "whit.yaml").write_text(text)
     return port
@@ -48,14 +60,15 @@ def write_app(directory: Path, idle: str, after: str, more: str = "") -> int:
 class Warm:
     """The app, up."""
 
-    def __init__(self, whit: Whit, directory: Path, idle: str, after: str = "100ms", more: str = "") -> None:
+    def __init__(
+        self, whit: Whit, directory: Path, idle: str, after: str = "100ms", more: str = "", late: int = 0
+    ) -> None:
         self.whit, self.directory, self.idle = whit, directory, idle
-        self.port = write_app(directory, idle, after, more)
+        self.port = write_app(directory, idle, after, more, late)
         whit("up", str(directory), timeout=300)
 
-    def status(self, name: str = "warm-web-1") -> dict[str, Any]:
-        found: list[dict[str, Any]] = json.loads(self.whit("--json", "ps").stdout)
-        return next(one for one in found if name in (one.get("name"), one.get("instance")))
+    def status(self, name: str = "warm-web-1") -> InstanceStatus:
+        return next(one for one in Client(self.whit.settings).instances() if one.name == name)
 
     @property
     def group(self) -> Path:
@@ -72,9 +85,15 @@ class Warm:
 
     def wait_until(self, state: str, patience: float = 15) -> None:
         until = time.monotonic() + patience
-        while (found := self.status())["state"] != state:
+        while (found := self.status()).state != state:
             assert time.monotonic() < until, f"it is not {state} but {found}"
-            time.sleep(0.05)
+            time.sleep(0.02)
+
+    def wait_until_asleep(self) -> None:
+        if self.idle == "frozen":
+            self.wait_until_frozen()
+        else:
+            self.wait_until(self.idle)
 
     def wait_until_frozen(self, patience: float = 15) -> None:
         """Asks the kernel, which takes no time."""

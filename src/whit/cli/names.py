@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 from whit.base.errors import Conflict, InputError, NotFound
 
+_REACHABLE = ("running", "frozen", "created", "stopped")
+
 if TYPE_CHECKING:
     from whit.model.instance import InstanceStatus
     from whit.model.status import AppStatus
@@ -100,7 +102,7 @@ def find_instance(name: str, apps: Sequence[AppStatus], default: str) -> Instanc
     instances = [one for app in apps if app.name == member.app for one in app.instances]
     if member.instance:
         return next(one for one in instances if one.name == member.instance)
-    running = [one for one in instances if one.service == member.service and one.state in ("running", "frozen")]
+    running = [one for one in instances if one.service == member.service and one.state in _REACHABLE]
     if not running:
         raise Conflict(f"no instance of {member.app}/{member.service} runs", hint="`whit ps` shows why")
     return min(running, key=lambda one: (len(one.name), one.name))

@@ -24,7 +24,7 @@ from whit.kernel import pidfd
 from whit.kernel.files import MakeDirectory
 from whit.mesh import services
 from whit.model.image import Leases
-from whit.model.instance import ALIVE, ExitRecord, InstanceSpec, InstanceStatus
+from whit.model.instance import REACHABLE, ExitRecord, InstanceSpec, InstanceStatus
 from whit.model.operation import Operation, carry_out
 from whit.model.service import DependencySpec
 from whit.runtime import health, restart
@@ -75,13 +75,13 @@ class Record:
         self.status = self.status.model_copy(update=changes)
 
     @property
-    def is_alive(self) -> bool:
-        return self.status.state in ALIVE and not self.ended
+    def is_reachable(self) -> bool:
+        return self.status.state in REACHABLE and not self.ended
 
     @property
     def backend_state(self) -> services.State | None:
         """As what its service sees it; None if it is not there to be seen."""
-        if not self.is_alive:
+        if not self.is_reachable:
             return None
         if self.leaving:
             return "down" if self.drained else "leaving"
@@ -90,7 +90,7 @@ class Record:
     @property
     def ready(self) -> bool:
         """May take new connections."""
-        return not self.leaving and self.status.state in ALIVE and self.status.health in ("none", "healthy")
+        return not self.leaving and self.status.state in REACHABLE and self.status.health in ("none", "healthy")
 
 
 class Instances:
@@ -112,7 +112,7 @@ class Instances:
         self.publish = publish
         self.records: dict[str, Record] = {}
 
-    def _driver(self, spec: InstanceSpec) -> Driver:
+    def driver(self, spec: InstanceSpec) -> Driver:
         return self.drivers.of(spec.isolation)
 
     # ---- what is seen ----
@@ -133,9 +133,10 @@ class Instances:
             self.records[found.spec.name] = record
             record.started = time.monotonic()
             await HoldImage(self.leases, found.spec.name, found.spec.image).do()
-            if record.status.state in ALIVE:
+            if record.status.state in REACHABLE:
                 self._recall_health(record)
-                self._watch(record, adopted=True)
+                if record.status.state in ("running", "frozen"):
+                    self.watch(record, adopted=True)
             elif record.status.state == "exited":
                 self._settle_exit(record, found.ended or ExitRecord(code=None, cause="nobody saw it end"), ran_for=0)
             else:
@@ -172,25 +173,30 @@ class Instances:
                 operations = self._starting(wanted[name].spec)
             case Restart(name):
                 spec = self.records[name].spec
-                operations = self._restarting(spec, restarts=1)
+                operations = self.restarting(spec, restarts=1)
             case Remove(name):
                 spec = self.records[name].spec
-                stop = self._driver(spec).plan_stop(name, spec.stop_signal, spec.stop_grace_period)
+                stop = self.driver(spec).plan_stop(name, spec.stop_signal, spec.stop_grace_period)
                 operations = [*stop, *self._removing(spec)]
         return [operation.describe() for operation in operations]
 
     def _starting(self, spec: InstanceSpec) -> list[Operation]:
         connect = self.networks.plan_connect(spec)
         hold = HoldImage(self.leases, spec.name, spec.image)
-        return [hold, *_sources(spec), *connect, *self._driver(spec).plan_start(spec, self.networks.files(spec))]
+        return [hold, *_sources(spec), *connect, *self.driver(spec).plan_start(spec, self.networks.files(spec))]
 
-    def _restarting(self, spec: InstanceSpec, restarts: int) -> list[Operation]:
+    def restarting(self, spec: InstanceSpec, restarts: int) -> list[Operation]:
+        """From one that ended to one that runs."""
+        return [*self.preparing(spec, restarts), *self.driver(spec).plan_begin(spec)]
+
+    def preparing(self, spec: InstanceSpec, restarts: int) -> list[Operation]:
+        """The same, up to the moment at which its program runs."""
         files = self.networks.files(spec)
-        return [*self.networks.plan_reconnect(spec), *self._driver(spec).plan_restart(spec, files, restarts=restarts)]
+        return [*self.networks.plan_reconnect(spec), *self.driver(spec).plan_prepare(spec, files, restarts=restarts)]
 
     def _removing(self, spec: InstanceSpec) -> list[Operation]:
         disconnect = self.networks.plan_disconnect(spec)
-        return [*self._driver(spec).plan_remove(spec.name), *disconnect, ReleaseImage(self.leases, spec.name)]
+        return [*self.driver(spec).plan_remove(spec.name), *disconnect, ReleaseImage(self.leases, spec.name)]
 
     def release(self) -> None:
         """Stop watching; the instances go on."""
@@ -256,25 +262,32 @@ class Instances:
             # Its first start failed and was taken back as a whole.
             await self._start(record)
             return
-        await carry_out(self._restarting(spec, restarts))
+        await carry_out(self.restarting(spec, restarts))
         record.update(restarts=restarts)
         self._running(record)
 
     async def _remove(self, record: Record) -> None:
         record.leaving = True
         spec = record.spec
-        if record.status.state in ALIVE:
+        if record.is_reachable:
             # New connections have gone elsewhere before the process hears that it is to end.
             await self.publish()
-            self.rouse(record)
-            await self._drain(record)
-            self._unwatch(record)
-            await carry_out(self._driver(spec).plan_stop(spec.name, spec.stop_signal, spec.stop_grace_period))
+            if record.status.state in ("running", "frozen"):
+                await self._end(record)
             record.ended = True
             await self.publish()
-        self._unwatch(record)
+        self.unwatch(record)
         await carry_out(self._removing(spec))
         self.records.pop(spec.name, None)
+
+    async def _end(self, record: Record) -> None:
+        """Its connections, then its process."""
+        spec, driver = record.spec, self.driver(record.spec)
+        if record.status.state == "frozen":
+            driver.resume(spec.name)
+        await self._drain(record)
+        self.unwatch(record)
+        await carry_out(driver.plan_stop(spec.name, spec.stop_signal, spec.stop_grace_period))
 
     async def _drain(self, record: Record) -> None:
         """Let its connections end by themselves, for as long as the service gives them."""
@@ -292,7 +305,7 @@ class Instances:
     # ---- what happens ----
 
     def _running(self, record: Record) -> None:
-        driver = self._driver(record.spec)
+        driver = self.driver(record.spec)
         record.started = time.monotonic()
         record.ended = False
         record.update(
@@ -304,52 +317,28 @@ class Instances:
             runtime=driver.runtime,
             health="starting" if record.spec.healthcheck else "none",
         )
-        self._watch(record, adopted=False)
+        self.watch(record, adopted=False)
 
-    def _watch(self, record: Record, *, adopted: bool) -> None:
-        self._unwatch(record)
+    def watch(self, record: Record, *, adopted: bool) -> None:
+        """See when it ends and how it does, instead of whatever was watched before."""
+        self.unwatch(record)
         record.watchers = (
             asyncio.create_task(self._watch_exit(record)),
             asyncio.create_task(self._watch_main(record)),
         )
         if record.status.state != "frozen":
-            self._check(record, adopted=adopted)
+            self.check(record, adopted=adopted)
 
-    def _check(self, record: Record, *, adopted: bool) -> None:
+    def check(self, record: Record, *, adopted: bool) -> None:
         """Look after its health from now on."""
         if record.spec.healthcheck is not None:
             record.checker = asyncio.create_task(self._watch_health(record, adopted=adopted))
 
-    def _unwatch(self, record: Record) -> None:
+    def unwatch(self, record: Record) -> None:
         for task in (*record.watchers, *((record.checker,) if record.checker else ())):
             if task is not asyncio.current_task():
                 task.cancel()
         record.watchers, record.checker = (), None
-
-    # ---- sleep ----
-
-    async def freeze(self, record: Record) -> None:
-        """Let it stand still, its health unasked. Raises WhitError if that cannot be done; it runs then."""
-        if record.checker is not None:
-            record.checker.cancel()
-            await asyncio.wait([record.checker])
-            record.checker = None
-        try:
-            await self._driver(record.spec).pause(record.spec.name)
-        except WhitError:
-            self._check(record, adopted=True)
-            raise
-        if record.is_alive:
-            record.update(state="frozen")
-
-    def rouse(self, record: Record) -> None:
-        """Let it run if it stands still."""
-        if record.status.state != "frozen":
-            return
-        self._driver(record.spec).resume(record.spec.name)
-        record.update(state="running")
-        self._check(record, adopted=True)
-        self.changed()
 
     async def _watch_main(self, record: Record) -> None:
         """Out of its service as soon as its first process is dead: all else about its end is found out later."""
@@ -360,10 +349,10 @@ class Instances:
         await self.publish()
 
     async def _watch_exit(self, record: Record) -> None:
-        ended = await self._driver(record.spec).exit_of(record.spec.name)
+        ended = await self.driver(record.spec).exit_of(record.spec.name)
         if not record.leaving:
             self._settle_exit(record, ended, time.monotonic() - record.started)
-            self._unwatch(record)
+            self.unwatch(record)
             self.changed()
 
     def _settle_exit(self, record: Record, ended: ExitRecord, ran_for: float) -> None:
@@ -386,7 +375,7 @@ class Instances:
             self.changed()
 
         async def check(command: tuple[str, ...], timeout: float) -> health.CheckResult:
-            return await self._driver(record.spec).check(record.spec.name, command, timeout)
+            return await self.driver(record.spec).check(record.spec.name, command, timeout)
 
         with contextlib.suppress(asyncio.CancelledError):
             await health.watch(record.spec.healthcheck, check, changed)

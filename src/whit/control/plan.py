@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from whit.control.desired import Wanted
-from whit.model.instance import ALIVE, InstanceStatus
+from whit.model.instance import REACHABLE, InstanceStatus
 from whit.model.service import DependencySpec
 
 
@@ -111,6 +111,6 @@ def _status_satisfies(status: InstanceStatus, dependency: DependencySpec) -> boo
         case "service_completed_successfully":
             return status.state == "exited" and status.exit_code == 0
         case "service_healthy":
-            return status.state in ALIVE and status.health in ("healthy", "none")
+            return status.state in REACHABLE and status.health in ("healthy", "none")
         case "service_started":
-            return status.state in ALIVE or (status.state == "exited" and status.started_at is not None)
+            return status.state in REACHABLE or (status.state == "exited" and status.started_at is not None)

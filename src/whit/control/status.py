@@ -11,13 +11,13 @@ from pathlib import Path
 from whit.base.errors import NotFound
 from whit.control.plan import Seen
 from whit.model.app import AppSpec
-from whit.model.instance import ALIVE, Health, InstanceStatus, State
+from whit.model.instance import REACHABLE, Health, InstanceStatus, State
 from whit.model.release import Release
 from whit.model.service import PortSpec
 from whit.model.status import AppState, AppStatus, ServiceStatus
 
 _WORST_FIRST: tuple[State, ...] = (
-    "failed", "restarting", "pending", "building", "created", "exited", "stopped", "running", "frozen",
+    "failed", "restarting", "pending", "building", "exited", "running", "frozen", "created", "stopped",
 )  # fmt: skip
 _LEAST_HEALTHY_FIRST: tuple[Health, ...] = ("unhealthy", "starting", "healthy", "none")
 
@@ -50,7 +50,7 @@ def _service_status(
         state=next(state for state in _WORST_FIRST if state in states),
         health=next(health for health in _LEAST_HEALTHY_FIRST if health in healths),
         wanted=0 if spec.is_elsewhere else spec.replicas,
-        running=sum(one.state in ALIVE for one in instances),
+        running=sum(one.state in REACHABLE for one in instances),
         address=addresses[0],
         address6="".join(addresses[1:]),
         ports=tuple(map(port_text, spec.ports)),

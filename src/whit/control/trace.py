@@ -23,7 +23,7 @@ from whit.mesh.flows import FlowLog
 from whit.mesh.naming import HOOKS, REASONS, endpoint_text
 from whit.mesh.probe import Probe
 from whit.model.flow import Family, Party, Trace, TracedHop
-from whit.model.instance import ALIVE, InstanceStatus
+from whit.model.instance import REACHABLE, InstanceStatus
 
 NUMBERS = {"tcp": socket.IPPROTO_TCP, "udp": socket.IPPROTO_UDP}
 PATIENCE = 1.5
@@ -182,7 +182,7 @@ class Tracer:
     def _told(self, probe: Probe, protocol: str, events: Sequence[abi.HopEvent], parties: tuple[Party, Party]) -> Trace:
         back = [_is_back(hop, probe) for hop in events]
         hops = tuple(self._hop(hop, events[0].time_ns, way) for hop, way in zip(events, back, strict=True))
-        drop = next((hop for hop in events if hop.step == abi.HopStep.DROPPED), None)
+        drop = next((hop for hop in events if hop.step == abi.HopStep.DROPPED and not _is_held(hop)), None)
         reason = REASONS.get(drop.reason) if drop else None
         ruled = [hop for hop in hops if hop.rule] if reason and reason.name.startswith("POLICY") else []
         return Trace(
@@ -286,7 +286,7 @@ def source_of(instances: Sequence[InstanceStatus], name: str) -> InstanceStatus:
         raise NotFound(
             f"{name} is no service or instance", hint="packets are sent from instances; `whit ps` lists them"
         )
-    running = [one for one in found if one.state in ALIVE]
+    running = [one for one in found if one.state in REACHABLE]
     if not running:
         raise Conflict(f"no instance of {name} runs", hint="`whit ps` shows why")
     return running[0]
@@ -312,13 +312,19 @@ def _is_back(hop: abi.HopEvent, probe: Probe) -> bool:
 
 def _is_over(hops: Sequence[abi.HopEvent], probe: Probe) -> bool:
     """It was dropped or left the node, or an answer has come to the sender."""
-    return any(hop.step in _LAST or (_is_back(hop, probe) and hop.step == abi.HopStep.INSTANCE) for hop in hops) or any(
-        hop.step == abi.HopStep.ANSWERED for hop in hops
-    )
+    return any(
+        (hop.step in _LAST and not _is_held(hop)) or (_is_back(hop, probe) and hop.step == abi.HopStep.INSTANCE)
+        for hop in hops
+    ) or any(hop.step == abi.HopStep.ANSWERED for hop in hops)
+
+
+def _is_held(hop: abi.HopEvent) -> bool:
+    """It is delivered later."""
+    return hop.step == abi.HopStep.DROPPED and hop.reason == abi.DropReason.HELD
 
 
 def _outcome(hops: Sequence[abi.HopEvent], back: Sequence[bool]) -> Literal["answered", "delivered", "dropped", "lost"]:
-    if any(hop.step == abi.HopStep.DROPPED for hop in hops):
+    if any(hop.step == abi.HopStep.DROPPED and not _is_held(hop) for hop in hops):
         return "dropped"
     if any(way and hop.step in _HANDED_ON for hop, way in zip(hops, back, strict=True)):
         return "answered"

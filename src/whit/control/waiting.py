@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from whit.base.errors import Permanent, TimedOut
 from whit.control.desired import Wanted
 from whit.control.plan import Seen, unmet
-from whit.model.instance import ALIVE, InstanceStatus
+from whit.model.instance import REACHABLE, InstanceStatus
 from whit.model.progress import Progress, Report
 
 
@@ -88,7 +88,7 @@ def gone(app: str, seen: Mapping[str, Seen], report: Report) -> bool:
 
 def is_settled(status: InstanceStatus) -> bool:
     """It is as it should be: healthy, or done."""
-    if status.state in ALIVE:
+    if status.state in REACHABLE:
         return status.health in ("none", "healthy")
     return status.state == "exited" and status.exit_code == 0
 

@@ -1,4 +1,4 @@
-"""Puts instances to sleep that nobody asks for, and wakes them when somebody does.
+"""Decides who sleeps: puts instances to sleep that nobody asks for, and wakes them when somebody does.
 
 Level-triggered, as all else here: what sleeps is seen on the machine, and whether it was asked for meanwhile is written
 at its endpoint by the datapath, so that an agent may die at any moment and the next one goes on.
@@ -9,13 +9,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from typing import Any
 
 from whit.base.errors import WhitError
+from whit.control import sleep
 from whit.control.desired import Wanted
+from whit.control.held import Held
 from whit.control.instances import Instances, Record
 from whit.datapath import abi
 from whit.datapath.datapath import Datapath
+from whit.datapath.knocks import packet_of
 from whit.kernel.thread import in_thread
 from whit.mesh import warm
 from whit.mesh.warm import Watch
@@ -26,6 +30,8 @@ log = logging.getLogger(__name__)
 LOOK_SECONDS = 5.0
 """How often it is looked whether somebody may sleep; more often if somebody is to do so sooner."""
 LEAST_SECONDS = 0.05
+WATCHES = {"frozen": Watch.TELL, "created": Watch.HOLD, "stopped": Watch.HOLD}
+"""What is done about packets at each level."""
 
 
 class Warmth:
@@ -35,10 +41,13 @@ class Warmth:
         self.datapath = datapath
         self.instances = instances
         self.wanted = wanted
-        self._sleeping: dict[int, str] = {}
-        """Names by link, of those that a knock wakes."""
+        self.held = Held(instances)
+        self._names: dict[int, str] = {}
+        """By link."""
+        self._moving: set[str] = set()
+        """Those that are falling asleep or getting up."""
         self._knocked: set[str] = set()
-        """Of those that are on their way to sleep, who was asked for meanwhile."""
+        """Those that were asked for while they fell asleep."""
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -62,12 +71,13 @@ class Warmth:
     def _recall(self) -> None:
         """Of those that slept when we came, those that were asked for since are woken."""
         for record in self.instances.records.values():
-            if record.status.state != "frozen":
+            wanted = WATCHES.get(record.status.state)
+            if wanted is None:
                 continue
             link = warm.link_of(self.datapath, record.spec)
             if link is not None:
-                self._sleeping[link] = record.spec.name
-            if warm.watched(self.datapath, record.spec) is not Watch.TELL:
+                self._names[link] = record.spec.name
+            if warm.watched(self.datapath, record.spec) is not wanted:
                 self.wake(record)
         self._listen()
 
@@ -78,27 +88,47 @@ class Warmth:
             want = self.wanted().get(name)
             if want is None or record.task is not None or record.leaving or record.users:
                 continue
-            scale = want.scale
-            if scale is None and record.status.state == "frozen":
+            if want.scale is None and record.status.state in WATCHES:
                 self.wake(record)
-            elif scale is not None and record.status.state == "running" and record.ready:
+            elif want.scale is not None and record.status.state == "running" and record.ready:
                 link = warm.watch(self.datapath, record.spec, Watch.NOTE)
-                if link is not None and warm.silence(self.datapath, link) > scale.after:
-                    self.instances.work(record, self._sleep(record, scale, link))
+                if link is None:
+                    continue
+                self._names[link] = name
+                if warm.silence(self.datapath, link) > want.scale.after:
+                    self._knocked.discard(name)
+                    self._move(record, self._sleep(record, want.scale, link))
+
+    def _move(self, record: Record, work: Coroutine[Any, Any, None]) -> None:
+        async def moving() -> None:
+            try:
+                await work
+            finally:
+                self._moving.discard(record.spec.name)
+
+        self._moving.add(record.spec.name)
+        self.instances.work(record, moving())
 
     async def _sleep(self, record: Record, scale: ScaleSpec, link: int) -> None:
         if await in_thread(warm.has_clients, self.datapath.flows, record.spec):
             return
         name = record.spec.name
-        self._knocked.discard(name)
-        self._sleeping[link] = name
-        warm.watch(self.datapath, record.spec, Watch.TELL)
+        warm.watch(self.datapath, record.spec, WATCHES[scale.idle])
         # A packet that came before that was let through without a word, but its time was noted.
-        if warm.silence(self.datapath, link) > scale.after:
-            log.info("%s falls asleep", name)
-            await self.instances.freeze(record)
-        if name in self._knocked or record.status.state != "frozen":
-            self.wake(record)
+        if warm.silence(self.datapath, link) <= scale.after:
+            warm.watch(self.datapath, record.spec, Watch.NOTE)
+            return
+        log.info("%s falls asleep: %s", name, scale.idle)
+        try:
+            if scale.idle == "frozen":
+                await sleep.freeze(self.instances, record)
+            else:
+                await sleep.lay_down(self.instances, record, scale.idle)
+        except WhitError:
+            self._awake(record)
+            raise
+        if name in self._knocked:
+            await self._rise(record)
 
     # ---- awake ----
 
@@ -113,8 +143,15 @@ class Warmth:
             self._answer(knock)
 
     def _answer(self, knock: abi.WakeEvent) -> None:
-        record = self.instances.records.get(self._sleeping.get(knock.ifindex, ""))
-        if record is not None:
+        record = self.instances.records.get(self._names.get(knock.ifindex, ""))
+        if record is None:
+            return
+        if knock.length:
+            self.held.keep(record, packet_of(knock))
+        if record.status.state == "running" and record.spec.name not in self._moving:
+            # It was on its way to us while that changed.
+            self.held.hand_over(record)
+        else:
             self.wake(record)
 
     @contextlib.asynccontextmanager
@@ -122,25 +159,50 @@ class Warmth:
         """Awake, until the end of the context."""
         record.users += 1
         try:
-            self.wake(record)
-            if record.spec.name in self._knocked and record.task is not None:
-                await asyncio.wait([record.task])
+            await self.awaken(record)
             yield
         finally:
             record.users -= 1
             warm.note(self.datapath, record.spec)
 
+    async def awaken(self, record: Record) -> None:
+        """Returns when it runs, and listens; or when that failed."""
+        self.wake(record)
+        if record.spec.name in self._moving and record.task is not None:
+            await asyncio.wait([record.task])
+
     def wake(self, record: Record) -> None:
         """Let it run, if it sleeps; if it is just falling asleep, as soon as it has."""
-        if record.task is not None and record.task is not asyncio.current_task():
-            if record.spec.name in self._sleeping.values():
-                self._knocked.add(record.spec.name)
+        if record.task is not None:
+            self._knocked.add(record.spec.name)
+        elif record.status.state == "frozen":
+            # At once: every task in between is time that somebody waits.
+            try:
+                sleep.thaw(self.instances, record)
+            except WhitError as error:
+                log.error("%s cannot be woken: %s", record.spec.name, error)
+            self._awake(record)
+        elif record.status.state in WATCHES:
+            self._move(record, self._rise(record))
+
+    async def _rise(self, record: Record) -> None:
+        if record.status.state == "frozen":
+            sleep.thaw(self.instances, record)
+        elif record.status.state in WATCHES:
+            log.info("%s is woken", record.spec.name)
+            try:
+                await sleep.get_up(self.instances, record)
+                await self.held.wait_and_hand_over(record)
+                sleep.stand(self.instances, record)
+            finally:
+                self._awake(record)
             return
-        try:
-            self.instances.rouse(record)
-            warm.note(self.datapath, record.spec)
-            link = warm.watch(self.datapath, record.spec, Watch.NOTE)
-            if link is not None:
-                self._sleeping.pop(link, None)
-        except WhitError as error:
-            log.error("%s cannot be woken: %s", record.spec.name, error)
+        self._awake(record)
+
+    def _awake(self, record: Record) -> None:
+        """What comes for it is delivered from now on, and what was held is, too."""
+        warm.note(self.datapath, record.spec)
+        warm.watch(self.datapath, record.spec, Watch.NOTE)
+        # What was held until just now may still be in the ring.
+        self._listen()
+        self.held.hand_over(record)

@@ -37,26 +37,22 @@ def freeze(hierarchies: Hierarchies, group: str, patience: float = PATIENCE) -> 
 
 
 def thaw(hierarchies: Hierarchies, group: str) -> None:
-    """Takes some 50 us and waits for nobody. Content if it is not frozen, or gone.
-
-    Raises:
-        Unavailable: there is no freezer.
-    """
+    """Takes some 50 us and waits for nobody. Content if it is not frozen, or gone, or cannot be frozen."""
     try:
         switch = _switch(hierarchies, group)
         _write(switch, "THAWED" if _is_v1(switch) else "0")
-    except NotFound:
+    except (NotFound, Unavailable):
         return
 
 
 def is_frozen(hierarchies: Hierarchies, group: str) -> bool:
-    """Whether all of it stands still. False if it is gone."""
+    """Whether all of it stands still. False if it is gone, or there is no freezer."""
     try:
         switch = _switch(hierarchies, group)
         if _is_v1(switch):
             return switch.read_text().strip() == "FROZEN"
         return "frozen 1" in switch.with_name("cgroup.events").read_text().splitlines()
-    except (NotFound, FileNotFoundError):
+    except (NotFound, Unavailable, FileNotFoundError):
         return False
 
 

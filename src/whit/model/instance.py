@@ -13,7 +13,7 @@ from whit.model.image import Image
 from whit.model.service import HealthSpec, Isolation, LimitsSpec, RestartSpec
 
 State = Literal["pending", "building", "created", "running", "exited", "restarting", "failed", "stopped", "frozen"]
-ALIVE: frozenset[State] = frozenset(("running", "frozen"))
+REACHABLE: frozenset[State] = frozenset(("running", "frozen", "created", "stopped"))
 """Takes what is sent to it, at once or once it is woken."""
 Health = Literal["none", "starting", "healthy", "unhealthy"]
 

@@ -62,6 +62,14 @@ class Driver(Protocol):
         """Start one that ended once more, with what it wrote. `restarts` counts this one too."""
         ...
 
+    def plan_prepare(self, spec: InstanceSpec, files: NetworkFiles, *, restarts: int) -> list[Operation]:
+        """`plan_restart` up to the moment at which its program runs."""
+        ...
+
+    def plan_begin(self, spec: InstanceSpec) -> list[Operation]:
+        """Let the program of one that is prepared run."""
+        ...
+
     def plan_stop(self, name: str, signal: str, grace: float) -> list[Operation]:
         """End it; exit status, log and files stay. `grace` in seconds."""
         ...

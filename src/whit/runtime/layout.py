@@ -35,6 +35,11 @@ class Layout:
         return self.bundle / "start.json"
 
     @property
+    def asleep(self) -> Path:
+        """There while it has no running process because nobody asks for it."""
+        return self.bundle / "asleep"
+
+    @property
     def config(self) -> Path:
         return self.bundle / "config.json"
 

@@ -19,7 +19,7 @@ from whit.base.settings import Settings
 from whit.kernel import cgroup, freezer
 from whit.kernel.mount import MountOverlay, unmount
 from whit.kernel.thread import in_thread
-from whit.model.instance import ALIVE, ExitRecord, InstanceSpec, InstanceStatus, State
+from whit.model.instance import REACHABLE, ExitRecord, InstanceSpec, InstanceStatus, State
 from whit.model.operation import Operation
 from whit.runtime import execute, health, logs, monitor, rootfs
 from whit.runtime.driver import Found, read_spec
@@ -65,11 +65,11 @@ def _own_cgroup(layout: Layout, host: HostFacts) -> list[Operation]:
     return [] if host.runtime.makes_cgroup else [cgroup.CreateCgroup(layout.cgroup)]
 
 
-def plan_restart(
+def plan_prepare(
     spec: InstanceSpec, settings: Settings, host: HostFacts, files: NetworkFiles, *, restarts: int
 ) -> list[Operation]:
-    """Start an instance that ended once more, with the writable layer and the log that it has. `restarts` counts
-    this one too."""
+    """Make an instance that ended ready to start once more, with the writable layer and the log that it has.
+    `restarts` counts this time too."""
     layout = Layout(settings, spec.name)
     return [
         *host.runtime.preparation(),
@@ -78,7 +78,6 @@ def plan_restart(
         WriteBundle(layout, spec, host),
         *_own_cgroup(layout, host),
         CreateContainer(layout, spec, host, restarts),
-        StartContainer(layout, spec, host),
     ]
 
 
@@ -140,10 +139,10 @@ async def _find(layout: Layout, host: HostFacts, container: ContainerState | Non
         service=spec.service if spec else "",
         isolation=spec.isolation if spec else "container",
         state=state if spec else "failed",
-        health="starting" if spec and spec.healthcheck and state in ALIVE else "none",
+        health="starting" if spec and spec.healthcheck and state in REACHABLE else "none",
         address=spec.network.address if spec else "",
         address6=spec.network.address6 if spec else "",
-        pid=container.pid if container and state in ALIVE else None,
+        pid=container.pid if container and state in REACHABLE else None,
         image=spec.image.name if spec else "",
         started_at=datetime.fromisoformat(start["started_at"]) if "started_at" in start else None,
         exit_code=ended.code if ended else None,
@@ -161,13 +160,15 @@ async def _condition(
     """Its state, why, and how it ended."""
     if logs.has_ended(layout):
         record = monitor.record(layout)
-        return "exited", record.cause, record
+        return ("stopped" if layout.asleep.exists() else "exited"), record.cause, record
     if container is None:
-        return "failed", "its start was cut short", None
+        return ("stopped", "", None) if layout.asleep.exists() else ("failed", "its start was cut short", None)
     if container.status in ("running", "paused") and conmon.monitor_pid(layout.monitored) is not None:
-        return ("frozen" if container.status == "paused" else "running"), "", None
+        stands = container.status == "paused" or await in_thread(freezer.is_frozen, cgroup.find(), layout.cgroup)
+        return ("frozen" if stands else "running"), "", None
     if container.status in ("creating", "created"):
-        return "created", "its start was cut short", None
+        sleeps = container.status == "created" and layout.asleep.exists()
+        return ("created", "", None) if sleeps else ("failed", "its start was cut short", None)
     # It ended a moment ago, or its monitor was killed: either way this does not take long.
     record = await monitor.exit_of(layout, host)
     return "exited", record.cause, record
@@ -201,7 +202,13 @@ class OciDriver:
         return plan_start(spec, self.settings, self.host, files)
 
     def plan_restart(self, spec: InstanceSpec, files: NetworkFiles, *, restarts: int) -> list[Operation]:
-        return plan_restart(spec, self.settings, self.host, files, restarts=restarts)
+        return [*self.plan_prepare(spec, files, restarts=restarts), *self.plan_begin(spec)]
+
+    def plan_prepare(self, spec: InstanceSpec, files: NetworkFiles, *, restarts: int) -> list[Operation]:
+        return plan_prepare(spec, self.settings, self.host, files, restarts=restarts)
+
+    def plan_begin(self, spec: InstanceSpec) -> list[Operation]:
+        return [StartContainer(self.layout(spec.name), spec, self.host)]
 
     def plan_stop(self, name: str, signal: str, grace: float) -> list[Operation]:
         return plan_stop(name, self.settings, self.host, signal, grace)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from whit.base.errors import CommandError, Conflict, InputError, Place, TimedOut
-from whit.kernel import cgroup, pidfd
+from whit.kernel import cgroup, freezer, pidfd
 from whit.kernel.files import write_file
 from whit.kernel.thread import in_thread
 from whit.model.instance import InstanceSpec
@@ -251,6 +251,8 @@ def _explained(error: CommandError, spec: InstanceSpec) -> Exception:
 async def remove_container(layout: Layout, host: HostFacts) -> None:
     """Kill and forget the container, its monitor and its cgroups, in whatever state they are."""
     monitor = conmon.monitor_pid(layout.monitored)
+    # Whoever stands still answers no runtime, and does not die.
+    await in_thread(freezer.thaw, cgroup.find(), layout.cgroup)
     if not layout.monitored.pid_file.exists():
         # It is still creating. Its runtime child dies with it, and leaves what `delete` then takes away.
         await processes.end(monitor, patience=0)

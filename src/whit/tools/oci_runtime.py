@@ -6,6 +6,7 @@ Creating goes through conmon, which calls the runtime itself; what a bundle says
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import logging
@@ -27,6 +28,8 @@ log = logging.getLogger(__name__)
 Kind = Literal["crun", "runc", "runsc"]
 PREFERRED: tuple[Kind, ...] = ("crun", "runc")
 """crun starts a container in less than half the time of runc."""
+
+_GATE_PATIENCE = 5.0
 
 Status = Literal["creating", "created", "running", "stopped", "paused"]
 
@@ -99,6 +102,8 @@ class Runtime:
 
     async def start(self, name: str) -> None:
         """Let the created container's program run."""
+        if self.kind == "runc" and await _open_gate(self.root / name / "exec.fifo"):
+            return
         await process.run(self.arguments(name, "start", name), timeout=30)
 
     async def kill(self, name: str, signal: str) -> bool:
@@ -185,6 +190,31 @@ async def choose(settings: Settings) -> Runtime:
         refusals.append(f"{kind}: {refusal}")
     said = "; ".join(refusals) or "neither crun nor runc is installed"
     raise Unavailable(f"no OCI runtime works here: {said}", hint="install crun or runc; `whit doctor` tries them")
+
+
+async def _open_gate(gate: Path) -> bool:
+    """What `runc start` does, without a process for it, which takes 15 ms: runc's init waits for a reader of a fifo,
+    writes a byte to it and goes on (runc 1.1, libcontainer/container_linux.go). False: somebody else is to find out
+    what is wrong."""
+    try:
+        descriptor = os.open(gate, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    loop = asyncio.get_running_loop()
+    opened = asyncio.Event()
+    loop.add_reader(descriptor, opened.set)
+    try:
+        async with asyncio.timeout(_GATE_PATIENCE):
+            await opened.wait()
+        if not os.read(descriptor, 1):
+            return False
+    except TimeoutError:
+        return False
+    finally:
+        loop.remove_reader(descriptor)
+        os.close(descriptor)
+    gate.unlink(missing_ok=True)
+    return True
 
 
 def find(kind: Kind) -> Path | None:

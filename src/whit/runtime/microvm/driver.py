@@ -31,7 +31,6 @@ from whit.runtime.operations import (
     CreateContainer,
     NetworkFiles,
     Removal,
-    StartContainer,
     WriteNetworkFiles,
     remove_container,
 )
@@ -70,22 +69,28 @@ class MicrovmDriver:
             MountOverlay(layout.rootfs, spec.image.layers, layout.upper, layout.work),
             *seed,
             ConnectTap(layout, spec),
-            *self._run(spec, files, restarts=0),
+            *self._create(spec, files, restarts=0),
+            *self.plan_begin(spec),
         ]
 
     def plan_restart(self, spec: InstanceSpec, files: NetworkFiles, *, restarts: int) -> list[Operation]:
+        return [*self.plan_prepare(spec, files, restarts=restarts), *self.plan_begin(spec)]
+
+    def plan_prepare(self, spec: InstanceSpec, files: NetworkFiles, *, restarts: int) -> list[Operation]:
         layout = self.layout(spec.name)
         forget = Removal(f"forget the ended machine {spec.name}", lambda: remove_container(layout, self.host))
-        return [forget, *self._run(spec, files, restarts=restarts)]
+        return [forget, *self._create(spec, files, restarts=restarts)]
 
-    def _run(self, spec: InstanceSpec, files: NetworkFiles, *, restarts: int) -> list[Operation]:
+    def plan_begin(self, spec: InstanceSpec) -> list[Operation]:
+        return self.containers.plan_begin(spec)
+
+    def _create(self, spec: InstanceSpec, files: NetworkFiles, *, restarts: int) -> list[Operation]:
         layout = self.layout(spec.name)
         return [
             WriteNetworkFiles(layout, spec, files),
             WriteMachine(layout, spec, self.host, self.guests),
             cgroup.CreateCgroup(layout.cgroup),
             CreateContainer(layout, spec, self.host, restarts),
-            StartContainer(layout, spec, self.host),
         ]
 
     def plan_stop(self, name: str, signal: str, grace: float) -> list[Operation]:

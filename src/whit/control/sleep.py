@@ -1,0 +1,85 @@
+"""How an instance is put to sleep and got up again: frozen as it is, or ended and maybe made ready to start.
+
+When that is done, and what is done about packets meanwhile, is in warm.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from datetime import UTC, datetime
+
+from whit.base.errors import WhitError
+from whit.control.instances import Instances, Record
+from whit.model.operation import carry_out
+from whit.model.service import Idle
+
+log = logging.getLogger(__name__)
+
+
+async def freeze(instances: Instances, record: Record) -> None:
+    """Let it stand still, its health unasked. Raises WhitError if that cannot be done; it runs then."""
+    if record.checker is not None:
+        record.checker.cancel()
+        await asyncio.wait([record.checker])
+        record.checker = None
+    try:
+        await instances.driver(record.spec).pause(record.spec.name)
+    except WhitError:
+        instances.check(record, adopted=True)
+        raise
+    if record.is_reachable:
+        record.update(state="frozen")
+
+
+def thaw(instances: Instances, record: Record) -> None:
+    """Let it run if it stands still."""
+    if record.status.state != "frozen":
+        return
+    instances.driver(record.spec).resume(record.spec.name)
+    record.update(state="running")
+    instances.check(record, adopted=True)
+    instances.changed()
+
+
+async def lay_down(instances: Instances, record: Record, level: Idle) -> None:
+    """End its process; its network, its files and its place in its service stay. An agent that comes later sees that
+    this was on purpose."""
+    spec, driver = record.spec, instances.driver(record.spec)
+    instances.drivers.layout(spec.name).asleep.write_text(level)
+    instances.unwatch(record)
+    await carry_out(driver.plan_stop(spec.name, spec.stop_signal, spec.stop_grace_period))
+    record.update(state="stopped", pid=None, message="")
+    if level == "created":
+        await carry_out(instances.preparing(spec, record.status.restarts))
+        record.update(state="created", pid=driver.pid_of(spec.name))
+
+
+async def get_up(instances: Instances, record: Record) -> None:
+    """Have its process run; whether somebody listens is not looked at. Raises WhitError."""
+    spec = record.spec
+    if record.status.state != "created" or not await _begun(instances, record):
+        await carry_out(instances.restarting(spec, record.status.restarts))
+    instances.drivers.layout(spec.name).asleep.unlink(missing_ok=True)
+    record.started = time.monotonic()
+
+
+async def _begun(instances: Instances, record: Record) -> bool:
+    """Somebody may have ended what was prepared."""
+    try:
+        await carry_out(instances.driver(record.spec).plan_begin(record.spec))
+    except WhitError as error:
+        log.warning("%s was not ready to start: %s", record.spec.name, error)
+        return False
+    return True
+
+
+def stand(instances: Instances, record: Record) -> None:
+    """It runs. Its health is what it was until a check says otherwise: its service has waited for it."""
+    record.ended = False
+    record.update(
+        state="running", started_at=datetime.now(UTC), pid=instances.driver(record.spec).pid_of(record.spec.name)
+    )
+    instances.watch(record, adopted=True)
+    instances.changed()

@@ -1,0 +1,114 @@
+"""A service whose instance has no process while nobody asks for it: what comes for it is held until it listens."""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+import statistics
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from support.leftovers import leftovers_after
+from support.warm import Warm
+from support.whit import Whit
+
+from whit.base.settings import Settings
+
+pytestmark = [pytest.mark.root, pytest.mark.machine, pytest.mark.timeout(1800)]
+
+
+def brought_up(where: Path, idle: str, **more: object) -> Iterator[Warm]:
+    settings = Settings(id=f"t{secrets.token_hex(3)}", state_root=where / "state")
+    whit = Whit(settings)
+    try:
+        yield Warm(whit, where / "app", idle, **more)  # type: ignore[arg-type]
+    finally:
+        whit("down", "warm", check=False)
+        whit.clean()
+    assert not (left := leftovers_after(settings)), left
+    shutil.rmtree(settings.run_dir, ignore_errors=True)
+
+
+@pytest.fixture(scope="module", params=["created", "stopped"])
+def warm(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Warm]:
+    yield from brought_up(tmp_path_factory.mktemp(request.param), request.param)
+
+
+def test_no_wake_up_is_lost_and_none_refused(
+    warm: Warm, sample: Callable[[int, int], int], record_number: Callable[[str, object], None]
+) -> None:
+    took: dict[str, list[float]] = {"connection": [], "datagram": []}
+    for number in range(sample(12, 500)):
+        warm.wait_until_asleep()
+        if number % 2:
+            took["datagram"].append(warm.ask_datagram())
+        else:
+            took["connection"].append(warm.ask())
+    for name, seconds in took.items():
+        # A packet that was sent again would take a second.
+        assert max(seconds) < 0.9, f"{name}: {sorted(seconds)[-5:]}"
+        middle = round(statistics.median(seconds) * 1e3, 2)
+        record_number(f"warm: first byte of a container that is {warm.idle}, {name}, p50 ms", middle)
+
+
+def test_many_first_connections(warm: Warm) -> None:
+    warm.wait_until_asleep()
+    failures: list[BaseException] = []
+
+    def ask() -> None:
+        try:
+            assert warm.ask() < 0.9
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=ask) for _ in range(50)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures
+
+
+def test_a_connection_from_an_instance(warm: Warm) -> None:
+    for name in ("web", "warm-web-1"):
+        warm.wait_until_asleep()
+        found = warm.whit.json("trace", "client", name, "8080")
+        assert found["outcome"] == "answered", found
+        assert any("HELD" in hop["decision"] for hop in found["hops"])
+
+
+def test_a_command_in_it_wakes_it(warm: Warm) -> None:
+    warm.wait_until_asleep()
+    assert warm.whit("exec", "warm/web", "/late", "0", check=False).returncode == 0
+
+
+def test_who_asks_while_no_agent_lives_is_answered_by_the_next_one(warm: Warm) -> None:
+    warm.wait_until_asleep()
+    warm.whit.kill_agent()
+    answers: list[float] = []
+    asking = threading.Thread(target=lambda: answers.append(warm.ask(timeout=30)))
+    asking.start()
+    time.sleep(0.3)
+    warm.whit.start_agent()
+    asking.join(30)
+    assert len(answers) == 1
+    warm.wait_until_asleep()
+    # One that nobody asked for goes on sleeping.
+    warm.whit.kill_agent()
+    warm.whit.start_agent()
+    assert warm.status().state == warm.idle
+    warm.ask()
+
+
+def test_restart_and_down_of_one_that_sleeps(warm: Warm) -> None:
+    warm.wait_until_asleep()
+    before = warm.status().revision
+    warm.whit("restart", "warm/web")
+    assert warm.status().revision != before
+    warm.ask()
+    warm.wait_until_asleep()
+    warm.whit("down", "warm")
+    assert not warm.group.exists()

@@ -32,7 +32,7 @@ def _refuse_unseen_listener(name: str, service: ServiceSpec) -> None:
     scale = service.scale
     if scale is not None and scale.idle != "frozen" and service.isolation != "container":
         raise InputError(
-            f"service {name}: `scale.idle: {scale.idle}` is for containers: sockets of a {service.isolation} are not seen",
+            f"service {name}: `idle: {scale.idle}` is for containers; sockets of a {service.isolation} are not seen",
             hint="use `idle: frozen`",
         )
 

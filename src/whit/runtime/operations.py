@@ -250,9 +250,9 @@ def _explained(error: CommandError, spec: InstanceSpec) -> Exception:
 
 async def remove_container(layout: Layout, host: HostFacts) -> None:
     """Kill and forget the container, its monitor and its cgroups, in whatever state they are."""
-    monitor = conmon.monitor_pid(layout.monitored)
     # Whoever stands still answers no runtime, and does not die.
     await in_thread(freezer.thaw, cgroup.find(), layout.cgroup)
+    monitor = conmon.monitor_pid(layout.monitored)
     if not layout.monitored.pid_file.exists():
         # It is still creating. Its runtime child dies with it, and leaves what `delete` then takes away.
         await processes.end(monitor, patience=0)

@@ -312,3 +312,10 @@ def test_machine_files_are_told_from_app_files(tmp_path: Path, text: str, is_one
     (tmp_path / "x.yml").write_text(text)
     assert machine.is_machine_file(tmp_path / "x.yml") is is_one
     assert not machine.is_machine_file(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["minimal.yml", "web.yml"])
+def test_examples(name: str) -> None:
+    found = machine.load_machine(Path(__file__).parents[2] / "examples/machine" / name)
+    assert found.kernel is not None
+    assert found.services

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from whit.formats import reference
+from whit.formats import machine_reference, reference
 from whit.formats.service import KEYS
 from whit.runtime import capabilities as runtime_capabilities
 
@@ -24,3 +24,8 @@ def test_capabilities_are_those_that_the_runtime_gives() -> None:
     from whit.formats.capabilities import KNOWN
 
     assert frozenset(runtime_capabilities.KNOWN) == KNOWN
+
+
+def test_the_page_of_machines_is_current() -> None:
+    said = machine_reference.page()
+    assert (PROJECT / machine_reference.TARGET).read_text() == said, "run python -m whit.formats.machine_reference"

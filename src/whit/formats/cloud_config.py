@@ -69,7 +69,7 @@ def read(text: str, file: str) -> FirstBootSpec:
     fields: dict[str, Any] = {}
     with problems.guard():
         table = shapes.table(parse(text, file, lambda found, _: found, problems))
-        fields = read_all(table, "", _KEYS, UNSUPPORTED, problems)
+        fields = read_all(table, "", KEYS, UNSUPPORTED, problems)
         if "hosts" in fields and "hostname" not in fields:
             hint = "add hostname:"
             raise mistake("hosts", "manage_etc_hosts needs a host name", table.entries["manage_etc_hosts"].place, hint)
@@ -113,7 +113,7 @@ def _files(value: Value) -> tuple[WrittenFile, ...]:
 def _file(item: Value) -> WrittenFile:
     table = shapes.table(item)
     problems = Problems()
-    fields = read_all(table, "write_files[]", _FILE_KEYS, UNSUPPORTED, problems)
+    fields = read_all(table, "write_files[]", FILE_KEYS, UNSUPPORTED, problems)
     with problems.guard():
         needed(table, "path")
     problems.check()
@@ -137,7 +137,7 @@ def _owner(value: Value) -> tuple[int, int]:
     return numbers[0], numbers[-1]
 
 
-_FILE_KEYS: dict[str, Key] = {
+FILE_KEYS: dict[str, Key] = {
     "path": Key("path", "path", lambda value: place_of(shapes.text(value), value.place)),
     "content": Key("contents", "text", shapes.text_or_empty),
     "permissions": Key("mode", "octal", lambda value: shapes.parsed(value, octal)),
@@ -145,7 +145,7 @@ _FILE_KEYS: dict[str, Key] = {
     "encoding": Key("encoding", "coding", lambda value: _ENCODINGS[shapes.one_of(value, tuple(_ENCODINGS))]),
     "append": Key("append", "truth", shapes.truth),
 }
-_KEYS: dict[str, Key] = {
+KEYS: dict[str, Key] = {
     "hostname": Key("hostname", "name", _hostname),
     "ssh_authorized_keys": Key("keys", "list of keys", _keys),
     "manage_etc_hosts": Key("hosts", "`localhost`", lambda value: shapes.one_of(value, ("localhost",))),

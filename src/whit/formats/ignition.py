@@ -65,12 +65,7 @@ def read(text: str, file: str) -> FirstBootSpec:
     with problems.guard():
         # JSON is YAML but for tabs, which stand only between its words.
         table = shapes.table(parse(text.replace("\t", " "), file, lambda found, _: found, problems))
-        keys = {
-            "ignition": Key("version", "table", lambda value: _ignition(value)),
-            "storage": Key("storage", "table", lambda value: _storage(value)),
-            "passwd": Key("keys", "table", lambda value: _passwd(value)),
-        }
-        fields = read_all(table, "", keys, UNSUPPORTED, problems)
+        fields = read_all(table, "", KEYS, UNSUPPORTED, problems)
         with problems.guard():
             needed(table, "ignition")
         files = [*fields.get("storage", ())]
@@ -243,3 +238,9 @@ def _login(value: Value) -> str:
 
 _MODE = Key("mode", "decimal number", between(0, 0o7777))
 """JSON has no octal numbers: 420 is 0644."""
+
+KEYS: dict[str, Key] = {
+    "ignition": Key("version", "`version`: 3.0.0 to 3.5.0", _ignition),
+    "storage": Key("storage", "`files`, `directories`, `links`; sources are data: URLs", _storage),
+    "passwd": Key("keys", "`users` core and root with `sshAuthorizedKeys`", _passwd),
+}

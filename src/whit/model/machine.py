@@ -76,7 +76,7 @@ class FileSpec(Noun):
     """One entry of `files`. Of `contents`, `source`, `metadata`, `symlink` and `directory` it has exactly one."""
 
     path: str = Field(description="Its place in the machine.")
-    directory: bool = False
+    directory: bool = Field(default=False, description="It is a directory.")
     symlink: str | None = Field(default=None, description="Where the link leads.")
     contents: str | None = Field(default=None, description="The text in it.")
     source: Path | None = Field(default=None, description="A file or directory of the builder.")
@@ -84,13 +84,13 @@ class FileSpec(Noun):
     optional: bool = Field(default=False, description="Left out if the source cannot be read.")
     mode: int | None = Field(default=None, ge=0, le=0o7777, description="0600, of a directory 0700, if left out.")
     uid: int | str = Field(default=0, description="A number, or the name of a service whose user it is.")
-    gid: int | str = 0
+    gid: int | str = Field(default=0, description="As uid.")
 
 
 class VolumeSpec(Noun):
     """A directory of the machine that containers share by its name in `binds`."""
 
-    name: str = Field(pattern=VOLUME_NAME)
+    name: str = Field(pattern=VOLUME_NAME, description="What `binds` call it.")
     source: ImageSource | None = Field(default=None, description="What is in it at first; nothing if left out.")
     readonly: bool = Field(default=False, description="Nobody may write to it.")
     format: Literal["filesystem", "oci"] = Field(default="filesystem", description="oci: the image's OCI layout.")

@@ -73,7 +73,7 @@ class RuntimeSpec(Noun):
     cgroups: tuple[str, ...] = Field(default=(), description="Control groups that are made.")
     mounts: tuple[ContainerMount, ...] = Field(default=(), description="Mounts that are made in the machine.")
     mkdir: tuple[str, ...] = Field(default=(), description="Directories that are made in the machine.")
-    interfaces: tuple[InterfaceSpec, ...] = ()
+    interfaces: tuple[InterfaceSpec, ...] = Field(default=(), description="Links that it gets, made or moved.")
     bind_ns: dict[str, str] = Field(default_factory=dict, description="Its namespaces by the path they are kept at.")
 
 
@@ -81,36 +81,50 @@ class ContainerDefaults(Noun):
     """All of it; None is what was not said."""
 
     capabilities: tuple[str, ...] | None = Field(default=None, description="As CAP_KILL; none unless said.")
-    capabilities_add: tuple[str, ...] | None = None
-    ambient: tuple[str, ...] | None = None
+    capabilities_add: tuple[str, ...] | None = Field(default=None, description="Beside those that the image says.")
+    ambient: tuple[str, ...] | None = Field(
+        default=None, description="Those that stay over execve for other users than root."
+    )
     binds: tuple[str, ...] | None = Field(default=None, description="SOURCE:DESTINATION[:OPTIONS]")
-    binds_add: tuple[str, ...] | None = None
-    mounts: tuple[ContainerMount, ...] | None = None
+    binds_add: tuple[str, ...] | None = Field(default=None, description="Beside those that the image says.")
+    mounts: tuple[ContainerMount, ...] | None = Field(default=None, description="Mounts as runtime-spec has them.")
     tmpfs: tuple[str, ...] | None = Field(default=None, description="DESTINATION[:OPTIONS]")
-    devices: tuple[DeviceSpec, ...] | None = None
-    command: tuple[str, ...] | None = None
-    env: tuple[str, ...] | None = None
-    cwd: str | None = None
-    net: Namespace | None = None
-    pid: Namespace | None = None
-    ipc: Namespace | None = None
-    uts: Namespace | None = None
-    userns: Namespace | None = None
-    uid_mappings: tuple[IdMapping, ...] | None = None
-    gid_mappings: tuple[IdMapping, ...] | None = None
+    devices: tuple[DeviceSpec, ...] | None = Field(
+        default=None, description="Device nodes that it gets; `path: all` allows all of a type."
+    )
+    command: tuple[str, ...] | None = Field(
+        default=None, description="What runs; the image's entrypoint and command if left out."
+    )
+    env: tuple[str, ...] | None = Field(default=None, description="The whole environment; the image's if left out.")
+    cwd: str | None = Field(default=None, description="Where it runs; the image's if left out.")
+    net: Namespace | None = Field(default=None, description="The network; host unless said.")
+    pid: Namespace | None = Field(default=None, description="The process tree; new unless said.")
+    ipc: Namespace | None = Field(default=None, description="Shared memory and queues; host unless said.")
+    uts: Namespace | None = Field(default=None, description="The host name; host unless said.")
+    userns: Namespace | None = Field(default=None, description="The users; host unless said.")
+    uid_mappings: tuple[IdMapping, ...] | None = Field(
+        default=None, description="Which users of the machine those of its namespace are."
+    )
+    gid_mappings: tuple[IdMapping, ...] | None = Field(default=None, description="The same of groups.")
     uid: int | str | None = Field(default=None, description="A number, or the name of a service whose user it is.")
-    gid: int | str | None = None
-    additional_gids: tuple[int | str, ...] | None = None
-    readonly: bool | None = None
-    masked_paths: tuple[str, ...] | None = None
-    readonly_paths: tuple[str, ...] | None = None
-    no_new_privileges: bool | None = None
-    hostname: str | None = None
-    oom_score_adj: int | None = Field(default=None, ge=-1000, le=1000)
-    rootfs_propagation: Literal["private", "slave", "shared", "unbindable"] | None = None
-    cgroups_path: str | None = None
-    annotations: dict[str, str] | None = None
-    sysctl: dict[str, str] | None = None
-    rlimits: tuple[Limit, ...] | None = None
+    gid: int | str | None = Field(default=None, description="As uid.")
+    additional_gids: tuple[int | str, ...] | None = Field(default=None, description="More groups.")
+    readonly: bool | None = Field(
+        default=None, description="Nothing of its root can be written; else what is written is memory."
+    )
+    masked_paths: tuple[str, ...] | None = Field(default=None, description="What it cannot see.")
+    readonly_paths: tuple[str, ...] | None = Field(default=None, description="What it cannot write.")
+    no_new_privileges: bool | None = Field(default=None, description="It gains nothing by set-user-ID programs.")
+    hostname: str | None = Field(default=None, description="With `uts: new`.")
+    oom_score_adj: int | None = Field(default=None, ge=-1000, le=1000, description="Who dies first without memory.")
+    rootfs_propagation: Literal["private", "slave", "shared", "unbindable"] | None = Field(
+        default=None, description="Whether mounts in it are seen outside."
+    )
+    cgroups_path: str | None = Field(default=None, description="Its control group; /STAGE/NAME unless said.")
+    annotations: dict[str, str] | None = Field(default=None, description="Passed on to the runtime.")
+    sysctl: dict[str, str] | None = Field(
+        default=None, description="Settings of its namespaces, or of the machine where those are the machine's."
+    )
+    rlimits: tuple[Limit, ...] | None = Field(default=None, description="setrlimit(2); `unlimited` is a number too.")
     resources: dict[str, Any] | None = Field(default=None, description="As linux.resources of runtime-spec.")
-    runtime: RuntimeSpec | None = None
+    runtime: RuntimeSpec | None = Field(default=None, description="What the machine does before it starts.")

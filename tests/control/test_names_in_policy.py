@@ -26,7 +26,7 @@ from whit.base.errors import NotFound
 from whit.base.settings import Settings
 from whit.control import explain
 from whit.control.observation import Observation
-from whit.control.outside_names import OutsideNames
+from whit.control.outside_names import OutsideNames, Troubles
 from whit.datapath.abi import DropReason
 from whit.formats.network_policy import read_policies
 from whit.mesh import announce
@@ -115,6 +115,14 @@ class NameSite:
             self.resolver.send_signal(number)
             self.resolver.communicate(timeout=5)
 
+    def forget(self) -> None:
+        self.upstream.zone.clear()
+        self.upstream.silent, self.upstream.pause = False, 0.0
+        self.site.network.policies = ()
+        self.up({"a": {}, "b": {}})
+        self.names.troubles = Troubles()
+        assert len(self.site.network.named.learned) == 0
+
     def close(self) -> None:
         self.stop_resolver()
         self.upstream.close()
@@ -190,20 +198,29 @@ class NameSite:
         return [flow for flow in decided if (flow.source.name, flow.destination.address) == (source, address)][-1]
 
 
-@pytest.fixture
-def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[NameSite]:
-    monkeypatch.setenv("WHIT_POOL", f"10.{NUMBER}.0.0/16")
-    settings = Settings(id=f"t{secrets.token_hex(3)}", state_root=tmp_path / "state")
-    tmp_path.chmod(0o755)
-    with ServiceSite(settings) as site:
-        found = NameSite(site, tmp_path, Timing(minimum=0.0, grace=1.0))
-        try:
-            yield found
-        finally:
-            found.close()
+@pytest.fixture(scope="module")
+def standing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NameSite]:
+    directory = tmp_path_factory.mktemp("names")
+    directory.chmod(0o755)
+    settings = Settings(id=f"t{secrets.token_hex(3)}", state_root=directory / "state")
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("WHIT_POOL", f"10.{NUMBER}.0.0/16")
+        with ServiceSite(settings) as site:
+            found = NameSite(site, directory, Timing(minimum=0.0, grace=1.0))
+            try:
+                yield found
+            finally:
+                found.close()
     left = leftovers_after(settings)
     assert not left, f"left behind by {settings.id}: {left}"
     shutil.rmtree(settings.run_dir, ignore_errors=True)
+
+
+@pytest.fixture
+def made(standing: NameSite) -> Iterator[NameSite]:
+    """Its resolver and agent live, and know nothing."""
+    yield standing
+    standing.forget()
 
 
 USES = [{"dns": "api.example.com", "port": PORT}]
@@ -240,8 +257,9 @@ def test_two_hundred_fresh_addresses_and_none_is_dropped(
                 lost.append(f"{address}: {said}, {made.told('site/a', address)}")
         return lost
 
+    before = made.dropped()
     assert made.during(work) == []
-    assert made.dropped() == 0, "no first packet was sent again"
+    assert made.dropped() == before, "no first packet was sent again"
     assert made.names.troubles.recent() == (0, 0)
     for zone, found in seconds.items():
         p50, p99 = (f"{1000 * sorted(found)[int(len(found) * share)]:.2f}" for share in (0.5, 0.99))
@@ -338,9 +356,11 @@ def test_an_answer_without_an_agent_is_given_at_once_and_told_to_the_next(made: 
 def test_an_agent_that_hangs_holds_an_answer_back_for_a_second_and_it_is_told(made: NameSite) -> None:
     made.upstream.zone["api.example.com"] = [("A", f"{NET4}.7", 60)]
     made.up({"a": {"uses": USES}, "b": {}})
+    assert made.look_up_and_reach("a", "api.example.com") == "outside", "and tells what was late before"
+    made.names.troubles = Troubles()
     began = time.monotonic()
     assert made.look_up("a", "api.example.com") == [f"{NET4}.7"], "its loop stands still here"
-    assert announce.PATIENCE * 0.9 < time.monotonic() - began < announce.PATIENCE + 0.5
+    assert announce.PATIENCE * 0.9 < time.monotonic() - began < announce.PATIENCE + 2
     assert made.look_up_and_reach("a", "api.example.com") == "outside"
     assert made.names.troubles.recent() == (1, 0)
     assert [one.name for one in made.site.run(made.observation.examine())] == ["names-late"]

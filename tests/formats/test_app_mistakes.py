@@ -80,6 +80,7 @@ SERVICE_MISTAKES = [
     ("image: x\nstop_signal: SIGNOPE", "4:18: services.web.stop_signal: 'SIGNOPE' is not honoured as a signal"),
     ("image: x\nuses: [dbs]", "4:12: services.web.uses[0]: there is no service 'dbs' (did you mean db?)"),
     ("image: x\nuses: [{dns: a_b.*.org}]", "4:18: services.web.uses[0].dns: 'a_b.*.org' is no name of the DNS"),
+    ("image: x\nuses: [{dns: api.shop.whit}]", "'api.shop.whit' is a name inside"),
     ("image: x\nuses: [{service: db, cidr: 10.0.0.0/8}]", "names exactly one of service, cidr, dns and entity"),
     ("image: x\nuses: [{cidr: 10.0.0.1/8}]", "'10.0.0.1/8' is not a network"),
     (

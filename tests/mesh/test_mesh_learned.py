@@ -154,6 +154,8 @@ def test_sets_that_nobody_has_are_forgotten_but_their_numbers_are_not_given_agai
         ("fe80::1", False),
         ("224.0.0.1", False),
         ("0.0.0.0", False),
+        ("::ffff:192.0.2.1", False),
+        ("::ffff:10.77.0.16", False),
     ],
 )
 def test_what_a_name_may_stand_for(address: str, can: bool) -> None:

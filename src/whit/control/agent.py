@@ -247,6 +247,7 @@ class Agent:
         """They hold when this returns, for connections that are open too."""
         await self.policies.apply(policies)
         await self._write_maps()
+        self._changed()
         self.observation.learn([record.spec for record in self.instances.records.values()])
 
     async def remove_policy(self, app: str, name: str) -> None:

@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 5.0
 """Between two looks for what is over, and two writings of what is new."""
+KEEP_TIMES_SECONDS = 60.0
 RECENT = 60.0
 
 
@@ -65,6 +66,8 @@ class OutsideNames:
         self._late = 0
         self._learning = asyncio.Lock()
         self._stored: LearnedNames | None = None
+        self._kept = (-1, 0.0)
+        """The version that was written down last, and when."""
         self._swept = 0.0
 
     async def load(self, timing: Timing | None = None) -> None:
@@ -110,12 +113,12 @@ class OutsideNames:
             return
         dropped = learned.dropped
         fresh = learned.learn(name, addresses, time.time())
-        if fresh and len(self.network.shared_sets()) > MOST_SETS:
-            learned.unlearn(name, fresh)
-            fresh = []
-        self.troubles.no_room.extend([time.monotonic()] * (learned.dropped - dropped))
         if fresh and not await self.network.name_addresses(fresh):
-            await self._write_maps()
+            if len(self.network.shared_sets()) > MOST_SETS:
+                learned.unlearn(name, fresh)
+            else:
+                await self._write_maps()
+        self.troubles.no_room.extend([time.monotonic()] * (learned.dropped - dropped))
 
     def _count_late(self, late: int) -> None:
         """A resolver that was started anew counts from 0."""
@@ -134,11 +137,15 @@ class OutsideNames:
             over = learned.release(borne, sweep.began) or over
         if over:
             await self._write_maps()
-        await self.keep()
+        await self.keep(all_times=False)
 
-    async def keep(self) -> None:
-        """Write down what is not written yet."""
-        document = self.network.named.learned.document()
+    async def keep(self, *, all_times: bool = True) -> None:
+        """Write down what is not written yet; times that are longer by now alone only now and then."""
+        learned, now = self.network.named.learned, time.monotonic()
+        if learned.version == self._kept[0] and not all_times and now - self._kept[1] < KEEP_TIMES_SECONDS:
+            return
+        self._kept = learned.version, now
+        document = learned.document()
         if document != (self._stored or LearnedNames()):
             await self.documents.put(document, "learned")
             self._stored = document

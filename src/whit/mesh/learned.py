@@ -123,6 +123,15 @@ class Learned:
 
     def sets(self, outside: Outside) -> dict[str, Set]:
         """The set of each address: the networks that hold it, and what its names match."""
+        self._settle(outside)
+        return {address: found for address, found in self._sets.items() if found}
+
+    def sets_of(self, addresses: Iterable[str], outside: Outside) -> dict[str, Set]:
+        """As `sets`, of these alone."""
+        self._settle(outside)
+        return {address: found for address in addresses if (found := self._sets.get(address))}
+
+    def _settle(self, outside: Outside) -> None:
         under = outside.blocks, outside.names
         if under != self._sets_under:
             self._sets, self._sets_under = {}, under
@@ -132,12 +141,15 @@ class Learned:
                 matching = (names_matching(outside.names, name) for name in self._names[address])
                 members = frozenset[str]().union(*matching)
                 self._sets[address] = regions.holding(ip_address(address)) | members if members else members
-        return {address: found for address, found in self._sets.items() if found}
 
     def given(self, sets: Iterable[Set], now: float) -> None:
         """These are the sets that addresses have from now on."""
         held = set(sets)
         self.kept = {one: since or now for one, since in self.kept.items()} | dict.fromkeys(held, 0.0)
+
+    def hold(self, sets: Iterable[Set]) -> None:
+        """Some address has these now too."""
+        self.kept |= dict.fromkeys(sets, 0.0)
 
     def release(self, borne: Iterable[Set], before: float) -> bool:
         """Drop the sets that no address has since `before`, when a look at all flows began that found only these.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping
-from ipaddress import ip_address
+from ipaddress import IPv6Address, ip_address
 
 from whit.datapath.abi import IdentityKey, IdentityValue
 from whit.datapath.address import Address
@@ -39,12 +39,12 @@ class NamedAddresses:
 
     def add(self, addresses: Iterable[str]) -> bool:
         """Returns whether policy knows them all: else it has to be written first. Raises MapFull."""
-        sets = self.learned.sets(self._enforced.outside)
-        numbers = {key_of(one): self._enforced.number(sets[one]) if one in sets else 0 for one in addresses}
+        sets = self.learned.sets_of(addresses, self._enforced.outside)
+        numbers = {key_of(one): self._enforced.number(found) for one, found in sets.items()}
         if not all(numbers.values()):
             return False
         self._table.write_named({key: IdentityValue(number) for key, number in numbers.items()}, whole=False)
-        self.learned.given(sets.values(), time.time())
+        self.learned.hold(sets.values())
         return True
 
     def left_behind(self, titles: Mapping[int, str]) -> dict[str, frozenset[str]]:
@@ -62,6 +62,8 @@ def can_be_named(address: str, book: AddressBook) -> bool:
     found = ip_address(address)
     pools = [pool for pool in (book.network, book.mesh6) if pool is not None and pool.version == found.version]
     special = found.is_loopback or found.is_multicast or found.is_unspecified or found.is_link_local
+    if isinstance(found, IPv6Address) and found.ipv4_mapped is not None:
+        return False  # in the maps it is an IPv4 address, and maybe another's
     return not special and not any(found in pool for pool in pools)
 
 

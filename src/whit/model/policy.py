@@ -42,7 +42,10 @@ def dns_name(text: str) -> str:
     """A name of the DNS, or a pattern, without the dot at its end. Raises ValueError."""
     if not DNS_NAME.fullmatch(text) or len(text) > 253:
         raise ValueError(f"{text!r} is no name of the DNS, and no `*.` with one behind it")
-    return text.rstrip(".").lower()
+    name = text.rstrip(".").lower()
+    if "." not in name or name.endswith(".whit"):
+        raise ValueError(f"{text!r} is a name inside; who is meant is said by the name of the service")
+    return name
 
 
 def network(text: str) -> str:

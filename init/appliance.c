@@ -148,7 +148,7 @@ static int run(int signals)
 	if (!system_length || !process_length || !setup_system(system_, system_length))
 		return CANNOT_RUN;
 	stop_signal = atoi(record(process_, process_length, "stop", "15"));
-	if (!process_start(&process, process_, process_length)) {
+	if (!process_start(&process, process_, process_length, -1)) {
 		fprintf(stderr, "whit: start the process: %m\n");
 		return CANNOT_RUN;
 	}

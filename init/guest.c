@@ -16,6 +16,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "group.h"
 #include "process.h"
 #include "records.h"
 #include "setup.h"
@@ -51,6 +52,8 @@ static struct command *command_of(uint32_t channel)
 
 static void send_exit(uint32_t channel, uint32_t status)
 {
+	if (!channel && groups_ran_out_of_memory())
+		link_send(&port, channel, FRAME_MEMORY, NULL, 0);
 	link_send(&port, channel, FRAME_EXIT, &status, sizeof(status));
 	if (!channel)
 		leaving = true;
@@ -60,11 +63,18 @@ static void start_command(uint32_t channel, const char *records, size_t length)
 {
 	struct process process;
 	struct command *free_one = NULL;
+	bool started;
+	int group;
 
 	for (struct command *one = commands; one < commands + MOST_COMMANDS; one++)
 		if (!one->used)
 			free_one = one;
-	if (!free_one || !process_start(&process, records, length)) {
+	group = group_open(channel);
+	started = free_one && process_start(&process, records, length, group);
+	if (group >= 0)
+		close(group);
+	if (!started) {
+		group_end(channel);
 		send_exit(channel, CANNOT_RUN);
 		return;
 	}
@@ -98,17 +108,20 @@ static void settle(struct command *command)
 	more |= source_pump(&command->errors, &port, command->channel);
 	if (!command->ended || more)
 		return;
-	kill(-command->pid, SIGKILL);
+	group_end(command->channel);
 	send_exit(command->channel, command->status);
 	close_all(command);
 }
 
 static void setup(const char *records, size_t length)
 {
-	if (setup_system(records, length))
+	if (!groups_make(record(records, length, "pids", "")))
+		fprintf(stderr, "whit: control groups: %m\n");
+	else if (setup_system(records, length)) {
 		link_send(&port, 0, FRAME_READY, NULL, 0);
-	else
-		send_exit(0, CANNOT_RUN);
+		return;
+	}
+	send_exit(0, CANNOT_RUN);
 }
 
 static void to_command(struct command *command, const struct frame *frame, const char *payload)
@@ -138,7 +151,7 @@ static void to_command(struct command *command, const struct frame *frame, const
 		terminal_resize(command->terminal, &size);
 		break;
 	case FRAME_CLOSE:
-		kill(-command->pid, SIGKILL);
+		group_end(command->channel);
 		break;
 	}
 }
@@ -168,6 +181,7 @@ static void reap(void)
 				one->ended = true;
 				one->status = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
 			}
+	groups_sweep();
 }
 
 /* The port by its name: /sys/class/virtio-ports/vportNpM/name. Its device appears a moment after the driver. */

@@ -31,6 +31,7 @@
 
 #define SOCKET "/run/machine.sock"
 #define SHARE "/run/root.sock"
+#define OUT_OF_MEMORY "/guest/memory" /* its content says that the guest has killed for memory */
 #define SERVER_LOG "/run/server.log" /* shown if the machine did not come to run the instance's process */
 #define MOST_CLIENTS 64
 #define CANNOT_RUN 125
@@ -154,6 +155,16 @@ static void from_client(void *context, const struct frame *frame, const char *pa
 	link_send(&port, client->channel, frame->type, payload, frame->length);
 }
 
+static void note_memory(void)
+{
+	int file = open(OUT_OF_MEMORY, O_WRONLY | O_CLOEXEC);
+
+	if (file < 0 || write(file, "1\n", 2) != 2)
+		fprintf(stderr, "whit: %s: %m\n", OUT_OF_MEMORY);
+	if (file >= 0)
+		close(file);
+}
+
 static void of_instance(const struct frame *frame, const char *payload)
 {
 	uint32_t number;
@@ -164,6 +175,9 @@ static void of_instance(const struct frame *frame, const char *payload)
 		break;
 	case FRAME_ERRORS:
 		sink_receive(&errors, &port, 0, payload, frame->length);
+		break;
+	case FRAME_MEMORY:
+		note_memory();
 		break;
 	case FRAME_EXIT:
 		memcpy(&number, payload, sizeof(number));
@@ -218,7 +232,8 @@ static void print_console(void)
 	char piece[4096];
 	ssize_t size = read(console_.fd, piece, sizeof(piece));
 
-	if (size > 0 && !errors.waiting.used)
+	/* That a guest powers off, its kernel always says; the instance has ended before. */
+	if (size > 0 && status < 0 && !errors.waiting.used)
 		(void)!write(2, piece, size);
 }
 

@@ -17,7 +17,6 @@
 #include <unistd.h>
 
 #include "records.h"
-#include "setup.h"
 
 #define MOST_GROUPS 1024
 #define MOST_CAPABILITIES 64
@@ -119,14 +118,14 @@ static void reset_signals(void)
 	sigprocmask(SIG_SETMASK, &none, NULL);
 }
 
-static _Noreturn void become(const char *records, size_t length)
+static _Noreturn void become(const char *records, size_t length, int group)
 {
 	char **words = values(records, length, "arg");
 	const char *place = record(records, length, "cwd", "/");
 
+	if (group >= 0 && write(group, "0", 1) != 1)
+		fail("control group");
 	reset_signals();
-	if (!setup_join())
-		fail("limits");
 	set_limits(records, length);
 	give_up_power(records, length);
 	umask(022);
@@ -144,7 +143,7 @@ static _Noreturn void become(const char *records, size_t length)
 	_exit(NOT_FOUND);
 }
 
-static bool start_on_terminal(struct process *process, const char *records, size_t length)
+static bool start_on_terminal(struct process *process, const char *records, size_t length, int group)
 {
 	unsigned rows = 24, columns = 80;
 	struct winsize size;
@@ -155,7 +154,7 @@ static bool start_on_terminal(struct process *process, const char *records, size
 	process->pid = forkpty(&master, NULL, NULL, &size);
 	if (!process->pid) {
 		fchown(0, number(records, length, "uid", 10), 5);
-		become(records, length);
+		become(records, length, group);
 	}
 	if (process->pid < 0)
 		return false;
@@ -180,7 +179,7 @@ static bool make_pipes(int pipes[3][2])
 	return true;
 }
 
-static bool start_on_pipes(struct process *process, const char *records, size_t length)
+static bool start_on_pipes(struct process *process, const char *records, size_t length, int group)
 {
 	int pipes[3][2];
 
@@ -196,7 +195,7 @@ static bool start_on_pipes(struct process *process, const char *records, size_t 
 			fchown(inside, number(records, length, "uid", 10), -1);
 			dup2(inside, at);
 		}
-		become(records, length);
+		become(records, length, group);
 	}
 	process->input = pipes[0][OUT];
 	process->output = pipes[1][IN];
@@ -213,7 +212,7 @@ static bool start_on_pipes(struct process *process, const char *records, size_t 
 	return process->pid > 0;
 }
 
-static bool start_on_console(struct process *process, const char *records, size_t length)
+static bool start_on_console(struct process *process, const char *records, size_t length, int group)
 {
 	*process = (struct process){ .input = -1, .output = -1, .errors = -1, .terminal = -1, .pid = fork() };
 	if (process->pid)
@@ -221,16 +220,16 @@ static bool start_on_console(struct process *process, const char *records, size_
 	setsid();
 	for (int at = 0; at < 3; at++)
 		fchown(at, number(records, length, "uid", 10), -1);
-	become(records, length);
+	become(records, length, group);
 }
 
-bool process_start(struct process *process, const char *records, size_t length)
+bool process_start(struct process *process, const char *records, size_t length, int group)
 {
 	if (record(records, length, "console", NULL))
-		return start_on_console(process, records, length);
+		return start_on_console(process, records, length, group);
 	if (record(records, length, "terminal", NULL))
-		return start_on_terminal(process, records, length);
-	return start_on_pipes(process, records, length);
+		return start_on_terminal(process, records, length, group);
+	return start_on_pipes(process, records, length, group);
 }
 
 void terminal_resize(int terminal, const struct size *size)

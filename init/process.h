@@ -14,8 +14,11 @@ struct process {
 	int terminal;		   /* its master, or -1 */
 };
 
-/* In a session of its own. False: nothing was started, and errno says why. */
-bool process_start(struct process *process, const char *records, size_t length);
+/*
+ * In a session of its own, and in the control group of this descriptor (see group.h), if there is one. False: nothing was
+ * started, and errno says why.
+ */
+bool process_start(struct process *process, const char *records, size_t length, int group);
 void terminal_resize(int terminal, const struct size *size);
 
 #endif

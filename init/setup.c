@@ -26,10 +26,6 @@
 #define ROOT "/root"
 #define LONGEST 4096
 #define SAFE (MS_NOSUID | MS_NODEV | MS_NOEXEC)
-#define GROUP "/sys/fs/cgroup/instance"
-
-/* cgroup.procs of all that the instance runs; -1 where there is no such limit. */
-static int members = -1;
 
 static bool complain(const char *what, const char *about)
 {
@@ -237,23 +233,6 @@ static bool send_message(const char *hex)
 	return error ? complain("set up", "the network") : true;
 }
 
-/* The most processes and threads that all commands may have together. Here, because /sys/fs/cgroup cannot be written to
- * in the new root. */
-static bool limit_processes(const char *most)
-{
-	if (mount("cgroup", "/sys/fs/cgroup", "cgroup2", SAFE, NULL) ||
-	    !write_text("/sys/fs/cgroup/cgroup.subtree_control", "+pids") || mkdir(GROUP, 0755) ||
-	    !write_text(GROUP "/pids.max", most))
-		return complain("limit", "processes");
-	members = open(GROUP "/cgroup.procs", O_WRONLY | O_CLOEXEC);
-	return members >= 0;
-}
-
-bool setup_join(void)
-{
-	return members < 0 || write(members, "0", 1) == 1;
-}
-
 bool setup_system(const char *records, size_t length)
 {
 	const char *name = record(records, length, "hostname", "");
@@ -261,8 +240,7 @@ bool setup_system(const char *records, size_t length)
 
 	if (sethostname(name, strlen(name)))
 		complain("set", "the host name");
-	if (!mount_all(records, length, "pids", limit_processes) ||
-	    !mount_all(records, length, "sysctl", set_sysctl) || !mount_all(records, length, "netlink", send_message) ||
+	if (!mount_all(records, length, "sysctl", set_sysctl) || !mount_all(records, length, "netlink", send_message) ||
 	    !make_root(records, length))
 		return false;
 	/* Out here, because the root may be read-only. A machine without an address is still one that can say so. */

@@ -10,7 +10,5 @@
 void setup_kernel(void);
 /* Root, network and settings; the caller lives in the new root afterwards. False: it cannot be run like that. */
 bool setup_system(const char *records, size_t length);
-/* Puts the calling process under the limits of the instance, before it becomes one of the instance's. */
-bool setup_join(void);
 
 #endif

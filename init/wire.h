@@ -25,6 +25,7 @@ enum frame_type {
 	FRAME_RESIZE,	 /* struct size: of the terminal */
 	FRAME_EXIT,	 /* uint32_t: exit status, 128 + signal; the channel's last frame */
 	FRAME_CLOSE,	 /* nobody listens any more: end the process */
+	FRAME_MEMORY,	 /* from the guest, before the instance's exit: its kernel has killed for memory */
 };
 
 struct frame {

@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
-from support.instances import Machine, make_rootfs, open_driver
+from support.instances import DriverName, Machine, make_rootfs, open_driver
 
 from whit.base.errors import Unavailable
 from whit.base.settings import Settings
 from whit.tools import runsc
-from whit.tools.oci_runtime import Kind
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -51,12 +50,12 @@ async def make_ready(gvisor: Settings, settings: Settings) -> None:
     settings.programs_dir.symlink_to(gvisor.programs_dir)
 
 
-@pytest.fixture(params=get_args(Kind))
+@pytest.fixture(params=get_args(DriverName))
 async def machine(settings: Settings, rootfs: Path, request: pytest.FixtureRequest) -> AsyncIterator[Machine]:
     try:
         if request.param == "runsc":
             await make_ready(request.getfixturevalue("gvisor"), settings)
-        found = Machine(await open_driver(settings, request.param), rootfs)
+        found = Machine(await open_driver(settings, request.param), rootfs, request.param)
     except Unavailable as error:
         pytest.skip(error.message)
     try:

@@ -17,15 +17,14 @@ from support.leftovers import leftovers
 from whit.base.errors import CommandError
 from whit.model.instance import InstanceSpec
 from whit.model.operation import Operation, carry_out
-from whit.runtime import execute, logs
-from whit.runtime.execute import ExecRequest
+from whit.runtime import logs
 from whit.runtime.operations import NetworkFiles
 from whit.tools import conmon
 
 pytestmark = [pytest.mark.machine, pytest.mark.timeout(120)]
 
 ROOT = Path(__file__).parents[2]
-START_STEPS = 8
+START_STEPS = 9
 REMOVE_STEPS = 5
 RESTART_STEPS = 6
 
@@ -35,7 +34,6 @@ from pathlib import Path
 from whit.base.settings import Settings
 from whit.model.instance import InstanceSpec
 from support.instances import open_driver
-from whit.runtime.execute import ExecRequest, run
 from whit.runtime.operations import NetworkFiles
 
 async def main():
@@ -55,7 +53,7 @@ async def main():
         await operations[int(sys.argv[5])].do()
     if sys.argv[3] == "exec":
         asyncio.get_running_loop().call_later(0.6, os.kill, os.getpid(), signal.SIGKILL)
-        await run(driver.layout(spec.name), driver.host, ExecRequest(["sleep", "1000"]), timeout=100)
+        await driver.check(spec.name, ("sleep", "1000"), timeout=100)
     os.kill(os.getpid(), signal.SIGKILL)
 
 asyncio.run(main())
@@ -72,10 +70,10 @@ def killed_agent(machine: Machine, what: str, spec: InstanceSpec, steps: int, se
         spec.model_dump_json(),
         str(steps),
         str(seconds),
-        machine.kind,
+        machine.name,
     ]
     done = subprocess.run(
-        [sys.executable, "-c", AGENT, *words, machine.kind],
+        [sys.executable, "-c", AGENT, *words],
         env={**os.environ, "PYTHONPATH": f"{ROOT / 'src'}:{ROOT / 'tests'}"},
         check=False,
         capture_output=True,
@@ -99,7 +97,7 @@ async def test_another_agent_finds_what_runs_and_what_ended(machine: Machine) ->
         killed_agent(machine, "start", spec, START_STEPS)
     await until(lambda: logs.has_ended(machine.layout(ended)))
 
-    driver = await open_driver(machine.driver.settings, machine.kind)
+    driver = await open_driver(machine.driver.settings, machine.name)
     by_name = {found.status.name: found for found in await driver.adopt([running.name, ended.name])}
     assert set(by_name) == {running.name, ended.name}
     status = by_name[running.name].status
@@ -112,7 +110,7 @@ async def test_another_agent_finds_what_runs_and_what_ended(machine: Machine) ->
     assert by_name[ended.name].status.exit_code == 3
     assert machine.printed(ended) == "over"
 
-    await execute.run(driver.layout(running.name), driver.host, ExecRequest(["touch", "/tmp/go"]), timeout=10)
+    assert (await driver.check(running.name, ("touch", "/tmp/go"), timeout=10)).ok
     assert (await driver.exit_of(running.name)).code == 7
     assert machine.printed(running) == "up\nbye"
 

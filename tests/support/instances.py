@@ -2,28 +2,41 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 import subprocess
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from whit.base.errors import Unavailable
 from whit.base.settings import Settings
+from whit.control import guests
 from whit.kernel import netns
 from whit.model.image import Image, ImageConfig
 from whit.model.instance import ExitRecord, InstanceSpec, NetworkSpec
 from whit.model.operation import carry_out
-from whit.runtime import capabilities, logs, processes
+from whit.model.service import Isolation
+from whit.runtime import capabilities, execute, logs, processes
 from whit.runtime.driver import Found
 from whit.runtime.exceptions import excepted
 from whit.runtime.host import HostFacts
 from whit.runtime.layout import Layout
+from whit.runtime.microvm import build
+from whit.runtime.microvm.driver import MicrovmDriver
 from whit.runtime.oci import OciDriver
 from whit.runtime.operations import NetworkFiles, WriteNetworkFiles
 from whit.tools import oci_runtime, runsc
-from whit.tools.oci_runtime import Kind, Runtime
+from whit.tools.oci_runtime import Runtime
 
+DriverName = Literal["crun", "runc", "runsc", "qemu"]
+AnyDriver = OciDriver | MicrovmDriver
+ISOLATIONS: dict[DriverName, Isolation] = {
+    "crun": "container",
+    "runc": "container",
+    "runsc": "sandbox",
+    "qemu": "microvm",
+}
 PASSWD = "root:x:0:0:root:/root:/bin/sh\napp:x:1000:1000:An app:/home/app:/bin/sh\nnobody:x:65534:65534::/:/bin/false\n"
 GROUP = "root:x:0:\napp:x:1000:\nextra:x:2000:app,other\nmore:x:2001:app\nnogroup:x:65534:\n"
 
@@ -46,21 +59,24 @@ def make_rootfs(root: Path) -> Path:
     return root
 
 
-async def open_driver(settings: Settings, kind: Kind) -> OciDriver:
-    """The driver over this runtime. Raises Unavailable if it does not work here."""
-    if kind == "runsc":
+async def open_driver(settings: Settings, name: DriverName) -> AnyDriver:
+    """The driver over this program. Raises Unavailable if it does not work here."""
+    if name == "qemu":
+        build.build()
+        return await MicrovmDriver.open(await OciDriver.open(settings), guests.obtain)
+    if name == "runsc":
         host = await HostFacts.read(settings)
         return OciDriver(settings, replace(host, runtime=runsc.of(settings)))
-    path = oci_runtime.find(kind)
+    path = oci_runtime.find(name)
     if path is None:
-        raise Unavailable(f"{kind} is not installed")
-    runtime = Runtime(kind, path, await oci_runtime.version(path), settings.run_dir / "runtime")
+        raise Unavailable(f"{name} is not installed")
+    runtime = Runtime(name, path, await oci_runtime.version(path), settings.run_dir / "runtime")
     if (refusal := await _refusal(runtime, settings)) is not None:
-        raise Unavailable(f"{kind} does not work here: {refusal}")
+        raise Unavailable(f"{name} does not work here: {refusal}")
     return OciDriver(settings, replace(await HostFacts.read(settings), runtime=runtime))
 
 
-_refusals: dict[Kind, str | None] = {}
+_refusals: dict[str, str | None] = {}
 
 
 async def _refusal(runtime: Runtime, settings: Settings) -> str | None:
@@ -89,8 +105,8 @@ def make_spec(rootfs: Path, *args: str, service: str = "web", index: int = 1, **
 class Machine:
     """Starts instances under one agent id."""
 
-    def __init__(self, driver: OciDriver, rootfs: Path) -> None:
-        self.driver, self.rootfs = driver, rootfs
+    def __init__(self, driver: AnyDriver, rootfs: Path, name: DriverName = "runc") -> None:
+        self.driver, self.rootfs, self.name = driver, rootfs, name
 
     def spec(self, *args: str, **changes: Any) -> InstanceSpec:
         return make_spec(self.rootfs, *args, **changes)
@@ -111,20 +127,41 @@ class Machine:
         await carry_out(self.driver.plan_start(spec, NetworkFiles()))
         return spec
 
-    @property
-    def kind(self) -> Kind:
-        return self.driver.host.runtime.kind
-
     def differs(self, key: str) -> bool:
         """Whether the isolation makes an exception of this promise; see whit.runtime.exceptions."""
-        return excepted("sandbox" if self.kind == "runsc" else "container", key)
+        return excepted(ISOLATIONS[self.name], key)
+
+    async def command(
+        self, spec: InstanceSpec, *args: str, timeout: float = 30, **request: Any
+    ) -> tuple[int | None, str]:
+        """The status (None: not in time) and both outputs of a command in a running instance."""
+        output = bytearray()
+        async with self.driver.execute(spec.name, execute.ExecRequest(args, **request)) as session:
+            await session.end_input()
+            try:
+                async with asyncio.timeout(timeout):
+                    async for _, data in session.output():
+                        output += data
+                    return await session.wait(), output.decode()
+            except TimeoutError:
+                return None, output.decode()
 
     async def processes(self, spec: InstanceSpec) -> set[int]:
         """The living processes inside, numbered as the driver sees them."""
+        if self.name == "qemu":
+            return await self._processes_of_guest(spec)
         runtime = self.driver.host.runtime
         if isinstance(runtime, runsc.Runsc):
             return set(await runtime.processes(spec.name))
         return processes.of(self.layout(spec))
+
+    async def _processes_of_guest(self, spec: InstanceSpec) -> set[int]:
+        """Those that have a program, apart from the guest's first and the one that looks."""
+        _, text = await self.command(
+            spec, "sh", "-c", "for p in /proc/[0-9]*; do readlink $p/exe >&2 && echo ${p#/proc/} $$; done"
+        )
+        rows = [line.split() for line in text.splitlines() if not line.startswith("/")]
+        return {int(pid) for pid, own in rows if pid not in (own, "1")}
 
     async def run(self, *args: str, **changes: Any) -> tuple[ExitRecord, str]:
         """How it ended and all it printed."""
@@ -138,12 +175,17 @@ class Machine:
     def printed(self, spec: InstanceSpec) -> str:
         return "\n".join(line.text for line in logs.read(self.layout(spec)))
 
+    @property
+    def _containers(self) -> OciDriver:
+        """A virtual machine runs in a container, and leaves what that leaves."""
+        return self.driver.containers if isinstance(self.driver, MicrovmDriver) else self.driver
+
     async def adopt(self) -> list[Found]:
         """What a new agent finds."""
         return await self.driver.adopt(sorted(path.name for path in self.driver.settings.instances_dir.glob("*")))
 
     def leftovers(self) -> list[str]:
-        return sorted(self.driver.leftovers())
+        return sorted(self._containers.leftovers())
 
     async def write_network_files(self, spec: InstanceSpec, files: NetworkFiles) -> None:
         await WriteNetworkFiles(self.layout(spec), spec, files).do()
@@ -153,7 +195,7 @@ class Machine:
 
     async def clean(self) -> None:
         settings = self.driver.settings
-        names = {path.name for path in settings.instances_dir.glob("*")} | self.driver.leftovers()
+        names = {path.name for path in settings.instances_dir.glob("*")} | self._containers.leftovers()
         for name in names:
             await self.remove(name)
         for path in settings.netns_dir.glob("*"):

@@ -69,6 +69,11 @@ class Layout:
         return self.bundle / "exec"
 
     @property
+    def guest_memory(self) -> Path:
+        """Of a microVM: not empty once the guest's kernel has killed for memory."""
+        return self.bundle / "guest.memory"
+
+    @property
     def disk(self) -> Path:
         """The writable layer's place."""
         return self.settings.state_dir / "instances" / self.name

@@ -50,7 +50,10 @@ def record(layout: Layout, cause: str = "") -> ExitRecord:
 
 
 def killed_for_memory(layout: Layout) -> bool:
-    """The kernel's count, or the monitor's note once the cgroups have gone."""
+    """The kernel's count, or the monitor's note once the cgroups have gone; of a microVM also its own kernel's."""
+    with contextlib.suppress(FileNotFoundError):
+        if layout.guest_memory.stat().st_size:
+            return True
     hierarchies = cgroup.find()
     if hierarchies.directories(layout.cgroup):
         return cgroup_usage.memory_events(hierarchies, layout.cgroup).oom_kills > 0

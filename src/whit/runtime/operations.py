@@ -142,6 +142,8 @@ class CreateContainer:
     spec: InstanceSpec
     host: HostFacts
     restarts: int = 0
+    runtime: str = ""
+    """What `whit ps` shows; empty: the container runtime itself."""
 
     def describe(self) -> str:
         return f"create container {self.layout.name} with {self.host.runtime.kind} under conmon"
@@ -155,7 +157,7 @@ class CreateContainer:
             await conmon.create(monitored, self.host.runtime)
         except CommandError as error:
             raise _explained(error, self.spec) from error
-        label = self.host.runtime.label
+        label = self.runtime or self.host.runtime.label
         document = {"started_at": datetime.now(UTC).isoformat(), "restarts": self.restarts, "runtime": label}
         write_file(self.layout.start, json.dumps(document).encode())
 

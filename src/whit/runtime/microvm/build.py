@@ -22,7 +22,7 @@ PROGRAMS = Path(__file__).resolve().parent / "programs"
 SOURCES = Path(__file__).resolve().parents[4] / "init"
 STAMP = ".stamp"
 PARTS = {
-    "guest": ("guest.c", "lease.c", "process.c", "root.c", "setup.c", "stream.c", "wire.c"),
+    "guest": ("guest.c", "group.c", "lease.c", "process.c", "root.c", "setup.c", "stream.c", "wire.c"),
     "appliance": ("appliance.c", "lease.c", "process.c", "root.c", "setup.c"),
     "supervisor": (
         *("supervisor.c", "container.c", "first_boot.c", "lease.c", "place.c"),

@@ -163,6 +163,7 @@ def _own_mounts(layout: Layout, facts: Facts, guest: Guest) -> list[dict[str, An
         "/guest/setup": layout.bundle / "guest.setup",
         "/guest/process": layout.bundle / "guest.process",
     }
+    told = _bind(str(layout.guest_memory), "/guest/memory", ["bind", "rw"])
     return [
         {"destination": "/proc", "type": "proc", "source": "proc", "options": everywhere},
         _memory("/dev", "65536k", ["nosuid", "strictatime"]),
@@ -170,6 +171,7 @@ def _own_mounts(layout: Layout, facts: Facts, guest: Guest) -> list[dict[str, An
         _memory("/run", "1024k", everywhere),
         _memory("/tmp", "1024k", everywhere),  # noqa: S108  the container's own
         *(_bind(str(source), target, ["bind", "ro"]) for target, source in given.items()),
+        told,
     ]
 
 

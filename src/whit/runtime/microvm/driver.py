@@ -90,7 +90,7 @@ class MicrovmDriver:
             WriteNetworkFiles(layout, spec, files),
             WriteMachine(layout, spec, self.host, self.guests),
             cgroup.CreateCgroup(layout.cgroup),
-            CreateContainer(layout, spec, self.host, restarts),
+            CreateContainer(layout, spec, self.host, restarts, self.runtime),
         ]
 
     def plan_stop(self, name: str, signal: str, grace: float) -> list[Operation]:

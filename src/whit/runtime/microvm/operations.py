@@ -83,6 +83,7 @@ class WriteMachine:
         mounts = [self._placed(mount) for mount in bundle.mounts(self.spec, self.layout)]
         link = records.instance_link(self.spec, self.layout)
         self._make_root()
+        self.layout.guest_memory.write_text("")
         for name, content in (
             ("guest.setup", records.of_guest(self.spec, self.layout, mounts)),
             ("guest.process", records.of_process(bundle.process(self.spec, self.host, owner))),

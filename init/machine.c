@@ -265,8 +265,8 @@ static void serve(int signals, int listening)
 		poll(polls, watched(polls, signals, listening), -1);
 		hear_signals(signals);
 		take_client(listening);
-		print_console();
 		link_receive(&port, from_guest, NULL);
+		print_console();
 		sink_flush(&output, &port, 0);
 		sink_flush(&errors, &port, 0);
 		for (struct client *one = clients; one < clients + MOST_CLIENTS; one++)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import get_args
@@ -12,23 +13,66 @@ from support.instances import DriverName, Machine, make_rootfs, open_driver
 
 from whit.base.errors import Unavailable
 from whit.base.settings import Settings
+from whit.runtime.exceptions import EXCEPTIONS
 from whit.tools import runsc
+
+ON_QEMU = (
+    *("test_status_and_output", "test_time_runs_out", "test_a_terminal"),
+    *("test_stop_asks_first", "test_every_byte_is_logged", "test_killed_for_memory", "test_a_read_only_root"),
+    *("test_a_user_by_name", "test_another_agent_finds_what_runs_and_what_ended"),
+)
+"""What is asked of virtual machines unless all is asked: without KVM each takes some seconds to boot."""
+STEP = 3
+"""Of what cuts in at many places, how many lie from one to the next that is tried unless all are."""
+_left_out = pytest.StashKey[Counter[str]]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[_left_out] = Counter()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """A sandbox takes ten times as long to start: of what cuts in half way, every third unless all is asked."""
     if os.environ.get("WHIT_TEST_FULL"):
         return
-    left_out = [item for item in items if _is_third(item)]
+    left_out = [item for item in items if _is_for_full(item)]
     config.hook.pytest_deselected(items=left_out)
+    config.stash[_left_out] = Counter(_driver(item.nodeid) for item in left_out)
     items[:] = [item for item in items if item not in left_out]
 
 
-def _is_third(item: pytest.Item) -> bool:
+def _is_for_full(item: pytest.Item) -> bool:
     callspec = getattr(item, "callspec", None)
-    if callspec is None or callspec.params.get("machine") != "runsc":
+    if callspec is None or "machine" not in callspec.params:
         return False
-    return any(callspec.indices.get(name, 0) % 3 for name in ("steps", "seconds"))
+    if callspec.params["machine"] == "qemu":
+        return getattr(item, "originalname", "") not in ON_QEMU
+    return any(callspec.indices.get(name, 0) % STEP for name in ("steps", "seconds"))
+
+
+def _driver(nodeid: str) -> str:
+    """The driver in a test's id, as of `test_x[runc-3]` or `test_x[3-runc]`."""
+    words = nodeid.rpartition("[")[2].rstrip("]").split("-") if "tests/contract/" in nodeid else []
+    return next((word for word in words if word in get_args(DriverName)), "")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """The table of the contract: what each driver passed, and the promises that it is excused from."""
+    counts = {kind: Counter(map(_driver, _ids(terminalreporter, kind))) for kind in ("passed", "failed", "skipped")}
+    rows = [name for name in get_args(DriverName) if any(count[name] for count in counts.values())]
+    if not rows:
+        return
+    terminalreporter.section("contract")
+    terminalreporter.write_line("driver  passed  failed  skipped  only with --full")
+    for name in rows:
+        passed, failed, skipped = (counts[kind][name] for kind in ("passed", "failed", "skipped"))
+        left_out = config.stash[_left_out][name]
+        terminalreporter.write_line(f"{name:6}  {passed:6}  {failed:6}  {skipped:7}  {left_out:16}")
+    for one in EXCEPTIONS:
+        terminalreporter.write_line(f'{one.isolation}, {one.key}: not "{one.promise}"; {one.instead}')
+
+
+def _ids(reporter: pytest.TerminalReporter, kind: str) -> list[str]:
+    return [report.nodeid for report in reporter.stats.get(kind, []) if kind == "skipped" or report.when == "call"]
 
 
 @pytest.fixture(scope="session")

@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.machine, pytest.mark.timeout(120)]
 
 
 async def test_exit_codes(machine: Machine, sample: Callable[[int, int], int]) -> None:
-    codes = range(256) if sample(12, 256) == 256 else (0, 1, 2, 3, 42, 125, 126, 127, 128, 137, 254, 255)
+    codes = range(256) if sample(6, 256) == 256 else (0, 1, 42, 125, 137, 255)
     for code in codes:
         record, _ = await machine.shell(f"exit {code}")
         assert record.code == code
@@ -119,8 +119,8 @@ async def test_new_hosts_are_seen_by_a_running_instance(machine: Machine) -> Non
 
 
 async def test_killed_for_memory(machine: Machine) -> None:
-    script = "head -c 200000000 /dev/zero | tail >/dev/null"
-    record, _ = await machine.shell(f"{script}; exit 9", limits=LimitsSpec(memory=128 << 20))
+    script = "head -c 120000000 /dev/zero | tail >/dev/null"
+    record, _ = await machine.shell(f"{script}; exit 9", limits=LimitsSpec(memory=96 << 20))
     assert record.oom_killed
     assert record.cause == "the kernel killed it for memory"
 
@@ -148,11 +148,11 @@ async def test_a_limit_of_cpu_time(machine: Machine) -> None:
     spec = await machine.start("sh", "-c", "while :; do :; done", limits=LimitsSpec(cpus=0.1))
     hierarchies, group = cgroup.find(), machine.layout(spec).cgroup
     before = cgroup_usage.usage(hierarchies, group).cpu
-    await asyncio.sleep(1.0)
+    await asyncio.sleep(0.5)
     after = cgroup_usage.usage(hierarchies, group).cpu
     assert before is not None
     assert after is not None
-    assert 0 < after - before < 0.4
+    assert 0 < after - before < 0.2
 
 
 async def test_what_a_process_is_allowed(machine: Machine) -> None:

@@ -266,7 +266,7 @@ async def test_a_spec_that_cannot_be_read(machine: Machine) -> None:
 
 async def test_many_at_once(machine: Machine, sample: Callable[[int, int], int]) -> None:
     """Every exit status and every last byte."""
-    count = sample(12, 100)
+    count = sample(8, 100)
     specs = [machine.spec("sh", "-c", f"printf 'tail {n}'; exit {n}", index=n) for n in range(1, count + 1)]
     gate = asyncio.Semaphore(8)
 

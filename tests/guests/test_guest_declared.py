@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import io
+import tarfile
 from pathlib import Path
 
 import pytest
-from support.guests import HAS_QEMU
+from support.guests import HAS_QEMU, debian_kernel
 from support.machines import booted, busybox_root, linked
 
 from whit.formats.first_boot import load_first_boot
+from whit.image import kernel
+from whit.image.machines import kernels
 from whit.model.first_boot import WrittenFile
 
 pytestmark = [
@@ -34,6 +38,7 @@ onboot:
   - {name: first, image: ./box, command: [sh, -c, "echo one; touch /var-of-first"]}
   - {name: second, image: ./box, command: [sh, -c, "test ! -e /var-of-first && echo two"]}
 onshutdown:
+  - {name: slow, image: ./box, command: [sleep, "100"], timeout: 500ms}
   - {name: bye, image: ./box, command: [echo, goodbye]}
 services:
   - name: db
@@ -51,6 +56,11 @@ services:
     image: ./box
     restart: "no"
     command: [sh, -c, "exit 4"]
+  - name: late
+    image: ./box
+    restart: "no"
+    command: [sleep, "100"]
+    ready: {path: /run/never, timeout: 700ms}
 """
     )
     async with linked(text, place) as machine, booted(machine, place) as guest:
@@ -68,6 +78,11 @@ services:
             "once": "failed",
         }
         assert states["once"]["status"] == 4
+        if states["late"]["state"] != "failed":
+            await guest.until(lambda one: one.get("name") == "late" and one["event"] == "ended")
+            states = await guest.states()
+        assert (states["late"]["state"], states["late"]["status"]) == ("failed", 137)
+        assert states["late"]["failure"] == "it was not ready after 700 ms"
         await guest.tell("stop flaky")
         await guest.tell("logs flaky")
         assert "again" in (await guest.event("logs", "flaky"))["lines"]
@@ -76,15 +91,32 @@ services:
         await guest.ended()
         console = guest.console
     assert "flaky: again" in console
+    assert "onshutdown slow failed: it took longer than 500 ms" in console
     words = ["first: one", "second: two", "web: hi", "web ends", "db ends", "bye: goodbye", "power off"]
     places = [console.index(word) for word in words]
     assert places == sorted(places), console
 
 
+async def kernel_image(directory: Path) -> None:
+    """Debian's kernel as LinuxKit's images have theirs: the kernel, and a tar with its modules."""
+    linux = await debian_kernel("stable")
+    directory.mkdir()
+    (directory / "bzImage").write_bytes(linux.image.read_bytes())
+    modules = await kernel.modules(linux, kernels.MODULES)
+    built_in = [path for path in linux.modules.glob("modules.builtin*") if "bin" not in path.suffix]
+    with tarfile.open(directory / "kernel.tar", "w") as tar:
+        for path in built_in:
+            tar.add(path, str(path.relative_to(linux.root)))
+        for entry in modules:
+            info = tarfile.TarInfo(entry.path)
+            info.size = entry.size
+            tar.addfile(info, io.BytesIO(entry.data()))
+
+
 async def test_a_failing_onboot_stops_the_boot_with_a_report(place: Path) -> None:
-    text = (
-        KERNEL
-        + """
+    await kernel_image(place / "linux")
+    text = """
+kernel: {image: ./linux, binary: bzImage, cmdline: "console=ttyS0 quiet panic=-1"}
 onboot:
   - {name: fine, image: ./box, command: ["true"]}
   - {name: disk, image: ./box, command: [sh, -c, "echo looking for a disk; echo there is no disk >&2; exit 3"]}
@@ -92,7 +124,6 @@ onboot:
 services:
   - {name: web, image: ./box, command: [echo, never]}
 """
-    )
     async with linked(text, place) as machine, booted(machine, place) as guest:
         failed = await guest.event("failed")
         states = await guest.states()

@@ -140,8 +140,8 @@ onboot:
       - "cat /data/seed; echo more >/data/more; echo b >/blank/b; cat /conf/setting; touch /conf/x || true"
   - name: volume-again
     image: ./box
-    binds: ["data:/data", "blank:/blank:ro"]
-    command: [sh, -c, "cat /data/more /blank/b"]
+    binds: ["data:/data", "blank:/blank:ro", "packed:/packed"]
+    command: [sh, -c, "cat /data/more /blank/b; cat /packed/oci-layout; ls /packed/blobs/sha256 | wc -l"]
   - name: labelled
     image: oci:layout:labelled
     binds.add: ["/etc/own:/own"]
@@ -175,6 +175,7 @@ files:
 volumes:
   - {name: data, image: ./seed}
   - {name: blank}
+  - {name: packed, image: oci:layout:labelled, format: oci}
   - {name: conf, image: ./conf, readonly: true}
 """
 
@@ -196,7 +197,7 @@ EXPECTED = {
     "mapped": ["0", "5000"],
     "sees-disk": ["on-disk"],
     "volume-rw": ["seed", "a setting", "touch: /conf/x: Read-only file system"],
-    "volume-again": ["more", "b"],
+    "volume-again": ["more", "b", "imageLayoutVersion", "3"],
     "labelled": ["a note", "a note", "by-the-label"],
     "files": [
         "750 0:0 own",

@@ -13,11 +13,13 @@ from whit.control import appliances
 from whit.control.guests import KERNELS
 from whit.control.images import How
 from whit.formats.machine_container import LABEL, read_label
+from whit.image import export
 from whit.image.export import Exported
 from whit.image.machines import kernels, link, microvm
 from whit.image.machines.link import LinkedMachine
 from whit.image.machines.parts import Kernel, Parts, Root, key_of
 from whit.image.store import ImageStore
+from whit.image.tree import Entry
 from whit.model.build import BuildSpec, CheckSpec, DebianPart
 from whit.model.machine import ContainerSpec, ImageSource, MachineSpec, Stage
 from whit.model.progress import Progress, Report
@@ -49,7 +51,8 @@ async def settle_machine(
     merged = await asyncio.to_thread(_merged, spec, store, found)
     kernel = await _kernel(merged, roots, scratch, how)
     system = await asyncio.to_thread(_root, store, runtime.name, scratch)
-    parts = Parts(kernel, build.program("supervisor"), system, roots)
+    layouts = await asyncio.to_thread(_layouts, merged, store, found)
+    parts = Parts(kernel, build.program("supervisor"), system, roots, layouts)
     linked = await asyncio.to_thread(link.link, merged, parts)
     report(Progress(subject=spec.name, step=f"linked {sum(1 for _ in linked.tree)} files", done=True))
     return linked
@@ -117,6 +120,18 @@ async def _settle(name: str, source: ImageSource, store: ImageStore, report: Rep
 def _root(store: ImageStore, name: str, scratch: Path) -> Root:
     image = store.image(name)
     return Root(name, image.digest, tuple(store.files(name, scratch)), image.config)
+
+
+def _layouts(spec: MachineSpec, store: ImageStore, names: dict[str, str]) -> dict[str, tuple[Entry, ...]]:
+    """The OCI layouts of the images that volumes hold as such."""
+    found = {}
+    for volume in spec.volumes:
+        if volume.source is not None and volume.format == "oci":
+            key = key_of(volume.source)
+            descriptor = store.layout.find(names[key])
+            assert descriptor is not None
+            found[key] = tuple(export.archive(store.layout, names[key], descriptor))
+    return found
 
 
 def _merged(spec: MachineSpec, store: ImageStore, names: dict[str, str]) -> MachineSpec:

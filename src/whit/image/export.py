@@ -44,7 +44,7 @@ def export(layout: Layout, name: str, descriptor: Descriptor, target: Target, ou
         if target == "oci":
             return _layout(layout, name, descriptor, output)
         with _new_file(output) as path:
-            entries = _archive(layout, name, descriptor) if target == "oci-archive" else _root(layout, descriptor, path)
+            entries = archive(layout, name, descriptor) if target == "oci-archive" else _root(layout, descriptor, path)
             written = layer.write(entries, path)
         return Exported(output, written.digest, written.size)
     except OSError as error:
@@ -58,7 +58,7 @@ def _layout(layout: Layout, name: str, descriptor: Descriptor, output: Path) -> 
     try:
         temporary.chmod(0o755)
         size = 0
-        for entry in _archive(layout, name, descriptor):
+        for entry in archive(layout, name, descriptor):
             path = temporary / entry.path
             if entry.kind == "directory":
                 path.mkdir()
@@ -90,7 +90,7 @@ def _replace(new: Path, output: Path) -> None:
         new.rename(output)
 
 
-def _archive(layout: Layout, name: str, descriptor: Descriptor) -> Iterator[Entry]:
+def archive(layout: Layout, name: str, descriptor: Descriptor) -> Iterator[Entry]:
     """The files of a layout with this image only, sorted (image-spec image-layout.md)."""
     document = manifest.parse_manifest(layout.read(descriptor.digest))
     blobs = sorted({descriptor.digest, document.config.digest, *(one.digest for one in document.layers)})

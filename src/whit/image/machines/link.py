@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 
 from whit.base.errors import InputError, NotFound, Place
 from whit.image.machines import files, oci_config, records
-from whit.image.machines.parts import Kernel, Parts
+from whit.image.machines.parts import Kernel, Parts, key_of
 from whit.image.tree import MERGED_USR, Entry, Tree
 from whit.model.machine import ContainerSpec, MachineSpec, Stage, VolumeSpec
 
@@ -114,7 +114,9 @@ def _volume(volume: VolumeSpec, parts: Parts) -> Iterator[Entry]:
     for name in ("lower", "merged"):
         yield Entry(f"{place}/{name}", "directory", 0o755)
     if volume.source is not None:
-        yield from _below(f"{place}/lower", parts.image(volume.source).entries)
+        whole = volume.format == "oci"
+        entries = parts.layouts[key_of(volume.source)] if whole else parts.image(volume.source).entries
+        yield from _below(f"{place}/lower", entries)
 
 
 def _container(

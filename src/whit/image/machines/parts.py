@@ -50,6 +50,8 @@ class Parts:
     runtime: Root
     """crun with the libraries that it needs."""
     images: Mapping[str, Root]
+    layouts: Mapping[str, tuple[Entry, ...]] = field(default_factory=dict)
+    """The OCI layouts of those that volumes hold as such, by the same keys."""
 
     def image(self, source: ImageSource) -> Root:
         return self.images[key_of(source)]

@@ -19,6 +19,8 @@ Ports = tuple[int, int, int]
 
 EVERYTHING: tuple[Ports, ...] = ((0, 0, 65535),)
 EVERYBODY = (ANY_PEER,)
+AUDITED = ", audited"
+"""In the text of every rule that would deny, and only reports it."""
 
 
 class Line(NamedTuple):

@@ -17,6 +17,7 @@ from whit.datapath import abi
 from whit.datapath.address import Address
 from whit.datapath.events import Event
 from whit.mesh.identities import IdentityBook
+from whit.mesh.lines import AUDITED
 from whit.mesh.rules import UNDECLARED
 from whit.model.flow import Ended, Exchange, Flow, Party, Verdict
 
@@ -76,7 +77,7 @@ def flow_of(event: Event, words: Dictionary, context: Context) -> Flow:
 
 def _decision(event: abi.FlowEvent, words: Dictionary, context: Context) -> Flow:
     reason = REASONS.get(event.reason)
-    rule = deciding_rule(event)
+    rule = _told_rule(event, words)
     text = words.rule(rule)
     return Flow.model_construct(
         **_common(event, words, context),
@@ -135,6 +136,14 @@ def deciding_rule(event: abi.FlowEvent) -> int:
     if event.reason == abi.DropReason.POLICY_EGRESS:
         return event.egress_rule
     return event.egress_rule or event.ingress_rule
+
+
+def _told_rule(event: abi.FlowEvent, words: Dictionary) -> int:
+    """The deciding one; of a flow that was let through and would not have been, the one that audits."""
+    if not event.flags & abi.PolicyFlags.AUDIT:
+        return deciding_rule(event)
+    rules = (event.egress_rule, event.ingress_rule)
+    return next((rule for rule in rules if AUDITED in words.rule(rule)), deciding_rule(event))
 
 
 def verdict_of(event: abi.FlowEvent) -> Verdict:

@@ -12,7 +12,19 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from ipaddress import ip_network
 
-from whit.mesh.lines import ADMIN, ALLOWED, BASELINE, DENIED, EVERYBODY, EVERYTHING, ISOLATED, Line, Ports, numbered
+from whit.mesh.lines import (
+    ADMIN,
+    ALLOWED,
+    AUDITED,
+    BASELINE,
+    DENIED,
+    EVERYBODY,
+    EVERYTHING,
+    ISOLATED,
+    Line,
+    Ports,
+    numbered,
+)
 from whit.mesh.outside import Block, Network
 from whit.mesh.rules import Lines, Peers
 from whit.mesh.world import EVERY, Member, World
@@ -60,7 +72,9 @@ def subjects_of(policy: PolicySpec, app: str, world: World) -> tuple[Member, ...
 def _add(policy: PolicySpec, direction: Direction, subjects: Iterable[Member], scene: Scene, found: Lines) -> None:
     audit = policy.mode == "audit"
     isolation = (
-        Line((ISOLATED,), "deny", f"default-deny by {policy.title}", audit=audit) if policy.tier == "default" else None
+        Line((ISOLATED,), "deny", f"default-deny by {policy.title}{AUDITED if audit else ''}", audit=audit)
+        if policy.tier == "default"
+        else None
     )
     rules = [(number, rule) for number, rule in enumerate(policy.rules, start=1) if rule.direction == direction]
     drafts = [(_line(policy, number, rule, audit), rule, _peers(policy, rule, scene)) for number, rule in rules]
@@ -81,7 +95,7 @@ def text_of(policy: PolicySpec, number: int, rule: PolicyRuleSpec) -> str:
     """What every verdict of the rule says; `number` is counted from 1."""
     label = f"rule {number} ({rule.name})" if rule.name else f"rule {number}"
     origin = f" [{rule.origin or policy.origin}]" if policy.origin else ""
-    return f"{policy.title} {label}: {rule}{', audited' if policy.mode == 'audit' else ''}{origin}"[:LONGEST]
+    return f"{policy.title} {label}: {rule}{AUDITED if policy.mode == 'audit' else ''}{origin}"[:LONGEST]
 
 
 def _order(policy: PolicySpec, number: int, rule: PolicyRuleSpec) -> tuple[int | str, ...]:

@@ -1,4 +1,4 @@
-"""Every command that the README shows is run as it stands there, against the shop."""
+"""Every command that the README and the page about policy show is run as it stands there, against the shop."""
 
 from __future__ import annotations
 
@@ -12,7 +12,12 @@ from support.whit import ROOT, Whit
 pytestmark = [pytest.mark.machine, pytest.mark.network, pytest.mark.slow, pytest.mark.timeout(600)]
 
 FENCE = re.compile(r"^```(?:sh|console)\n(.*?)^```", re.MULTILINE | re.DOTALL)
-EXPECTED = {"./whit exec web busybox nc -w 1 db 5432": 1}
+PAGES = ("README.md", "docs/explanation/policy.md")
+EXPECTED = {
+    "./whit exec web busybox nc -w 1 db 5432": 1,
+    "./whit policy check examples/policies/shop.yaml": 1,
+    "./whit policy check --alone examples/shop examples/policies/shop.yaml": 1,
+}
 """Exit codes other than 0."""
 RUNS_THIS = "./whit test"
 
@@ -31,8 +36,8 @@ def test_readme_is_short() -> None:
     assert len((ROOT / "README.md").read_text().splitlines()) < 200
 
 
-@pytest.mark.parametrize("command", commands((ROOT / "README.md").read_text()))
-def test_command_of_the_readme(shop: Whit, command: str) -> None:
+@pytest.mark.parametrize("command", [command for page in PAGES for command in commands((ROOT / page).read_text())])
+def test_command_of_the_pages(shop: Whit, command: str) -> None:
     done = subprocess.run(
         ["/bin/sh", "-c", command], cwd=ROOT, env=shop.env, capture_output=True, text=True, timeout=300, check=False
     )

@@ -11,9 +11,11 @@
 #include <unistd.h>
 
 #include "records.h"
+#include "verity.h"
 
 #define LOWER "/lower"
 #define MEMORY "/memory"
+#define STATE "/state"
 #define PATIENCE 1000 /* hundredths of a second for a disk to appear */
 
 static bool complain(const char *what, const char *about)
@@ -83,6 +85,33 @@ static bool mount_serial(const char *serial, const char *place)
 	return find_device("/sys/class/block/*/serial", serial, device, sizeof(device)) && mount_over(device, place);
 }
 
+static bool find_partition(const char *name, char *device, size_t size)
+{
+	char line[128];
+
+	snprintf(line, sizeof(line), "PARTNAME=%s", name);
+	return find_device("/sys/class/block/*/uevent", line, device, size);
+}
+
+/* Partitions are named by what is in them, so that those of another version on the disk are not taken for them. */
+static bool mount_verified(const char *place)
+{
+	struct verity verity;
+	char name[64], data[300], tree[300], device[32];
+
+	if (!verity_read(&verity))
+		return complain("read", "whit.verity of the command line");
+	snprintf(name, sizeof(name), "root-%.24s", verity.root_hash);
+	if (!find_partition(name, data, sizeof(data)))
+		return false;
+	snprintf(name, sizeof(name), "hash-%.24s", verity.root_hash);
+	if (!find_partition(name, tree, sizeof(tree)))
+		return false;
+	if (!verity_open(&verity, data, tree, device, sizeof(device)))
+		return complain("verify", data);
+	return mount_over(device, place);
+}
+
 bool root_mount(const char *records, size_t length, const char *place)
 {
 	const char *kind = record(records, length, "root", "shared");
@@ -93,6 +122,44 @@ bool root_mount(const char *records, size_t length, const char *place)
 		return !mount("/image", place, NULL, MS_BIND, NULL) || complain("bind", "the root in memory");
 	if (!strncmp(kind, "erofs:", 6))
 		return mount_serial(kind + 6, place);
+	if (!strcmp(kind, "verity"))
+		return mount_verified(place);
 	errno = EINVAL;
 	return complain("find the root", kind);
+}
+
+/* A directory that is new is as the root has it. */
+static bool keep(const char *value, const char *place)
+{
+	const char *equals = strchr(value, '=');
+	char from[512], to[512];
+	struct stat facts;
+
+	if (!equals)
+		return true;
+	snprintf(to, sizeof(to), "%s%.*s", place, (int)(equals - value), value);
+	snprintf(from, sizeof(from), STATE "/%s", equals + 1);
+	if (stat(to, &facts))
+		return complain("keep", to);
+	if (!mkdir(from, 0700) && (chown(from, facts.st_uid, facts.st_gid) || chmod(from, facts.st_mode & 07777)))
+		return complain("make", from);
+	return !mount(from, to, NULL, MS_BIND, NULL) || complain("bind", to);
+}
+
+bool root_keep(const char *records, size_t length, const char *place)
+{
+	const char *partition = record(records, length, "state", NULL), *position = NULL, *value;
+	char device[300];
+	bool done = true;
+
+	if (!partition)
+		return true;
+	mkdir(STATE, 0700);
+	if (!find_partition(partition, device, sizeof(device)))
+		return false;
+	if (mount(device, STATE, "ext4", MS_NOSUID | MS_NODEV, NULL))
+		return complain("mount", device);
+	while ((value = next_record(records, length, "keep", &position)))
+		done &= keep(value, place);
+	return done;
 }

@@ -5,6 +5,10 @@
  *   shared          from the host (virtiofs, tag "root"); also if there is no such record
  *   memory          /image of the first root
  *   erofs:SERIAL    the virtio disk with this serial number, what is written goes to memory
+ *   verity          the same, of the partitions that the kernel's command line names by the hash of what is in them
+ *
+ * The record `state` names a partition that is kept; each record `keep` is PLACE=NAME, a directory of it and where it is
+ * seen.
  */
 #ifndef WHIT_ROOT_H
 #define WHIT_ROOT_H
@@ -14,5 +18,8 @@
 
 /* Mount it at `place`, a directory that is there. False: it was not done, and why was printed. */
 bool root_mount(const char *records, size_t length, const char *place);
+
+/* Bind what is kept below `place`, the root. */
+bool root_keep(const char *records, size_t length, const char *place);
 
 #endif

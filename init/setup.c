@@ -187,7 +187,8 @@ static bool make_root(const char *records, size_t length)
 		return complain("mount", "/proc and /sys");
 	mount("cgroup", ROOT "/sys/fs/cgroup", "cgroup2", SAFE | MS_RDONLY, NULL);
 	return make_devices() && mount_all(records, length, "bind", bind_writable) &&
-	       mount_all(records, length, "bind-ro", bind_read_only) && mount_all(records, length, "tmpfs", mount_memory);
+	       mount_all(records, length, "bind-ro", bind_read_only) && mount_all(records, length, "tmpfs", mount_memory) &&
+	       root_keep(records, length, ROOT);
 }
 
 static bool enter_root(void)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,10 @@ from pathlib import Path
 
 from support.whit import Whit, free_port
 
+_TOOLS = ("qemu-img", "veritysetup", "mcopy", "mkfs.fat", "mke2fs", "xorriso")
+_FILES = ("/usr/lib/systemd/boot/efi/systemd-bootx64.efi", "/usr/share/OVMF/OVMF_CODE_4M.fd")
+FORMS_TOOLS = all(map(shutil.which, _TOOLS)) and all(Path(name).exists() for name in _FILES)
+"""What disks and ISO images are made and booted with is installed."""
 PATIENCE = 90.0
 """Seconds; under TCG on a busy machine a guest takes ten."""
 

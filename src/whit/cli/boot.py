@@ -43,6 +43,7 @@ def boot(
     disk: Annotated[
         list[Path] | None, typer.Option("--disk", metavar="FILE", help="A raw disk beside its own; may be repeated.")
     ] = None,
+    discard: Annotated[bool, typer.Option("--discard", help="Forget what is written to its own disk.")] = False,
     log: Annotated[Path | None, typer.Option("--log", metavar="FILE", help="Write the console there too.")] = None,
     qmp: Annotated[Path | None, typer.Option("--qmp", metavar="SOCKET", help="QEMU's control socket.")] = None,
     first_boot: Annotated[
@@ -73,6 +74,7 @@ def boot(
         forwards=tuple(forward(text) for text in publish or ()),
         disks=tuple(tool.Disk(path, f"disk{number}") for number, path in enumerate(disk or ())),
         qmp=qmp,
+        discard=discard,
     )
     with tempfile.TemporaryDirectory(prefix="whit-boot-") as scratch:
         machine = _told(_machine(run, what, service, wishes, Path(scratch)), first_boot, Path(scratch))

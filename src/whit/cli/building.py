@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from whit.model.progress import Report
     from whit.model.service import ServiceSpec
 
-TARGETS = ("oci", "oci-archive", "rootfs", "microvm", "microvm-archive")
+TARGETS = ("oci", "oci-archive", "rootfs", "microvm", "microvm-archive", "disk", "disk-qcow2", "iso")
 DEFAULT_TARGET = "oci-archive"
 EVERYTHING = "*"
 """What `--explain` without a path stands for."""

@@ -6,17 +6,17 @@ Linking is image/'s, records are the driver's: here the one is handed to the oth
 from __future__ import annotations
 
 import asyncio
-import shutil
+import hashlib
 import signal
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from whit.base.errors import InputError, Place
+from whit.base.errors import Conflict, InputError, Place
 from whit.control.guests import KERNELS
 from whit.image import kernel, manifest
 from whit.image.export import Exported
-from whit.image.forms import microvm
+from whit.image.forms import disk, iso, microvm
 from whit.image.forms.bootable import Bootable, file
 from whit.image.kernel import Kernel
 from whit.image.store import ImageStore
@@ -26,9 +26,11 @@ from whit.model.service import ServiceSpec
 from whit.runtime import bundle, users
 from whit.runtime.capabilities import effective_set
 from whit.runtime.microvm import build, records
+from whit.tools import qemu_img
 
 APPEND = "console=ttyS0 quiet loglevel=3 panic=-1 random.trust_cpu=on"
-TARGETS = ("microvm", "microvm-archive")
+MICROVMS = ("microvm", "microvm-archive")
+TARGETS = (*MICROVMS, "disk", "disk-qcow2", "iso")
 
 
 async def write(
@@ -47,21 +49,37 @@ async def write(
     linux = await kernel.obtain(KERNELS, manifest.architecture())
     with tempfile.TemporaryDirectory(prefix=".new-", dir=output.absolute().parent) as scratch:
         machine = await asyncio.to_thread(bootable, store, name, service, image, linux, Path(scratch))
-        made = Path(scratch) / "machine"
-        made.mkdir()
-        await microvm.write(machine, linux, made)
-        return await asyncio.to_thread(publish, target, made, output)
+        work = Path(scratch) / "work"
+        work.mkdir()
+        if target in MICROVMS:
+            await microvm.write(machine, linux, work)
+            return await asyncio.to_thread(publish, target, work, output)
+        made = Path(scratch) / "made"
+        await (iso if target == "iso" else disk).write(machine, linux, made, work)
+        if target == "disk-qcow2":
+            raw, made = made, Path(scratch) / "qcow2"
+            await qemu_img.to_qcow2(raw, made)
+        return await asyncio.to_thread(_publish, made, output)
 
 
 def publish(target: str, made: Path, output: Path) -> Exported:
-    """Put what was `made` in a directory to its place, in a form of TARGETS. Raises Conflict."""
+    """Put a microVM that was `made` in a directory to its place, in a form of MICROVMS. Raises Conflict."""
     if target == "microvm":
         digest, size = microvm.digest(made), sum(path.stat().st_size for path in made.iterdir())
         microvm.publish(made, output)
         return Exported(output, digest, size)
-    written = microvm.archive(made, made.parent / "archive")
-    shutil.move(made.parent / "archive", output)
-    return Exported(output, written.digest, written.size)
+    microvm.archive(made, made.parent / "archive")
+    return _publish(made.parent / "archive", output)
+
+
+def _publish(made: Path, output: Path) -> Exported:
+    if output.is_dir():
+        raise Conflict(f"{output} is a directory", hint="name a file with --output")
+    with made.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    made.chmod(0o644)
+    made.rename(output)
+    return Exported(output, f"sha256:{digest}", output.stat().st_size)
 
 
 def bootable(
@@ -69,6 +87,8 @@ def bootable(
 ) -> Bootable:
     """What boots as the service would run. Layers that others packed are unpacked to `scratch`, and stay there."""
     files = store.files(image.name, scratch)
+    volumes = (mount.target for mount in service.mounts if mount.kind == "volume")
+    kept = tuple(sorted({*volumes, *image.config.volumes}))
     return Bootable(
         name=name,
         architecture=manifest.architecture(),
@@ -76,9 +96,15 @@ def bootable(
         init=Entry("init", mode=0o755, content=build.program("appliance").read_bytes()),
         append=APPEND,
         root=tuple(files),
-        system=tuple(_system(name, service)),
+        kept=kept,
+        system=(*_system(name, service), *(f"keep={place}={_folder(place)}" for place in kept)),
         process=tuple(_process(name, service, image, files)),
     )
+
+
+def _folder(place: str) -> str:
+    """The name of a kept directory on the disk, as systemd-escape(1) --path gives it."""
+    return place.strip("/").replace("-", "\\x2d").replace("/", "-") or "-"
 
 
 def _system(name: str, service: ServiceSpec) -> list[str]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 import tarfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from pydantic import ValidationError
 
@@ -12,9 +14,12 @@ from whit.base.errors import InputError, NotFound, Unavailable
 from whit.image import manifest
 from whit.image.tree import read_tar
 from whit.model.machine_files import DESCRIPTION, MachineFiles
-from whit.tools import qemu
+from whit.tools import qemu, qemu_img
 
 _APP_FILES = (".yaml", ".yml")
+_CODE, _VARIABLES = Path("/usr/share/OVMF/OVMF_CODE_4M.fd"), Path("/usr/share/OVMF/OVMF_VARS_4M.fd")
+_MEMORY = 512
+"""MiB of a machine that does not say what it needs."""
 _CONSOLE = Path("/dev/null")
 """Replaced where the machine is run."""
 
@@ -28,6 +33,7 @@ class Wishes:
     forwards: tuple[qemu.Forward, ...] = ()
     disks: tuple[qemu.Disk, ...] = ()
     qmp: Path | None = None
+    discard: bool = False
 
 
 def is_machine(path: Path) -> bool:
@@ -47,10 +53,61 @@ def machine(path: Path, wishes: Wishes, scratch: Path) -> qemu.Machine:
         return _of_directory(path, wishes)
     if not path.is_file():
         raise NotFound(f"there is nothing at {path}", hint="name an app, an image, or what whit build --target wrote")
+    if _is_optical(path):
+        medium = qemu.Disk(path, "medium", read_only=True, optical=True)
+        return _started_by_firmware(path, (medium, *wishes.disks), wishes, scratch)
+    form = _disk_form(path)
+    if form is not None:
+        return _of_disk(path, form, wishes, scratch)
     if tarfile.is_tarfile(path):
         _unpack(path, scratch)
         return _of_directory(scratch, wishes)
     raise InputError(f"{path} is no machine", hint="whit build --target microvm makes one")
+
+
+def _is_optical(path: Path) -> bool:
+    """ECMA-119, 8.1.2: the first volume descriptor stands in the 17th sector of 2048 bytes."""
+    with path.open("rb") as file:
+        file.seek(16 * 2048 + 1)
+        return file.read(5) == b"CD001"
+
+
+def _disk_form(path: Path) -> Literal["raw", "qcow2"] | None:
+    """By how it begins: a GPT stands in the second sector."""
+    with path.open("rb") as file:
+        head = file.read(1024)
+    if head.startswith(qemu_img.MAGIC):
+        return "qcow2"
+    return "raw" if head[512:520] == b"EFI PART" else None
+
+
+def _of_disk(path: Path, form: Literal["raw", "qcow2"], wishes: Wishes, scratch: Path) -> qemu.Machine:
+    own = qemu.Disk(path, "disk", form=form, discard=wishes.discard)
+    return _started_by_firmware(path, (own, *wishes.disks), wishes, scratch)
+
+
+def _started_by_firmware(path: Path, disks: tuple[qemu.Disk, ...], wishes: Wishes, scratch: Path) -> qemu.Machine:
+    variables = scratch / "variables"
+    shutil.copyfile(_firmware(_VARIABLES), variables)
+    return qemu.Machine(
+        kernel=None,
+        initrd=None,
+        append="",
+        console=_CONSOLE,
+        memory=wishes.memory or _MEMORY,
+        cpus=wishes.cpus,
+        disks=disks,
+        forwards=wishes.forwards,
+        qmp=wishes.qmp,
+        firmware=qemu.Firmware(_firmware(_CODE), variables),
+        name=path.stem,
+    )
+
+
+def _firmware(path: Path) -> Path:
+    if not path.is_file():
+        raise Unavailable(f"there is no {path}, with which machines boot through UEFI", hint="apt install ovmf")
+    return path
 
 
 def _unpack(archive: Path, directory: Path) -> None:

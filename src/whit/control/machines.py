@@ -61,14 +61,14 @@ async def settle_machine(
 async def write(
     spec: MachineSpec, store: ImageStore, report: Report, target: str, output: Path, how: How | None = None
 ) -> Exported:
-    """Write the machine to `output` in a form of appliances.TARGETS.
+    """Write the machine to `output` in a form of appliances.MICROVMS.
 
     Raises:
         InputError: as settle_machine, or machines have no such form.
         Conflict: something else is there.
     """
-    if target not in appliances.TARGETS:
-        hint = f"known of machines: {', '.join(appliances.TARGETS)}"
+    if target not in appliances.MICROVMS:
+        hint = f"known of machines: {', '.join(appliances.MICROVMS)}"
         raise InputError(f"a machine does not take the form {target}", hint=hint)
     parent = output.absolute().parent
     if not parent.is_dir():

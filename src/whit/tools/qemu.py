@@ -49,11 +49,24 @@ class Port:
 
 @dataclass(frozen=True)
 class Disk:
-    """A raw image or block device. The guest finds it by its serial number, /dev/disk/by-id or serial in sysfs."""
+    """An image or block device. The guest finds it by its serial number, /dev/disk/by-id or serial in sysfs."""
 
     path: Path
     serial: str
     read_only: bool = False
+    form: Literal["raw", "qcow2"] = "raw"
+    discard: bool = False
+    """What is written is forgotten at the end."""
+    optical: bool = False
+    """In a drive of its own, on SATA, as firmware knows them."""
+
+
+@dataclass(frozen=True)
+class Firmware:
+    """UEFI: its code, and a file of the machine's own with its variables."""
+
+    code: Path
+    variables: Path
 
 
 @dataclass(frozen=True)
@@ -86,7 +99,8 @@ class Share:
 class Machine:
     """A virtual machine. `console` takes what the kernel prints; memory is in MiB."""
 
-    kernel: Path
+    kernel: Path | None
+    """None: the firmware finds one on a disk."""
     initrd: Path | None
     append: str
     console: Path | int
@@ -99,6 +113,7 @@ class Machine:
     tap: Tap | None = None
     forwards: tuple[Forward, ...] | None = None
     """QEMU's own network, which needs no rights; None for none."""
+    firmware: Firmware | None = None
     qmp: Path | None = None
     name: str = "whit"
 
@@ -170,7 +185,12 @@ def _core(machine: Machine, model: str) -> Iterator[str]:
     if machine.shares:  # virtiofsd reads the guest's memory
         yield from ("-object", f"memory-backend-memfd,id=memory,size={machine.memory}M,share=on")
         yield from ("-numa", "node,memdev=memory")
-    yield from ("-m", f"{machine.memory}M", "-kernel", str(machine.kernel), "-append", machine.append)
+    yield from ("-m", f"{machine.memory}M")
+    if machine.firmware is not None:
+        yield from ("-drive", f"if=pflash,format=raw,readonly=on,file={_escaped(machine.firmware.code)}")
+        yield from ("-drive", f"if=pflash,format=raw,file={_escaped(machine.firmware.variables)}")
+    if machine.kernel is not None:
+        yield from ("-kernel", str(machine.kernel), "-append", machine.append)
     if machine.initrd is not None:
         yield from ("-initrd", str(machine.initrd))
     form = "socket,id=console,fd={}" if isinstance(machine.console, int) else "file,id=console,path={}"
@@ -187,9 +207,11 @@ def _devices(machine: Machine) -> Iterator[str]:
         yield from ("-chardev", f"socket,id=port{number},{_peer(port.socket)}")
         yield from ("-device", f"virtserialport,chardev=port{number},name={port.name}")
     for number, disk in enumerate(machine.disks):
-        access = "on" if disk.read_only else "off"
-        yield from ("-drive", f"if=none,id=disk{number},file={_escaped(disk.path)},format=raw,readonly={access}")
-        yield from ("-device", f"virtio-blk-pci,drive=disk{number},serial={disk.serial}")
+        how = f"format={disk.form},readonly={_switch(disk.read_only)}" + (",snapshot=on" if disk.discard else "")
+        how += ",media=cdrom" if disk.optical else ""
+        yield from ("-drive", f"if=none,id=disk{number},file={_escaped(disk.path)},{how}")
+        kind = "ide-cd" if disk.optical else "virtio-blk-pci"
+        yield from ("-device", f"{kind},drive=disk{number},serial={disk.serial}")
     for number, share in enumerate(machine.shares):
         yield from ("-chardev", f"socket,id=share{number},path={_escaped(share.socket)}")
         yield from ("-device", f"vhost-user-fs-pci,chardev=share{number},tag={share.tag}")
@@ -199,6 +221,10 @@ def _devices(machine: Machine) -> Iterator[str]:
     if machine.forwards is not None:
         rules = (f",hostfwd={one.protocol}:{one.address}:{one.port}-:{one.target}" for one in machine.forwards)
         yield from ("-netdev", f"user,id=user{''.join(rules)}", "-device", "virtio-net-pci,netdev=user,romfile=")
+
+
+def _switch(on: bool) -> str:
+    return "on" if on else "off"
 
 
 def _peer(socket: Path | int) -> str:

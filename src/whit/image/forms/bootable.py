@@ -6,16 +6,20 @@ which lies in the first root's `image` or on a disk, as the form decides.
 
 from __future__ import annotations
 
+import asyncio
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from whit.image import kernel
+from whit.image import cpio, kernel
 from whit.image.kernel import Kernel
 from whit.image.tree import Content, Entry, Extent, Tree
 
 MEMORY_MODULES = ("virtio_pci", "virtio_console", "virtio_net", "virtio_rng")
 DISK_MODULES = (*MEMORY_MODULES, "virtio_blk", "erofs", "overlay")
+VERITY_MODULES = (*DISK_MODULES, "dm_verity")
+MEMORY = "root=memory"
 IN_MEMORY = "image"
 _DIRECTORIES = ("dev", "proc", "sys", IN_MEMORY)
 _NEEDED = ("dev", "etc", "proc", "sys")
@@ -34,23 +38,25 @@ class Bootable:
     root: tuple[Entry, ...]
     system: tuple[str, ...]
     process: tuple[str, ...]
+    kept: tuple[str, ...] = ()
+    """Directories of the image whose contents outlive the machine where it has a disk."""
 
     @property
     def root_size(self) -> int:
         """Bytes of all files."""
         return sum(entry.size for entry in self.root if entry.kind == "file")
 
-    def first_root(self, where: str, modules: Sequence[Entry]) -> Tree:
-        """What the kernel unpacks. `where` is the record `root`: where init finds the image's files."""
+    def first_root(self, records: Sequence[str], modules: Sequence[Entry]) -> Tree:
+        """What the kernel unpacks. `records` are the form's: where init finds the image's files, and what is kept."""
         tree = Tree()
         for name in _DIRECTORIES:
             tree.add(Entry(name, "directory", 0o755))
         for entry in (self.init, *modules):
             tree.add(entry)
         tree.add(Entry("modules", content="".join(f"/{entry.path}\n" for entry in modules).encode()))
-        tree.add(Entry("system", content=_encoded([f"root={where}", *self.system])))
+        tree.add(Entry("system", content=_encoded([*records, *self.system])))
         tree.add(Entry("process", content=_encoded(self.process)))
-        if where == "memory":
+        if MEMORY in records:
             for entry in self.files():
                 tree.add(replace(entry, path=f"{IN_MEMORY}/{entry.path}"))
         return tree
@@ -58,7 +64,7 @@ class Bootable:
     def files(self) -> Iterator[Entry]:
         """The image's files, with the directories that init needs, sorted."""
         tree = Tree()
-        for name in _NEEDED:
+        for name in (*_NEEDED, *(place.strip("/") for place in self.kept)):
             tree.add(Entry(name, "directory", 0o755))
         for entry in self.root:
             tree.add(entry)
@@ -68,6 +74,17 @@ class Bootable:
 async def modules(linux: Kernel, names: Sequence[str]) -> tuple[Entry, ...]:
     """The drivers, each after those that it needs."""
     return tuple(await kernel.modules(linux, names))
+
+
+async def first_root(machine: Bootable, records: Sequence[str], drivers: Sequence[Entry], target: Path) -> int:
+    """Write what the kernel unpacks, and return how many bytes it is unpacked."""
+    tree = machine.first_root(records, drivers)
+    with tempfile.TemporaryDirectory(prefix=".initrd-", dir=target.parent.parent) as scratch:
+        plain = Path(scratch) / "plain"
+        with plain.open("wb") as output:
+            await asyncio.to_thread(cpio.write, tree, output)
+        await cpio.compress(plain, target)
+        return plain.stat().st_size
 
 
 def file(path: Path) -> Extent:

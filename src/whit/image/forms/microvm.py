@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from whit.base.errors import Conflict
-from whit.image import cpio, layer
+from whit.image import layer
 from whit.image.forms import erofs
-from whit.image.forms.bootable import DISK_MODULES, MEMORY_MODULES, Bootable, file, modules
+from whit.image.forms.bootable import DISK_MODULES, MEMORY, MEMORY_MODULES, Bootable, file, first_root, modules
 from whit.image.kernel import Kernel
 from whit.image.layer import Written
 from whit.image.tree import Entry, Extent
@@ -32,16 +32,11 @@ async def write(machine: Bootable, linux: Kernel, directory: Path) -> None:
     """Fill `directory`, which is empty."""
     in_memory = machine.root_size < LARGE
     drivers = await modules(linux, MEMORY_MODULES if in_memory else DISK_MODULES)
-    tree = machine.first_root("memory" if in_memory else f"erofs:{ROOT}", drivers)
     if not in_memory:
         await asyncio.to_thread(erofs.write, machine.files(), directory / ROOT_FILE)
     await asyncio.to_thread(_write_content, machine, directory / "kernel")
-    with tempfile.TemporaryDirectory(prefix=".initrd-", dir=directory.parent) as scratch:
-        plain = Path(scratch) / "plain"
-        with plain.open("wb") as output:
-            await asyncio.to_thread(cpio.write, tree, output)
-        unpacked = plain.stat().st_size
-        await cpio.compress(plain, directory / "initrd")
+    where = MEMORY if in_memory else f"root=erofs:{ROOT}"
+    unpacked = await first_root(machine, (where,), drivers, directory / "initrd")
     (directory / DESCRIPTION).write_text(_description(machine, unpacked, in_memory).model_dump_json(indent=2) + "\n")
     for path in directory.iterdir():
         path.chmod(0o644)

@@ -22,11 +22,11 @@ PROGRAMS = Path(__file__).resolve().parent / "programs"
 SOURCES = Path(__file__).resolve().parents[4] / "init"
 STAMP = ".stamp"
 PARTS = {
-    "guest": ("guest.c", "group.c", "lease.c", "process.c", "root.c", "setup.c", "stream.c", "wire.c"),
-    "appliance": ("appliance.c", "lease.c", "process.c", "root.c", "setup.c"),
+    "guest": ("guest.c", "group.c", "lease.c", "process.c", "root.c", "setup.c", "stream.c", "verity.c", "wire.c"),
+    "appliance": ("appliance.c", "lease.c", "process.c", "root.c", "setup.c", "verity.c"),
     "supervisor": (
         *("supervisor.c", "container.c", "first_boot.c", "lease.c", "place.c"),
-        *("report.c", "root.c", "setup.c", "wire.c"),
+        *("report.c", "root.c", "setup.c", "verity.c", "wire.c"),
     ),
     "machine": ("machine.c", "client.c", "stream.c", "wire.c"),
 }

@@ -1,0 +1,60 @@
+"""What UEFI boots: the program of a machine (UKI), where it is looked for, and identities that follow from it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from uuid import UUID
+
+from whit.base.errors import Unavailable
+from whit.image.forms import uki
+from whit.image.forms.bootable import Bootable, first_root
+from whit.image.tree import Entry
+
+_INSTALLED = Path("/usr/lib/systemd/boot/efi")
+_ARCHITECTURES = {"amd64": "x64", "arm64": "aa64"}
+
+
+def default(machine: Bootable) -> str:
+    """Where firmware looks on a medium that it does not know (UEFI specification 2.10, 3.5.1.1)."""
+    return f"EFI/BOOT/BOOT{_ARCHITECTURES[machine.architecture].upper()}.EFI"
+
+
+def installed(machine: Bootable, name: str) -> Path:
+    """A program of systemd-boot; `{}` of the name is the architecture. Raises Unavailable."""
+    path = _INSTALLED / name.format(_ARCHITECTURES[machine.architecture])
+    if not path.is_file():
+        raise Unavailable(f"there is no {path}", hint="apt install systemd-boot-efi")
+    return path
+
+
+async def program(
+    machine: Bootable, append: str, records: Sequence[str], drivers: Sequence[Entry], work: Path, *, version: str
+) -> Path:
+    """The UKI, written below `work`: kernel, first root and command line in one."""
+    boot = work / "boot"
+    boot.mkdir()
+    await first_root(machine, records, drivers, boot / "initrd")
+    release = f'ID=whit\nNAME="{machine.name}"\nPRETTY_NAME="{machine.name}"\nVERSION_ID={version}\n'
+    kernel = Entry("kernel", content=machine.kernel).data()
+    sections = (
+        (".osrel", release.encode()),
+        (".cmdline", append.encode()),
+        (".initrd", (boot / "initrd").read_bytes()),
+        (".linux", kernel),
+    )
+    (boot / "uki").write_bytes(uki.link(installed(machine, "linux{}.efi.stub").read_bytes(), sections))
+    return boot / "uki"
+
+
+def identity_of(digest: str, what: str) -> UUID:
+    """A UUID of version 8 (RFC 9562) that follows from what it is for."""
+    number = bytearray(hashlib.sha256(f"{digest} {what}".encode()).digest()[:16])
+    number[6], number[8] = number[6] & 0x0F | 0x80, number[8] & 0x3F | 0x80
+    return UUID(bytes=bytes(number))
+
+
+def digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

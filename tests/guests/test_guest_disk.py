@@ -1,0 +1,85 @@
+"""whit build --target disk: a disk that UEFI boots, whose root cannot be changed unseen, and whose state is kept."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from support.booted import FORMS_TOOLS
+from support.guests import HAS_QEMU
+from support.whit import Whit
+
+from whit.base.settings import Settings
+from whit.image.forms import gpt
+from whit.runtime.microvm import build
+
+pytestmark = [
+    pytest.mark.network,
+    pytest.mark.slow,
+    pytest.mark.timeout(240),
+    pytest.mark.skipif(not HAS_QEMU, reason="qemu-system-x86 is not installed"),
+    pytest.mark.skipif(not FORMS_TOOLS, reason="tools of requirements/debian-test.txt are not installed"),
+]
+
+COUNTING = """
+services:
+  tiny:
+    build: {parts: [./rootfs]}
+    command: [sh, -c, "echo x >> /data/boots; touch /data-not-kept; exit $$(wc -l < /data/boots)"]
+    user: app
+    read_only: true
+    volumes: [kept:/data]
+volumes:
+  kept:
+"""
+
+
+@pytest.fixture
+def whit(settings: Settings) -> Whit:
+    build.build()
+    return Whit(settings)
+
+
+def counting(tiny_root: Path, directory: Path) -> Path:
+    directory.mkdir(parents=True)
+    shutil.copytree(tiny_root, directory / "rootfs", symlinks=True)
+    (directory / "rootfs" / "data").mkdir()
+    (directory / "rootfs" / "data").chmod(0o777)
+    (directory / "whit.yaml").write_text(COUNTING)
+    return directory
+
+
+def test_state_is_kept_and_a_changed_root_does_not_boot(whit: Whit, tiny_root: Path, tmp_path: Path) -> None:
+    disk = tmp_path / "machine.raw"
+    whit("build", str(counting(tiny_root, tmp_path / "app")), "--target", "disk", "-o", str(disk))
+    for wanted, words in ((1, []), (2, ["--discard"])):
+        done = whit("boot", str(disk), "--test", "--timeout", "90", *words, check=False)
+        assert done.returncode == wanted, done.stdout + done.stderr
+        assert "Read-only file system" in done.stdout
+    change_in_root(disk, b"\x7fELF", b"\x7fEVL")
+    done = whit("boot", str(disk), "--discard", "--test", "--timeout", "90", check=False)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "did not say how" in done.stderr
+    assert "dm-verity device corrupted" in done.stdout
+
+
+def change_in_root(disk: Path, old: bytes, new: bytes) -> None:
+    (offset, size) = next(place for name, place in gpt.read(disk).items() if name.startswith("root-"))
+    with disk.open("r+b") as file:
+        file.seek(offset)
+        data = file.read(size)
+        assert old in data
+        file.seek(offset + data.index(old))
+        file.write(new)
+
+
+@pytest.mark.parametrize("form", ["disk", "disk-qcow2", "iso"])
+def test_two_builds_are_the_same(form: str, whit: Whit, tiny_root: Path, tmp_path: Path) -> None:
+    """In another directory, by another store, in another time zone, at another time."""
+    one, two = counting(tiny_root, tmp_path / "one"), counting(tiny_root, tmp_path / "far" / "away" / "app")
+    other = Whit(Settings(whit.settings.id, whit.settings.run_root, tmp_path / "other"), {"TZ": "Asia/Tokyo"})
+    first = whit.json("build", str(one), "--target", form, "-o", str(tmp_path / "first"))
+    second = other.json("build", str(two), "--target", form, "-o", str(tmp_path / "second"))
+    assert first["exported"]["digest"] == second["exported"]["digest"]
+    assert (tmp_path / "first").read_bytes() == (tmp_path / "second").read_bytes()

@@ -19,30 +19,26 @@ from support.leftovers import leftovers_after
 from support.packet_lab import (
     CLIENT,
     HOST_MACS,
-    ICMP_NUMBER,
-    ICMPV6_NUMBER,
     MACS,
-    SCTP_NUMBER,
     TCP_NUMBER,
     UDP_NUMBER,
     Lab,
     mac,
 )
 from support.policy_strategies import wide_sets
-from support.random_mesh import BOOK, NOBODY, OF_NODE, OUTSIDERS, RandomNode, random_mesh
+from support.random_mesh import BOOK, RandomNode, random_mesh
+from support.random_questions import Asker
 
 from whit.base.settings import Settings
 from whit.datapath.abi import EndpointValue
 from whit.kernel import cgroup
-from whit.mesh.explain import Dump, Question, explain
+from whit.mesh.explain import Dump, explain
 from whit.model.policy import PolicySpec
 
 pytestmark = [pytest.mark.root, pytest.mark.machine]
 
 CASES_OF_A_MESH = 100
-LOOPBACK = ("127.0.0.1", "::1")
-PORTS = (0, 1, 53, 79, 80, 81, 82, 8080, 8081, 9000, 65535)
-ECHO, TIMESTAMP, ECHO6 = 0x0800, 0x0D00, 0x8000
+FIRST_PORT = 10_000
 
 
 @pytest.fixture(scope="module")
@@ -64,43 +60,11 @@ def random_node(
     assert not leftovers_after(settings)
 
 
-def cases(node: RandomNode, random: Random) -> Iterator[Case]:
-    """Those where something is decided, mostly: an instance or a published port is at one end."""
-    for number in range(CASES_OF_A_MESH):
-        ipv6 = random.random() < 0.4
-        source, destination = _ends(node, random, ipv6)
-        protocol = random.choice((TCP_NUMBER,) * 5 + (UDP_NUMBER,) * 3 + (ICMP_NUMBER, SCTP_NUMBER))
-        if protocol == ICMP_NUMBER and ipv6:
-            protocol = ICMPV6_NUMBER
-        yield Case(Question(source, destination, _port(protocol, random), protocol), 10_000 + number)
-
-
-def _port(protocol: int, random: Random) -> int:
-    if protocol == ICMP_NUMBER:
-        return random.choice((ECHO, ECHO, TIMESTAMP))
-    if protocol == ICMPV6_NUMBER:
-        return ECHO6
-    return random.choice(PORTS) if random.random() < 0.9 else random.randrange(65536)
-
-
-def _ends(node: RandomNode, random: Random, ipv6: bool) -> tuple[str, str]:
-    app = random.choice(("x/", "y/", "z/", "", "", ""))  # often of the same app, which is more open
-    instances = [address for address in node.instances(app) if (":" in address) == ipv6]
-    services = node.services(app, ipv6)
-    own = [address for address in OF_NODE if (":" in address) == ipv6]
-    anywhere = (*OUTSIDERS[ipv6], *NOBODY[ipv6])
-    if random.random() < 0.7 and instances:
-        source = random.choice(instances)
-        pools = (instances, instances, instances, services, services, services, own, OUTSIDERS[ipv6], anywhere)
-        return source, random.choice(random.choice(pools))
-    if random.random() < 0.4:
-        return random.choice(own), random.choice(random.choice((instances or own, services, (*own, LOOPBACK[ipv6]))))
-    return random.choice(anywhere), random.choice(random.choice((instances or services, own)))
-
-
 def differences(kernel: Kernel, node: RandomNode, random: Random, seen: Counter[str]) -> Iterator[tuple[object, ...]]:
     dump = Dump.of(node.datapath)
-    for case in cases(node, random):
+    asker = Asker(node, dump, random)
+    for number in range(CASES_OF_A_MESH):
+        case = Case(asker.question(), FIRST_PORT + number)
         decision = kernel.answer(case)
         found = explain(narrowed(dump, decision, case.question), case.question, str, str)
         expected, known = told(decision), foretold(found)

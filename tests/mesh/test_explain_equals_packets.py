@@ -88,7 +88,7 @@ class Round:
             decision = self._decision(attempt)
             found = self.explanation(attempt, decision)
             expected, known = told(decision), foretold(found)
-            answer = self._answer(found)
+            answer = self._answer(attempt.goal, found)
             seen[str(expected["reason"] or (expected["verdict"] if decision.event else "undecided"))] += 1
             if not expected.items() <= known.items() or attempt.answer != answer:
                 yield attempt.goal, expected, known, f"answer {attempt.answer}, not {answer}", found.hops
@@ -100,8 +100,12 @@ class Round:
         question = Question(source, goal.address, goal.port, NUMBER_OF[goal.protocol])
         return explain(narrowed(self.dump, decision, question), question, str, str)
 
-    def _answer(self, found: Explanation) -> str:
-        """Whoever is there answers with his address and port."""
+    def _answer(self, goal: Goal, found: Explanation) -> str:
+        """Whoever is there answers with his address and port. To what is asked from outside at a published port, the
+        answer of a backend that is no instance does not come by the datapath, and so does not come back."""
+        is_balanced = (found.destination.address, found.destination.port) != (goal.address, goal.port)
+        if goal.source == "outside" and is_balanced and found.destination.address not in self.site.places:
+            return ""
         there = {*self.site.places, *NODE_ADDRESSES, *OUTSIDERS[0], *OUTSIDERS[1]}
         is_served = found.destination.address in there and found.destination.port in SERVED
         return f"{found.destination.address} {found.destination.port}" if is_served and found.verdict != "deny" else ""
@@ -120,8 +124,13 @@ class Round:
         return [
             Tuple(str(event.source), event.source_port, goal.address, goal.port, goal.protocol)
             for event in self.events
-            if (goal := self.goals.get(event.source_port)) and (event.reason or event.destination_port not in SERVED)
+            if (goal := self.goals.get(event.source_port)) and self._is_unanswered(event)
         ]
+
+    def _is_unanswered(self, event: FlowEvent) -> bool:
+        if event.reason or event.destination_port not in SERVED:
+            return True
+        return event.hook == Hook.FROM_UPLINK and str(event.destination) not in self.site.places
 
     def _collect(self) -> None:
         self.events += self.site.datapath.events.poll()

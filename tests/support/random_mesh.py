@@ -24,6 +24,7 @@ from whit.mesh.engine import Engine, Situation
 from whit.mesh.identities import IdentityBook
 from whit.mesh.outside import outside_of
 from whit.mesh.rulebook import RuleBook
+from whit.mesh.services import ANYWHERE
 from whit.model.app import AppSpec
 from whit.model.instance import NetworkSpec
 from whit.model.policy import PolicySpec
@@ -54,9 +55,8 @@ class RandomMesh:
 
 
 def random_apps(random: Random) -> tuple[AppSpec, ...]:
-    published = [(port, protocol) for port in PUBLISHED for protocol in ("tcp", "udp")]
-    random.shuffle(published)
-    return tuple(_app(name, random, published) for name in "xyz")
+    taken: set[tuple[int, str, str]] = set()
+    return tuple(_app(name, random, taken) for name in "xyz")
 
 
 def random_mesh(
@@ -80,34 +80,38 @@ def _as_mode(policies: Sequence[PolicySpec], random: Random) -> Sequence[PolicyS
     return policies
 
 
-def _app(name: str, random: Random, published: list[tuple[int, str]]) -> AppSpec:
-    services = {pod: _service(pod, random, published) for pod in "abc"}
+def _app(name: str, random: Random, taken: set[tuple[int, str, str]]) -> AppSpec:
+    services = {pod: _service(pod, random) | {"ports": _ports(random, taken)} for pod in "abc"}
     if random.random() < 0.5:
-        services["d"] = {"labels": {"pod": "d"}, "endpoints": _endpoints(random)}
+        found, ports = _endpoints(random), _ports(random, taken)
+        services["d"] = {"labels": {"pod": random.choice("abc")}, "endpoints": found, "ports": ports}
     mode = random.choice(("open", "open", "declared"))
     return AppSpec.model_validate(
         {"name": name, "mode": mode, "directory": "/", "labels": {"ns": name}, "services": services}
     )
 
 
-def _service(pod: str, random: Random, published: list[tuple[int, str]]) -> dict[str, Any]:
-    ports = [published.pop() for _ in range(random.choice((0, 0, 1, 2))) if published]
-    host_ips = ("0.0.0.0", "0.0.0.0", "::", *NODE_ADDRESSES)
+def _ports(random: Random, taken: set[tuple[int, str, str]]) -> list[dict[str, Any]]:
+    """Published ports: two of the same number are at different addresses."""
+    found = []
+    for _ in range(random.choice((0, 0, 1, 2, 3))):
+        port, protocol = random.choice(PUBLISHED), random.choice(("tcp", "udp"))
+        host_ip = random.choice((*ANYWHERE, *NODE_ADDRESSES))
+        keys = {(port, protocol, address) for address in (ANYWHERE if host_ip == ANYWHERE[0] else (host_ip,))}
+        if not keys & taken:
+            taken |= keys
+            target = random.choice(SERVED)
+            found.append({"published": port, "target": target, "protocol": protocol, "host_ip": host_ip})
+    return found
+
+
+def _service(pod: str, random: Random) -> dict[str, Any]:
     return {
         "image": "i",
         "labels": {"pod": pod},
         "expose": [
             {"name": "http", "port": 80 if pod == "a" else 81},
             {"name": "dns", "port": 80, "protocol": "udp"},
-        ],
-        "ports": [
-            {
-                "published": port,
-                "target": random.choice(SERVED),
-                "protocol": protocol,
-                "host_ip": random.choice(host_ips),
-            }
-            for port, protocol in ports
         ],
         "uses": [_use(random) for _ in range(random.choice((0, 1, 2, 4)))],
         "headless": random.random() < 0.1,

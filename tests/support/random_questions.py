@@ -22,15 +22,22 @@ MESSAGES = {
 class Asker:
     def __init__(self, node: RandomNode, dump: Dump, random: Random) -> None:
         self.node, self.dump, self.random = node, dump, random
-        self._keys = [key for key in dump.policies if key.prefix_length >= POLICY_PREFIX_ANY_PORT]
+        self._keys: dict[int, list[PolicyKey]] = {}
+        """By protocol: else those of the rarer ones would seldom be asked about."""
+        for key in dump.policies:
+            if key.prefix_length >= POLICY_PREFIX_ANY_PORT:
+                self._keys.setdefault(key.protocol, []).append(key)
         everybody = (*node.instances(), *OF_NODE, *OUTSIDERS[0], *OUTSIDERS[1])
         self._by_identity: dict[tuple[int, bool], list[str]] = {}
         for address in everybody:
             self._by_identity.setdefault((identity_of(dump, address), ":" in address), []).append(address)
 
     def question(self) -> Question:
-        asked = self._about_an_entry(self.random.choice(self._keys)) if self._keys and self._often(0.5) else None
-        return asked or self._about_anybody()
+        if self._keys and self._often(0.5):
+            asked = self._about_an_entry(self.random.choice(self._keys[self.random.choice([*self._keys])]))
+            if asked:
+                return asked
+        return self._about_anybody()
 
     def _often(self, share: float) -> bool:
         return self.random.random() < share

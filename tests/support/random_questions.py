@@ -7,8 +7,9 @@ from random import Random
 
 from support.packet_lab import ICMP_NUMBER, ICMPV6_NUMBER, SCTP_NUMBER, TCP_NUMBER, UDP_NUMBER
 from support.random_mesh import NOBODY, OF_NODE, OUTSIDERS, RandomNode
-from whit.datapath.abi import POLICY_PREFIX_ANY_PORT, POLICY_PREFIX_EXACT, Direction, PolicyKey
+from whit.datapath.abi import POLICY_PREFIX_ANY_PORT, POLICY_PREFIX_EXACT, Direction, FrontendKey, PolicyKey
 from whit.mesh.explain import Dump, Question, identity_of
+from whit.mesh.services import ANYWHERE
 
 LOOPBACK = ("127.0.0.1", "::1")
 PORTS = (0, 1, 53, 79, 80, 81, 82, 8080, 8081, 9000, 65535)
@@ -37,6 +38,8 @@ class Asker:
             asked = self._about_an_entry(self.random.choice(self._keys[self.random.choice([*self._keys])]))
             if asked:
                 return asked
+        if self.dump.frontends and self._often(0.2):
+            return self._about_a_frontend(self.random.choice([*self.dump.frontends]))
         return self._about_anybody()
 
     def _often(self, share: float) -> bool:
@@ -49,6 +52,15 @@ class Asker:
         if protocol == ICMP_NUMBER and ipv6:
             protocol = ICMPV6_NUMBER
         return Question(*self._ends(ipv6), self._port(protocol), protocol)
+
+    def _about_a_frontend(self, key: FrontendKey) -> Question:
+        ipv6 = ":" in str(key.address)
+        own = [address for address in OF_NODE if (":" in address) == ipv6]
+        instances = [address for address in self.node.instances() if (":" in address) == ipv6]
+        address = self.random.choice(own) if str(key.address) in ANYWHERE else str(key.address)
+        protocol = key.protocol or self.random.choice((TCP_NUMBER, UDP_NUMBER))
+        source = self._one_of(OUTSIDERS[ipv6], own, instances or own)
+        return Question(source, address, key.port or self._port(protocol), protocol)
 
     def _port(self, protocol: int) -> int:
         if protocol in MESSAGES:

@@ -24,15 +24,18 @@ services:
   web:
     build: {{parts: [debian:busybox-static]}}
     command: {SERVER}
+    stop_signal: SIGKILL
     uses: [api, db]   # much
   api:
     build: {{parts: [debian:busybox-static]}}
     command: {SERVER}
+    stop_signal: SIGKILL
     uses: [db]
     expose: [{{name: http, port: 8080}}]
   db:
     build: {{parts: [debian:busybox-static]}}
     command: {SERVER}
+    stop_signal: SIGKILL
     labels: {{tier: data}}
 """
 POLICY = """\

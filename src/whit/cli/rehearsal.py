@@ -36,12 +36,12 @@ def check(
     """Say what is doubtful about policies, beside what runs. Ends with 1 if there is a problem; remarks are none.
 
     \b
-    shadowed         a rule that never decides: others before it decide all that it selects
-    redundant        a remark: a rule that never decides, and others say the same
+    shadowed         the rule never decides, others before it do
+    redundant        a remark: it never decides, and others say the same
     unreachable      one end lets through what the other end denies
-    dns-blocked      a service that cannot ask the resolver
+    dns-blocked      a service cannot ask the resolver
     selects-nothing  a selector without services
-    no-listener      a port that nobody has; a remark where services may have unlisted ports
+    no-listener      a port that nobody has, or (a remark) that nobody lists
 
     Nothing is applied. Without an agent the files are judged by themselves: name the app file too.
 

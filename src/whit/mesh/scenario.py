@@ -20,7 +20,6 @@ from whit.mesh.outside import Network, Outside, names_matching, outside_of
 from whit.mesh.policies import Addresses
 from whit.mesh.rulebook import RuleBook
 from whit.mesh.rules import Side
-from whit.mesh.world import World
 from whit.model.app import AppSpec
 from whit.model.finding import Candidate
 from whit.model.flow import Verdict
@@ -49,17 +48,11 @@ class Scenario:
         self.services = frozenset(owners)
         self.book = identities.assign(known or IdentityBook(), owners, spoken_of)
         self.outside = identities.numbers_of(self.book, spoken_of)
-        self._engine = Engine(RuleBook())
-        self._engine.compile(Situation(apps, policies, (), self.book.numbers, self.outside, addresses or {}), at=0.0)
-
-    @property
-    def world(self) -> World:
-        return self._engine.world
-
-    @cached_property
-    def sides(self) -> Mapping[Side, Sequence[Line]]:
-        """Lines in their order, by subject and direction."""
-        return {side: compiler.ordered(lines) for side, lines in self._engine.lines()}
+        engine = Engine(RuleBook())
+        engine.compile(Situation(apps, policies, (), self.book.numbers, self.outside, addresses or {}), at=0.0)
+        self.world = engine.world
+        self.sides: Mapping[Side, Sequence[Line]] = {side: compiler.ordered(lines) for side, lines in engine.lines()}
+        """Lines in their order, by subject and direction. The tables are let go: they take most of the memory."""
 
     @cached_property
     def said(self) -> Mapping[str, Sequence[tuple[Side, Line]]]:

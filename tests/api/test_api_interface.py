@@ -73,6 +73,8 @@ def test_every_call_of_the_readme_is_in_the_openapi_document(agent: Whit) -> Non
         ("GET", "/v1/apps/nothing", None, 404, "not-found"),
         ("DELETE", "/v1/apps/nothing", None, 404, "not-found"),
         ("POST", "/v1/apps/nothing/restart", None, 404, "not-found"),
+        ("POST", "/v1/apps/nothing/start", None, 404, "not-found"),
+        ("POST", "/v1/apps/nothing/stop", None, 404, "not-found"),
         ("GET", "/v1/explain?source=nobody&destination=world&port=80", None, 404, "not-found"),
         ("GET", "/v1/explain?source=world&destination=world&port=80&protocol=sctp", None, 400, "input"),
         (

@@ -53,6 +53,8 @@ def app_directory(tmp_path: Path) -> Path:
         ("exec", "web", "true"),
         ("down", "shop"),
         ("restart",),
+        ("start", "shop"),
+        ("stop", "shop"),
     ],
 )
 def test_without_an_agent(run_whit: Run, words: tuple[str, ...]) -> None:

@@ -128,6 +128,14 @@ def test_who_asks_while_no_agent_lives_is_answered_by_the_next_one(warm: Warm) -
     warm.ask()
 
 
+def test_start_and_stop(warm: Warm) -> None:
+    warm.whit("stop", "warm/web")
+    assert warm.status().state == warm.idle
+    assert warm.whit("stop", "warm/client", check=False).returncode == 4
+    warm.whit("start", "warm/web")
+    assert warm.ask() < 0.9
+
+
 def test_restart_and_down_of_one_that_sleeps(warm: Warm) -> None:
     warm.wait_until_frozen()
     before = warm.status().pid

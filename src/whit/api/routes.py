@@ -86,6 +86,14 @@ def _add_apps(app: FastAPI, agent: Agent) -> None:
 
         return stream.progress(work)
 
+    @app.post("/v1/apps/{name}/start")
+    async def start_app(name: str, service: Annotated[list[str] | None, Query()] = None) -> dict[str, Any]:
+        return await agent.start_services(name, service or [])
+
+    @app.post("/v1/apps/{name}/stop")
+    async def stop_app(name: str, service: Annotated[list[str] | None, Query()] = None) -> dict[str, Any]:
+        return await agent.stop_services(name, service or [])
+
     @app.post("/v1/apps/{name}/build")
     async def build_app(name: str, spec: AppSpec, refresh: bool = False) -> StreamingResponse:
         async def work(report: Report) -> dict[str, Any]:

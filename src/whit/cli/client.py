@@ -60,6 +60,16 @@ class Client:
         query: Query = {"service": services, "timeout": timeout}
         return self._work("POST", target_of("apps", app, "restart", query=query))
 
+    def start(self, app: str, services: Sequence[str]) -> dict[str, Any]:
+        """Wake what sleeps. Returns when it listens."""
+        target = target_of("apps", app, "start", query={"service": services})
+        return dict(transport.call(self.socket, "POST", target))
+
+    def stop(self, app: str, services: Sequence[str]) -> dict[str, Any]:
+        """Put to sleep what has `scale`."""
+        target = target_of("apps", app, "stop", query={"service": services})
+        return dict(transport.call(self.socket, "POST", target))
+
     def instances(self, app: str = "") -> list[InstanceStatus]:
         from whit.model.instance import InstanceStatus
 

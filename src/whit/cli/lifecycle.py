@@ -1,9 +1,9 @@
-"""Commands that change what runs: up, down, restart."""
+"""Commands that change what runs: up, down, start, stop, restart."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,7 +20,7 @@ PathArgument = Annotated[Path, typer.Argument(metavar="PATH", help="App file, or
 
 
 def add(app: typer.Typer) -> None:
-    for function in (up, down, restart):
+    for function in (up, down, start, stop, restart):
         command(app)(function)
 
 
@@ -82,6 +82,42 @@ def down(
     progress.follow(run.client.down(name, volumes=volumes, timeout=timeout), run.output)
     if not run.json:
         run.output.line(f"{name} is down")
+
+
+def start(run: Invocation, names: NamesArgument = None) -> None:
+    """Wake what sleeps of an app or of some of its services (`scale` in the app file).
+
+    It returns when somebody listens there. The first connection wakes an instance too.
+
+    \b
+    Example:
+      whit start api
+    """
+    _send(run, names, run.client.start)
+
+
+def stop(run: Invocation, names: NamesArgument = None) -> None:
+    """Put an app or some of its services to sleep now, as `scale` in the app file says how.
+
+    The next connection wakes them. Whoever is connected stays so only with `idle: frozen`.
+
+    \b
+    Example:
+      whit stop api
+    """
+    _send(run, names, run.client.stop)
+
+
+def _send(run: Invocation, names: list[str] | None, call: Callable[[str, list[str]], dict[str, Any]]) -> None:
+    from whit.cli import appfile
+    from whit.cli.names import select
+
+    selection = select(names or [], run.client.apps(), appfile.default_app())
+    result = call(selection.app, list(selection.members))
+    if run.json:
+        run.output.document(result)
+    else:
+        _print_app(run, result)
 
 
 def restart(

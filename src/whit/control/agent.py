@@ -24,7 +24,7 @@ from whit.cluster.sqlite import SqliteStore
 from whit.control import admission, doctor, guests, images, preview, resolver, status, waiting
 from whit.control.desired import Wanted, instance_names, volume_directory, wanted_instances
 from whit.control.explain import answer
-from whit.control.instances import Instances
+from whit.control.instances import Instances, Record
 from whit.control.network import Books, NodeNetwork
 from whit.control.observation import Observation
 from whit.control.outside_names import OutsideNames
@@ -264,6 +264,23 @@ class Agent:
             await self._keep_release(release.model_copy(update={"restarts": release.restarts | counts}))
             await self._wait_until_up(name, report, timeout)
         return {"app": self.app_status(name).model_dump(mode="json")}
+
+    async def start_services(self, name: str, services: Sequence[str]) -> dict[str, Any]:
+        """Wake what sleeps of these services, or of all. Returns when it listens."""
+        await asyncio.gather(*map(self.warmth.awaken, self._records(name, services)))
+        return {"app": self.app_status(name).model_dump(mode="json")}
+
+    async def stop_services(self, name: str, services: Sequence[str]) -> dict[str, Any]:
+        """Put them to sleep now. Raises Conflict if one of them does not sleep."""
+        await asyncio.gather(*map(self.warmth.put_to_sleep, self._records(name, services)))
+        return {"app": self.app_status(name).model_dump(mode="json")}
+
+    def _records(self, name: str, services: Sequence[str]) -> list[Record]:
+        """Of these services of an app, or of all."""
+        app = self._release(name).spec
+        chosen = {status.service_of(app, given) for given in services} or set(app.services)
+        there = self.instances.records.values()
+        return [one for one in there if one.spec.app == name and one.spec.service in chosen]
 
     async def _admit(self, spec: AppSpec) -> None:
         for service in spec.services.values():

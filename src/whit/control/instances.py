@@ -222,7 +222,7 @@ class Instances:
         self.records[spec.name] = record
         return record
 
-    def work(self, record: Record, work: Coroutine[Any, Any, None]) -> None:
+    def work(self, record: Record, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Do it in a task of its own; nothing else is done to the instance meanwhile."""
 
         async def guarded() -> None:
@@ -239,7 +239,8 @@ class Instances:
                 record.task = None
                 self.changed()
 
-        record.task = asyncio.create_task(guarded(), name=record.spec.name)
+        record.task = task = asyncio.create_task(guarded(), name=record.spec.name)
+        return task
 
     def _fail(self, record: Record, message: str, *, final: bool = False) -> None:
         """Starting or removing did not work: try again later, less and less often, unless the person must act first."""

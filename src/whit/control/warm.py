@@ -12,7 +12,7 @@ import logging
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from typing import Any
 
-from whit.base.errors import WhitError
+from whit.base.errors import Conflict, WhitError
 from whit.control import sleep
 from whit.control.desired import Wanted
 from whit.control.held import Held
@@ -97,9 +97,9 @@ class Warmth:
                 self._names[link] = name
                 if warm.silence(self.datapath, link) > want.scale.after:
                     self._knocked.discard(name)
-                    self._move(record, self._sleep(record, want.scale, link))
+                    self._move(record, self._sleep_if_idle(record, want.scale, link))
 
-    def _move(self, record: Record, work: Coroutine[Any, Any, None]) -> None:
+    def _move(self, record: Record, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         async def moving() -> None:
             try:
                 await work
@@ -107,28 +107,52 @@ class Warmth:
                 self._moving.discard(record.spec.name)
 
         self._moving.add(record.spec.name)
-        self.instances.work(record, moving())
+        return self.instances.work(record, moving())
 
-    async def _sleep(self, record: Record, scale: ScaleSpec, link: int) -> None:
+    async def _sleep_if_idle(self, record: Record, scale: ScaleSpec, link: int) -> None:
         if await in_thread(warm.has_clients, self.datapath.flows, record.spec):
             return
-        name = record.spec.name
         warm.watch(self.datapath, record.spec, WATCHES[scale.idle])
         # A packet that came before that was let through without a word, but its time was noted.
         if warm.silence(self.datapath, link) <= scale.after:
             warm.watch(self.datapath, record.spec, Watch.NOTE)
             return
+        await self._sleep(record, scale)
+
+    async def _sleep(self, record: Record, scale: ScaleSpec) -> None:
+        name = record.spec.name
         log.info("%s falls asleep: %s", name, scale.idle)
         try:
             if scale.idle == "frozen":
                 await sleep.freeze(self.instances, record)
             else:
                 await sleep.lay_down(self.instances, record, scale.idle)
-        except WhitError:
+        except WhitError as error:
             self._awake(record)
-            raise
+            if record.status.state != "running":
+                raise
+            log.warning("%s stays awake: %s", name, error)
         if name in self._knocked:
             await self._rise(record)
+
+    async def put_to_sleep(self, record: Record) -> None:
+        """Now, whoever is connected. Returns when it sleeps, or when it was asked for again already.
+
+        Raises:
+            Conflict: it has no `scale`, or something else is being done to it.
+        """
+        name, want = record.spec.name, self.wanted().get(record.spec.name)
+        if record.status.state in WATCHES:
+            return
+        if want is None or want.scale is None:
+            raise Conflict(f"{name} does not sleep", hint="give its service `scale`, or take it away with `whit down`")
+        if record.task is not None or record.status.state != "running":
+            raise Conflict(f"{name} is {record.status.state}", hint="wait until it runs")
+        link = warm.watch(self.datapath, record.spec, WATCHES[want.scale.idle])
+        if link is not None:
+            self._names[link] = name
+        self._knocked.discard(name)
+        await asyncio.wait([self._move(record, self._sleep(record, want.scale))])
 
     # ---- awake ----
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from whit.base.errors import SystemCallError, WhitError
 from whit.base.settings import Settings
-from whit.kernel import cgroup, libc, links, mount, netns, sysctl
+from whit.kernel import cgroup, freezer, libc, links, mount, netns, sysctl
 from whit.kernel.cgroup import Hierarchies
 from whit.kernel.links import CreateHostLink, End
 from whit.kernel.netlink import NetlinkSocket
@@ -47,6 +47,7 @@ def features(settings: Settings) -> list[Feature]:
         cgroups(hierarchies),
         *(limits(hierarchies, controller, settings) for controller in ("memory", "cpu", "pids")),
         cgroup_kill(hierarchies, settings),
+        freezing(hierarchies, settings),
         network_namespaces(settings),
         network_links(),
         forwarding(),
@@ -131,6 +132,23 @@ def cgroup_kill(hierarchies: Hierarchies, settings: Settings) -> Feature:
             (group / "cgroup.kill").write_text("1")
 
     return _feature("cgroup.kill", _refusal(attempt), hint="Linux 5.14 and later have it; processes are frozen instead")
+
+
+def freezing(hierarchies: Hierarchies, settings: Settings) -> Feature:
+    """Whether processes can be made to stand still: a group with nobody in it stands still at once."""
+    name = f"{settings.cgroup}/probe-freeze-{os.getpid()}"
+
+    def attempt() -> None:
+        cgroup.create(hierarchies, name)
+        try:
+            freezer.freeze(hierarchies, name, patience=1.0)
+            freezer.thaw(hierarchies, name)
+        finally:
+            cgroup.remove(hierarchies, name)
+
+    kind = "v1 freezer" if "freezer" in hierarchies.controllers else "cgroup.freeze"
+    hint = "mount the v1 freezer, or cgroup v2 (Linux 5.2); until then instances with `scale` stay awake"
+    return _feature("freezing", _refusal(attempt), detail=kind, hint=hint)
 
 
 @contextmanager

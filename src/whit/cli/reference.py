@@ -51,7 +51,7 @@ With `--json` a result is one document. An error is one too, on standard error: 
 
 | command | prints |
 |---|---|
-| `up`, `restart`, `start`, `stop` | `{"app": …, "changed": …}`: the app with its services and instances; `changed` with `up` only |
+| `up`, `start`, `stop`, `restart` | `{"app": …, "changed": …}`: app, services, instances; `changed` with `up` only |
 | `up --dry-run` | `{"operations": [text, …]}` |
 | `down` | `{}` |
 | `build` | `{"images": {service: {"name", "digest", "size", "cached"}}}`; with `--output` also `exported` |

@@ -31,9 +31,12 @@ from whit.datapath.abi import DropReason
 from whit.formats.network_policy import read_policies
 from whit.mesh import announce
 from whit.mesh.learned import Timing
+from whit.mesh.outside import title
+from whit.mesh.sweeper import Sweep, Timeouts, sweep
 from whit.model.flow import Explanation, Flow
 from whit.model.instance import InstanceStatus
 from whit.model.selector import SERVICE_NAME
+from whit.model.service import UseSpec
 
 pytestmark = [pytest.mark.root, pytest.mark.machine, pytest.mark.timeout(120)]
 
@@ -73,13 +76,13 @@ class NameSite:
         self.observation.learn([record.spec for record in self.site.records.values()])
         network = self.site.network
         self.names = OutsideNames(
-            self.site.settings, network.documents, network, self._write, self.observation.learn_name
+            self.site.settings, network.documents, network, self.write, self.observation.learn_name
         )
         self.observation.more_alarms = self.names.alarms
 
         async def begin() -> None:
             await self.names.load(self.timing)
-            await self._write()
+            await self.write()
             await self.names.open()
 
         self.site.run(begin())
@@ -99,7 +102,7 @@ class NameSite:
     def statuses(self) -> list[InstanceStatus]:
         return [one.status for one in self.site.records.values()]
 
-    async def _write(self) -> None:
+    async def write(self) -> None:
         assert self.site.release is not None
         await self.site.network.write([self.site.release], self.site.records.values())
 
@@ -462,3 +465,63 @@ def test_names_of_a_cluster_network_policy(made: NameSite) -> None:
     made.site.publish()
     assert made.reach("a", f"{NET4}.31") == SILENCE
     assert len(made.site.network.named.learned) == 0
+
+
+def test_no_packet_is_lost_while_names_share_addresses_and_policy_changes(
+    made: NameSite, sample: Callable[[int, int], int]
+) -> None:
+    """Each new set of names goes into policy before an address has it, and nobody who may is denied meanwhile."""
+    names = [f"n{number}.example.com" for number in range(6)]
+    addresses = [f"{NET4}.{number}" for number in range(100, 110)]
+    uses: list[dict[str, object]] = [{"dns": "*.example.com", "port": PORT}]
+    made.up({"a": {"uses": uses}, "b": {"uses": [{"cidr": f"{NET4}.96/28"}]}, "c": {"uses": [{"entity": "world"}]}})
+    before, lost = made.dropped(), list[str]()
+
+    def ask_for_all() -> None:
+        for seed in range(sample(60, 1000)):
+            chance = random.Random(seed)
+            name, address = chance.choice(names), chance.choice(addresses)
+            made.upstream.zone[name] = [("A", address, 60)]
+            if made.look_up("a", name) == [address]:
+                lost.extend(one for one in "abc" if made.reach(one, address, patience=5) != "outside")
+
+    async def change_all_the_while() -> None:
+        asking = asyncio.create_task(asyncio.to_thread(ask_for_all))
+        spec = made.site.release
+        assert spec is not None
+        for number in itertools.count():
+            if asking.done():
+                break
+            more = tuple(UseSpec(dns=name) for name in names[: number % len(names)])
+            service = spec.spec.services["a"].model_copy(update={"uses": (*spec.spec.services["a"].uses, *more)})
+            changed = spec.spec.model_copy(update={"services": spec.spec.services | {"a": service}})
+            made.site.release = spec.model_copy(update={"spec": changed})
+            await made.write()
+            await asyncio.sleep(0.02)
+        await asking
+
+    made.site.run(change_all_the_while())
+    assert (lost, made.dropped() - before) == ([], 0)
+    shared = made.site.network.shared_sets()
+    assert len(shared) > 6
+
+
+def test_sets_that_no_flow_bears_any_more_leave_policy(made: NameSite) -> None:
+    for name in ("one", "two"):
+        made.upstream.zone[f"{name}.example.com"] = [("A", f"{NET4}.40", 1)]
+    made.up({"a": {"uses": [{"dns": "one.example.com"}, {"dns": "two.example.com"}]}, "b": {}})
+    for name in ("one", "two"):
+        assert made.look_up_and_reach("a", f"{name}.example.com") == "outside"
+    both = frozenset({"one.example.com", "two.example.com"})
+    time.sleep(2.1)
+    made.site.run(made.names.look(Sweep()))
+    network = made.site.network
+    assert len(network.named.learned) == 0
+    assert both in network.shared_sets(), "flows may have it"
+    made.site.run(made.names.look(sweep(network.datapath.flows, Timeouts())))
+    assert both in network.shared_sets(), "one has it"
+    network.datapath.flows.delete_many([key for key, _ in network.datapath.flows.items()])
+    made.site.run(made.names.look(sweep(network.datapath.flows, Timeouts())))
+    assert network.shared_sets() == ()
+    number = network.books.identities.number(title(both))
+    assert not any(number == key.peer for key, _ in network.datapath.policies.items())

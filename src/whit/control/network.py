@@ -337,9 +337,11 @@ class NodeNetwork:
         apps = [release.spec for release in releases]
         self.named.learned.forget_unless(self._spoken_of_by(apps).names)
         async with self._keeping:
-            found = identities.assign(self.books.identities, (), self._outside_of(apps))
+            # One for all of it: an answer may be learned at any time meanwhile.
+            outside = self._outside_of(apps)
+            found = identities.assign(self.books.identities, (), outside)
             await self._keep(replace(self.books, identities=found))
-        situation = self._situation(apps, present)
+        situation = self._situation(apps, present, outside)
         touched = await in_thread(self._engine.compile, situation, time.time())
         await self._keep_rules()
         replicas = [Replica.of(record) for record in present]
@@ -416,10 +418,9 @@ class NodeNetwork:
         )
         self._identity_map.write(known, {name: found for name, (_, found) in self._outside.items()})
 
-    def _situation(self, apps: Sequence[AppSpec], records: Sequence[Record]) -> Situation:
+    def _situation(self, apps: Sequence[AppSpec], records: Sequence[Record], outside: Outside) -> Situation:
         named = {service_name(app.name, service) for app in apps for service in app.services}
         leaving = {service_name(r.spec.app, r.spec.service) for r in records} - named
-        outside = self._outside_of(apps)
         if outside is not self._numbers.outside:
             self._numbers = identities.numbers_of(self.books.identities, outside)
         known = self.books.identities.numbers

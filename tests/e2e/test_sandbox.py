@@ -56,6 +56,20 @@ def test_one_word_puts_it_behind_gvisor(sandboxed: Whit) -> None:
     assert Path(f"/proc/{api['pid']}/cmdline").read_bytes().startswith(b"runsc-sandbox")
 
 
+def test_what_it_can_get_at(sandboxed: Whit) -> None:
+    found = {service: sandboxed.json("inspect", service, "--surface") for service in ("api", "db")}
+    assert (found["api"]["kernel"], found["db"]["kernel"]) == ("gVisor", "host")
+    assert {one["peer"]: one["ports"] for one in found["api"]["reaches"]} == {
+        "shop/cache": ["tcp/6379"],
+        "shop/db": ["tcp/5432"],
+        "resolver": ["tcp/53", "udp/53"],
+    }
+    assert {one["peer"] for one in found["db"]["reached_by"]} == {"shop/api"}
+    text = sandboxed("inspect", "api", "--surface").stdout
+    assert "reaches" in text
+    assert len(text.splitlines()) < 40
+
+
 def test_orders_land_in_postgresql(sandboxed: Whit) -> None:
     placed = orders(sandboxed, {"item": "sandbox", "quantity": 3})
     assert orders(sandboxed, number=placed["id"]) == {"id": placed["id"], "item": "sandbox", "quantity": 3}

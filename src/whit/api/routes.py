@@ -19,6 +19,7 @@ from whit.model.instance import InstanceStatus
 from whit.model.policy import PolicySpec
 from whit.model.progress import Report
 from whit.model.status import AgentStatus, AppStatus
+from whit.model.surface import Surface
 
 STATUS: dict[type[WhitError], int] = {InputError: 400, NotFound: 404, Conflict: 409, Unavailable: 501, TimedOut: 504}
 
@@ -108,6 +109,10 @@ def _add_instances(app: FastAPI, agent: Agent) -> None:
     @app.get("/v1/instances")
     async def list_instances(app: str = "") -> list[InstanceStatus]:
         return agent.instance_statuses(app)
+
+    @app.get("/v1/instances/{name}/surface")
+    async def read_surface(name: str) -> Surface:
+        return await agent.surface(name)
 
     @app.get("/v1/apps/{name}/logs")
     async def read_logs(

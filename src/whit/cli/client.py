@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from whit.model.policy import PolicySpec
     from whit.model.replay import Replay
     from whit.model.status import AgentStatus, AppStatus, LogLine, StreamItem
+    from whit.model.surface import Surface
 
 
 class Client:
@@ -74,6 +75,11 @@ class Client:
         from whit.model.instance import InstanceStatus
 
         return [InstanceStatus.model_validate(document) for document in self._get("instances", {"app": app})]
+
+    def surface(self, instance: str) -> Surface:
+        from whit.model.surface import Surface
+
+        return Surface.model_validate(transport.call(self.socket, "GET", target_of("instances", instance, "surface")))
 
     def logs(
         self, app: str, services: Sequence[str], *, follow: bool = False, tail: int | None = None, since: str = ""

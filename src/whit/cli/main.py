@@ -24,6 +24,7 @@ from whit.cli import (
     lifecycle,
     policy,
     service_map,
+    surface,
     top,
     trace,
 )
@@ -69,7 +70,10 @@ def whit(
         print(context.get_help())
 
 
-for area in (lifecycle, building, boot, image, inspection, execute, flows, top, service_map, trace, policy, doctor):
+for area in (
+    *(lifecycle, building, boot, image, inspection, surface, execute),
+    *(flows, top, service_map, trace, policy, doctor),
+):
     area.add(app)
 
 

@@ -31,6 +31,7 @@ from whit.control.outside_names import OutsideNames
 from whit.control.plan import next_retry, plan
 from whit.control.policies import Policies
 from whit.control.rehearsal import Rehearsal
+from whit.control.surface import surface
 from whit.control.warm import Warmth
 from whit.image.store import ImageStore
 from whit.model.app import AppSpec
@@ -45,6 +46,7 @@ from whit.model.progress import Progress, Report
 from whit.model.release import Release
 from whit.model.service import DependencySpec
 from whit.model.status import AgentStatus, AppStatus, LogLine
+from whit.model.surface import Surface
 from whit.runtime import logs
 from whit.runtime.driver import Session
 from whit.runtime.drivers import Drivers
@@ -375,6 +377,13 @@ class Agent:
         driver = self.drivers.of(record.spec.isolation)
         async with self.warmth.used(record), driver.execute(instance, request) as session:
             yield session
+
+    async def surface(self, instance: str) -> Surface:
+        """What an instance can get at. Raises NotFound."""
+        record = self.instances.records.get(instance)
+        if record is None:
+            raise NotFound(f"there is no instance {instance}", hint="`whit ps` lists what there is")
+        return await surface(self.network, record.spec, self.drivers.layout(instance), record.status.runtime)
 
     async def explain(self, source: str, destination: str, port: int, protocol: str) -> Explanation:
         return await answer(self.network, self.instance_statuses(), source, destination, port, protocol)

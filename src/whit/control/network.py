@@ -32,13 +32,16 @@ from whit.kernel.sysctl import WriteSysctl
 from whit.kernel.thread import in_thread
 from whit.mesh import addresses, identities, names, network, node, tables
 from whit.mesh.addresses import AddressBook
+from whit.mesh.compiler import ordered
 from whit.mesh.engine import Engine, Situation
 from whit.mesh.identities import IdentityBook, service_name
 from whit.mesh.learned import with_learned
+from whit.mesh.lines import Line
 from whit.mesh.named import NamedAddresses
 from whit.mesh.outside import Network, Numbers, Outside, Set, names_matching, outside_of
 from whit.mesh.policies import Addresses
 from whit.mesh.rulebook import RuleBook, RuleHead, RuleSegment
+from whit.mesh.rules import Side
 from whit.model.app import AppSpec
 from whit.model.instance import InstanceSpec, NetworkSpec
 from whit.model.operation import Operation, carry_out
@@ -361,6 +364,12 @@ class NodeNetwork:
             if str(error) != self._no_room:
                 log.error("services: %s", error)
             self._no_room = str(error)
+
+    async def lines(self) -> dict[Side, list[Line]]:
+        """What policy is made of now: lines in their order, by subject and direction."""
+        async with self._writing:
+            found = [(side, list(lines)) for side, lines in self._engine.lines()]
+        return {side: ordered(lines) for side, lines in found}
 
     @property
     def names_spoken_of(self) -> tuple[str, ...]:

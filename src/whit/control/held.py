@@ -58,6 +58,11 @@ class Held:
         if not kept:
             self._kept.pop(record.spec.name, None)
 
+    def may_listen(self, record: Record) -> bool:
+        """False of one that is certain to listen nowhere, or not yet: nobody could wake it."""
+        process = self.instances.driver(record.spec).pid_of(record.spec.name)
+        return record.spec.isolation != "container" or (process is not None and bool(sockets.listening(process)))
+
     async def wait_and_hand_over(self, record: Record) -> None:
         """Deliver as soon as somebody listens. Returns when nothing is left and there is a listener at all, when the
         process has ended, or after PATIENCE."""

@@ -110,7 +110,7 @@ class Warmth:
         return self.instances.work(record, moving())
 
     async def _sleep_if_idle(self, record: Record, scale: ScaleSpec, link: int) -> None:
-        if await in_thread(warm.has_clients, self.datapath.flows, record.spec):
+        if not self.held.may_listen(record) or await in_thread(warm.has_clients, self.datapath.flows, record.spec):
             return
         warm.watch(self.datapath, record.spec, WATCHES[scale.idle])
         # A packet that came before that was let through without a word, but its time was noted.

@@ -108,8 +108,11 @@ async def adopt(settings: Settings, host: HostFacts, names: Sequence[str]) -> li
 
     Commands that an earlier agent ran in instances are ended: nobody listens to them any more.
     """
-    containers = await host.runtime.containers()
     layouts = [Layout(settings, name) for name in names]
+    if not host.runtime.answers_for_frozen:
+        for layout in layouts:
+            freezer.thaw(cgroup.find(), layout.cgroup)
+    containers = await host.runtime.containers()
     found = [await _find(layout, host, containers.get(layout.name)) for layout in layouts]
     for layout in layouts:
         await execute.end_all(layout, host)

@@ -62,6 +62,11 @@ class Runtime:
         """As `runc 1.1.5`."""
         return f"{self.kind} {self.version}"
 
+    @property
+    def answers_for_frozen(self) -> bool:
+        """Whether calls about a container that stands still come back."""
+        return True
+
     def preparation(self) -> list[Operation]:
         """What has to be done before it can be used."""
         return []

@@ -94,6 +94,11 @@ class Runsc(Runtime):
         """Each sandbox has a root of its own: runsc takes the start of a name for the name, if it finds but one."""
         return ["--root", str(self.root / name), *self.flags]
 
+    @property
+    def answers_for_frozen(self) -> bool:
+        """It asks the sandbox, which stands still."""
+        return False
+
     def exists(self, name: str) -> bool:
         return self._state_file(name).exists()
 

@@ -1,0 +1,59 @@
+"""A sandbox and a virtual machine that are frozen while nobody asks for them."""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+import statistics
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+from support.leftovers import leftovers_after
+from support.warm import Warm
+from support.whit import Whit
+
+from whit.base.settings import Settings
+
+pytestmark = [pytest.mark.root, pytest.mark.machine, pytest.mark.network, pytest.mark.timeout(600)]
+HEALTH = 'healthcheck: {test: [CMD, /late, "0"], interval: 30s, start_interval: 200ms, start_period: 60s}'
+
+
+@pytest.fixture(scope="module", params=["sandbox", "microvm"])
+def warm(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Warm]:
+    where = tmp_path_factory.mktemp(request.param)
+    settings = Settings(id=f"t{secrets.token_hex(3)}", state_root=where / "state")
+    whit = Whit(settings)
+    try:
+        yield Warm(whit, where / "app", "frozen", after="1s", more=f"isolation: {request.param}\n    {HEALTH}")
+    finally:
+        whit("down", "warm", check=False)
+        whit.clean()
+    assert not (left := leftovers_after(settings)), left
+    shutil.rmtree(settings.run_dir, ignore_errors=True)
+
+
+def test_no_wake_up_is_lost(
+    warm: Warm, sample: Callable[[int, int], int], record_number: Callable[[str, object], None]
+) -> None:
+    took: list[float] = []
+    for number in range(sample(4, 200)):
+        warm.wait_until_frozen()
+        took.append(warm.ask_datagram() if number % 2 else warm.ask())
+    assert max(took) < 0.9, took
+    isolation = warm.status().isolation
+    record_number(f"warm: first byte of a frozen {isolation}, p50 ms", round(statistics.median(took) * 1e3, 2))
+
+
+def test_a_new_agent_and_the_end_of_one_that_stands_still(warm: Warm) -> None:
+    warm.wait_until_frozen()
+    warm.whit.kill_agent()
+    warm.whit.start_agent()
+    # One agent wakes sandboxes to learn how they are; they fall asleep again.
+    warm.wait_until_frozen()
+    warm.ask()
+    warm.wait_until_frozen()
+    began = time.monotonic()
+    warm.whit("down", "warm")
+    assert time.monotonic() - began < 30
+    assert not warm.group.exists()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import dataclasses
 import signal
@@ -65,6 +64,8 @@ def boot(
       whit boot hello --test --timeout 60
       whit boot examples/machine/minimal.yml
     """
+    import asyncio
+
     from whit.control.booting import Wishes
     from whit.tools import qemu as tool
 
@@ -162,6 +163,8 @@ def _console(log: Path | None) -> Iterator[Callable[[bytes], None]]:
 
 async def _run(machine: qemu.Machine, show: Callable[[bytes], None], timeout: float | None) -> Verdict:
     """The first signal asks it to end, a second one switches it off."""
+    import asyncio
+
     from whit.runtime import boot as running
 
     stop = asyncio.Event()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
@@ -111,6 +110,8 @@ def build(
     store = local.store(run.settings)
 
     async def work(report: Any) -> dict[str, Any]:
+        import asyncio
+
         from whit.control.images import How, settle_images
 
         known = None if lock else await asyncio.to_thread(read, spec.directory)
@@ -178,6 +179,8 @@ async def write(
     store: ImageStore, target: str, name: str, service: ServiceSpec, image: Image, output: Path
 ) -> Exported:
     """The image of a service in a form: files for others, or a machine that boots."""
+    import asyncio
+
     from whit.control import appliances
 
     if target in appliances.TARGETS:

@@ -128,6 +128,7 @@ def of_podman(count: int) -> tuple[float, float]:
             return difference(partial(start, count), PODMAN_GROUP)
         finally:
             subprocess.run(f"{podman} rm -a -f -t 0".split(), check=False, stdout=subprocess.DEVNULL)
+            subprocess.run(["umount", f"{directory}/store/overlay"], check=False)
 
 
 def main() -> None:

@@ -110,7 +110,7 @@ def of_whit(kind: str, count: int) -> tuple[float, float]:
 
 
 def of_podman(count: int) -> tuple[float, float]:
-    with tempfile.TemporaryDirectory() as directory:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as directory:
         root = Path(directory) / "root"
         for place in ("bin", "proc", "sys", "dev", "etc", "tmp", "run", "var"):
             (root / place).mkdir(parents=True)
@@ -128,7 +128,7 @@ def of_podman(count: int) -> tuple[float, float]:
             return difference(partial(start, count), PODMAN_GROUP)
         finally:
             subprocess.run(f"{podman} rm -a -f -t 0".split(), check=False, stdout=subprocess.DEVNULL)
-            subprocess.run(["umount", f"{directory}/store/overlay"], check=False)
+            subprocess.run(["umount", "--lazy", f"{os.path.realpath(directory)}/store/overlay"], check=False)
 
 
 def main() -> None:

@@ -8,14 +8,17 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "debug.h"
 #include "wire.h"
 
 #define PORT_NAME "whit.machine"
 #define BOOT_NAME "whit.boot"
+#define DEBUG_NAME "whit.debug"
 #define MOST_WAITING (256u * 1024)
 #define LONGEST_COMMAND 256
 
 static int port = -1, boot_port = -1;
+static bool has_debug;
 static struct buffer waiting;
 
 static void open_named(const char *device)
@@ -34,6 +37,10 @@ static void open_named(const char *device)
 		port = open(path, O_RDWR | O_NONBLOCK | O_CLOEXEC);
 	if (boot_port < 0 && !strcmp(name, BOOT_NAME "\n"))
 		boot_port = open(path, O_RDWR | O_NONBLOCK | O_CLOEXEC);
+	if (!has_debug && !strcmp(name, DEBUG_NAME "\n")) {
+		debug_use(open(path, O_RDWR | O_NONBLOCK | O_CLOEXEC));
+		has_debug = true;
+	}
 }
 
 static bool has_ports(void)
@@ -55,7 +62,7 @@ void report_open(void)
 	for (int tries = 0, others = 0; tries < 100 && others < 10 && (!tries || has_ports()); tries++) {
 		DIR *directory = opendir("/sys/class/virtio-ports");
 		struct dirent *entry;
-		int ports = 0, named = (port >= 0) + (boot_port >= 0);
+		int ports = 0, named;
 
 		while (directory && (entry = readdir(directory)))
 			if (entry->d_name[0] != '.') {
@@ -64,6 +71,7 @@ void report_open(void)
 			}
 		if (directory)
 			closedir(directory);
+		named = (port >= 0) + (boot_port >= 0) + has_debug;
 		if (ports && named == ports)
 			return;
 		others += ports > 0;

@@ -23,16 +23,21 @@
 #include <unistd.h>
 
 #include "container.h"
+#include "debug.h"
 #include "first_boot.h"
 #include "lease.h"
 #include "place.h"
 #include "records.h"
 #include "report.h"
+#include "root.h"
 #include "setup.h"
 
 #define MOST 256
 #define PLAN "/containers/plan"
 #define VOLUMES "/containers/volumes"
+#define WRITABLE "/run/whit/writable/volumes"
+#define KEPT "/var/lib/whit/volumes"
+#define ROOT "/root"
 #define SHORTEST_PAUSE 100 /* milliseconds before a service is started again, doubled each time */
 #define LONGEST_PAUSE 10000
 #define LONG_RUN 10000 /* after which a service begins anew with the shortest */
@@ -48,8 +53,8 @@ static struct container *current; /* that of onboot or onshutdown */
 static enum wish wish;
 static bool following, told_up;
 static int signals, verdict;
-static char plan[1 << 16], command_line[4096];
-static size_t plan_length;
+static char form[1 << 16], plan[1 << 16], command_line[4096];
+static size_t form_length, plan_length;
 
 static bool from_environment(const char *option)
 {
@@ -60,15 +65,37 @@ static bool from_environment(const char *option)
 
 /* ---- the machine ---- */
 
-/* The root that the kernel unpacked cannot be left by pivot_root(2); one that is bound over it can. */
-static void enter_own_root(void)
+static void read_text(const char *path, char *text, size_t size, size_t *length)
 {
-	mkdir("/run", 0755);
-	if (mount("/", "/run", NULL, MS_BIND, NULL) || chdir("/run") || mount(".", "/", NULL, MS_MOVE, NULL) ||
-	    chroot(".") || chdir("/"))
-		complain("enter", "the root");
-	if (mount("tmpfs", "/run", "tmpfs", SAFE, "mode=755,size=10%"))
-		complain("mount", "/run");
+	int file = open(path, O_RDONLY | O_CLOEXEC);
+	ssize_t found = file >= 0 ? read(file, text, size - 1) : -1;
+
+	*length = found > 0 ? found : 0;
+	text[*length] = 0;
+	if (file >= 0)
+		close(file);
+}
+
+/*
+ * The machine's files are in memory or on a disk, as /system says (root.h). The root that the kernel unpacked cannot be
+ * left by pivot_root(2), as crun does for each container; one that is mounted over it can.
+ */
+static bool enter_root(void)
+{
+	static const char *const moved[] = { "/proc", "/sys", "/dev" };
+	char path[64];
+
+	mkdir(ROOT, 0700);
+	if (!root_mount(form, form_length, ROOT) || !root_keep(form, form_length, ROOT))
+		return false;
+	for (size_t at = 0; at < sizeof(moved) / sizeof(*moved); at++) {
+		snprintf(path, sizeof(path), ROOT "%s", moved[at]);
+		if (mount(moved[at], path, NULL, MS_MOVE, NULL))
+			return complain("move", moved[at]);
+	}
+	if (chdir(ROOT) || mount(".", "/", NULL, MS_MOVE, NULL) || chroot(".") || chdir("/"))
+		return complain("enter", "the root");
+	return !mount("tmpfs", "/run", "tmpfs", SAFE, "mode=755,size=10%") || complain("mount", "/run");
 }
 
 static void mount_system(void)
@@ -93,18 +120,7 @@ static void mount_system(void)
 		complain("hand on", "controllers");
 }
 
-static void read_text(const char *path, char *text, size_t size, size_t *length)
-{
-	int file = open(path, O_RDONLY | O_CLOEXEC);
-	ssize_t found = file >= 0 ? read(file, text, size - 1) : -1;
-
-	*length = found > 0 ? found : 0;
-	text[*length] = 0;
-	if (file >= 0)
-		close(file);
-}
-
-/* A volume is seen at `merged`: as it is if it is read-only, else with memory over it. */
+/* A volume is seen at `merged`: as it is if it is read-only, else with memory over it, or with what the disk keeps. */
 static void mount_volumes(void)
 {
 	const char *position = NULL, *value;
@@ -116,7 +132,7 @@ static void mount_volumes(void)
 		split(copy, '=', field, 2);
 		snprintf(lower, sizeof(lower), VOLUMES "/%s/lower", field[0]);
 		snprintf(merged, sizeof(merged), VOLUMES "/%s/merged", field[0]);
-		snprintf(memory, sizeof(memory), "/run/whit/writable/volume-%s", field[0]);
+		snprintf(memory, sizeof(memory), "%s/%s", *record(form, form_length, "state", "") ? KEPT : WRITABLE, field[0]);
 		if (*field[1])
 			bind_directory(lower, merged, true);
 		else
@@ -142,12 +158,14 @@ static struct container *open_stage(const char *stage, const char *key, size_t *
 	return found;
 }
 
-static void set_up(void)
+static bool set_up(void)
 {
 	size_t length;
 
-	enter_own_root();
 	setup_kernel();
+	read_text("/system", form, sizeof(form), &form_length);
+	if (!enter_root())
+		return false;
 	read_text("/proc/cmdline", command_line, sizeof(command_line), &length);
 	mount_system();
 	report_open();
@@ -158,6 +176,7 @@ static void set_up(void)
 	onboot = open_stage("onboot", "onboot", &onboot_count);
 	services = open_stage("services", "service", &service_count);
 	onshutdown = open_stage("onshutdown", "onshutdown", &onshutdown_count);
+	return true;
 }
 
 /* ---- one turn of the loop ---- */
@@ -260,6 +279,7 @@ static void reap(void)
 	pid_t pid;
 
 	while ((pid = waitpid(-1, &status, WNOHANG)) > 0) {
+		debug_ended(pid);
 		if (current && current->pid == pid)
 			container_ended(current, status);
 		for (size_t at = 0; at < service_count; at++)
@@ -292,13 +312,15 @@ static struct pollfd port_to_poll(int port, int64_t rest_until, short events, in
 static void turn(int timeout)
 {
 	static int64_t rest_until[2];
-	struct pollfd polls[MOST + 4];
-	size_t count = 3;
+	struct pollfd polls[MOST + 6];
+	size_t count = 5;
 	short writing = report_wants_to_write() ? POLLOUT : 0;
 
 	polls[0] = port_to_poll(report_port(), rest_until[0], POLLIN | writing, &timeout);
 	polls[1] = port_to_poll(report_boot_port(), rest_until[1], POLLIN, &timeout);
 	polls[2] = (struct pollfd){ .fd = signals, .events = POLLIN };
+	if (debug_polls(polls + 3) && (timeout < 0 || timeout > REST))
+		timeout = REST;
 	polls[count++] = (struct pollfd){ .fd = current ? current->output : -1, .events = POLLIN };
 	for (size_t at = 0; at < service_count; at++)
 		polls[count++] = (struct pollfd){ .fd = services[at].output, .events = POLLIN };
@@ -306,6 +328,7 @@ static void turn(int timeout)
 	for (int at = 0; at < 2; at++)
 		if (polls[at].revents & POLLHUP)
 			rest_until[at] = now() + REST;
+	debug_turn(polls + 3);
 	hear_signals();
 	report_receive(obey);
 	report_flush();
@@ -538,7 +561,10 @@ int main(void)
 	reboot(RB_DISABLE_CAD);
 	signals = signalfd(-1, &heard, SFD_NONBLOCK | SFD_CLOEXEC);
 	umask(022);
-	set_up();
+	if (!set_up()) {
+		say("whit: ---- the boot stopped: the machine has no root ----");
+		reboot(RB_POWER_OFF);
+	}
 	up = run_first_boot() && run_onboot();
 	if (up)
 		run_services();

@@ -14,6 +14,7 @@ from pathlib import Path
 from whit.base.errors import InputError, NotFound, Place
 from whit.image import kernel as debian
 from whit.image import manifest
+from whit.image.forms.bootable import VERITY_MODULES
 from whit.image.machines.parts import Kernel, Root
 from whit.image.tree import Entry, read_tar
 from whit.model.machine import KernelSpec, MachineSpec
@@ -22,6 +23,8 @@ from whit.tools import modprobe
 MODULES = ("virtio_pci", "virtio_console", "virtio_net", "virtio_rng", "virtio_blk", "overlay")
 """Drivers of what every machine has, and what lets containers write to their roots."""
 _NO_TAR = ("", "none")
+_UNNAMED = "unnamed"
+"""The release of a kernel without modules, which nothing depends on."""
 
 
 def needed(spec: MachineSpec) -> tuple[str, ...]:
@@ -36,46 +39,46 @@ def needed(spec: MachineSpec) -> tuple[str, ...]:
 async def of_debian(store: Path, spec: KernelSpec, names: Sequence[str], *, refresh: bool = False) -> Kernel:
     """Raises NotFound if the kernel has no such module, and what fetching it raises."""
     linux = await debian.obtain(store, manifest.architecture(), spec.debian or "stable", refresh=refresh)
-    modules = await debian.modules(linux, names)
-    image = linux.image.read_bytes()
-    return Kernel(linux.release, image, tuple(replace(entry, origin="kernel") for entry in modules))
+    await debian.modules(linux, names)
+    return Kernel(linux, tuple(names))
 
 
 async def of_image(spec: KernelSpec, root: Root, names: Sequence[str], scratch: Path) -> Kernel:
-    """Raises InputError if the image lacks what the machine file names."""
+    """The kernel, laid out in `scratch` as Debian's packages are. Raises InputError if the image lacks a file."""
     files = {entry.path: entry for entry in root.entries}
     image = _file(files, spec.binary, root, "binary")
     microcode = _file(files, spec.ucode, root, "ucode").content if spec.ucode else b""
-    if spec.tar in _NO_TAR:
-        return Kernel("", image.content, microcode=microcode)
-    tar = scratch / "kernel.tar"
-    await asyncio.to_thread(tar.write_bytes, _file(files, spec.tar, root, "tar").data())
-    tree = tuple(replace(entry, origin="kernel") for entry in read_tar(tar, devices=True))
-    release, modules = await _drivers(tree, names, scratch / "kernel")
-    return Kernel(release, image.content, modules, tree, microcode)
-
-
-async def _drivers(tree: Sequence[Entry], names: Sequence[str], directory: Path) -> tuple[str, tuple[Entry, ...]]:
-    """Those of `names` that are modules of this kernel; a kernel without modules has everything built in."""
+    tree: tuple[Entry, ...] = ()
+    if spec.tar not in _NO_TAR:
+        tar = scratch / "kernel.tar"
+        await asyncio.to_thread(tar.write_bytes, _file(files, spec.tar, root, "tar").data())
+        tree = tuple(replace(entry, origin="kernel") for entry in read_tar(tar, devices=True))
     found = [entry for entry in tree if entry.path.startswith("lib/modules/") and entry.kind == "file"]
-    if not found:
-        return "", ()
-    await asyncio.to_thread(_lay_out, found, directory)
-    linux = debian.Kernel(found[0].path.split("/")[2], directory)
-    await modprobe.index(directory, linux.release)
-    modules: dict[str, Entry] = {}
-    for name in names:
+    linux = debian.Kernel(found[0].path.split("/")[2] if found else _UNNAMED, scratch / "kernel")
+    await asyncio.to_thread(_lay_out, [*found, replace(image, path=f"boot/vmlinuz-{linux.release}")], linux)
+    await _complete(linux, (*names, *VERITY_MODULES))
+    return Kernel(linux, tuple(names), tree, microcode)
+
+
+async def _complete(linux: debian.Kernel, names: Sequence[str]) -> None:
+    """Index the modules. What is asked for and is no module of this kernel has to be built in: nobody can tell."""
+    await modprobe.index(linux.root, linux.release)
+    built_in = []
+    for name in dict.fromkeys(names):
         try:
-            modules |= {entry.path: entry for entry in await debian.modules(linux, [name])}
+            await debian.modules(linux, [name])
         except NotFound:
-            continue
-    return linux.release, tuple(modules.values())
+            built_in.append(f"kernel/{name}.ko\n")
+    with (linux.modules / "modules.builtin").open("a") as listed:
+        listed.writelines(built_in)
+    await modprobe.index(linux.root, linux.release)
 
 
-def _lay_out(entries: Sequence[Entry], directory: Path) -> None:
-    shutil.rmtree(directory, ignore_errors=True)
+def _lay_out(entries: Sequence[Entry], linux: debian.Kernel) -> None:
+    shutil.rmtree(linux.root, ignore_errors=True)
+    linux.modules.mkdir(parents=True)
     for entry in entries:
-        path = directory / entry.path
+        path = linux.root / entry.path
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(entry.data())
 

@@ -14,8 +14,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from whit.base.errors import InputError, NotFound, Place
+from whit.image import manifest
+from whit.image.forms.bootable import Bootable, file
 from whit.image.machines import files, oci_config, records
 from whit.image.machines.parts import Kernel, Parts, key_of
 from whit.image.tree import MERGED_USR, Entry, Tree
@@ -31,12 +34,29 @@ _DIRECTORIES = ("dev", "proc", "run", "sys", "tmp", "var")
 
 @dataclass(frozen=True)
 class LinkedMachine:
-    """All that a form needs: the root's files, the kernel, and its command line."""
+    """All that a form needs: the root's files, the kernel, its command line, and our init (init/supervisor.c)."""
 
     name: str
     tree: Tree
     kernel: Kernel
     cmdline: str
+    supervisor: Path
+
+    def bootable(self) -> Bootable:
+        """What every form is made of. Where there is a disk, /var outlives the power."""
+        return Bootable(
+            name=self.name,
+            architecture=manifest.architecture(),
+            kernel=file(self.kernel.linux.image),
+            init=Entry("init", mode=0o755, content=self.supervisor.read_bytes()),
+            append=self.cmdline,
+            root=tuple(self.tree),
+            system=("keep=/var=var",),
+            process=(),
+            kept=("/var",),
+            drivers=self.kernel.drivers,
+            microcode=self.kernel.microcode,
+        )
 
     def explain(self, path: str) -> list[str]:
         """Where the file really is, and what brought it. Raises NotFound."""
@@ -75,7 +95,7 @@ def link(spec: MachineSpec, parts: Parts) -> LinkedMachine:
     tree.add(Entry(f"{CONTAINERS}/plan", content=records.encoded(_plan(spec))))
     files.add(tree, spec.files, spec.text, ids)
     assert spec.kernel is not None
-    return LinkedMachine(spec.name, tree, parts.kernel, spec.kernel.cmdline)
+    return LinkedMachine(spec.name, tree, parts.kernel, spec.kernel.cmdline, parts.supervisor)
 
 
 def ids_of(spec: MachineSpec) -> dict[str, int]:
@@ -102,11 +122,7 @@ def _system(spec: MachineSpec, parts: Parts) -> Iterator[Entry]:
         for entry in parts.image(source).entries:
             yield replace(entry, origin=f"init {source.title}")
     yield from (replace(entry, origin="crun") for entry in parts.runtime.entries if entry.kind != "directory")
-    yield from parts.kernel.modules
-    names = "".join(f"/{entry.path}\n" for entry in parts.kernel.modules)
-    yield Entry("modules", content=names.encode(), origin="kernel")
     yield Entry(RESOLVER, origin="network")
-    yield Entry("init", mode=0o755, content=parts.supervisor.read_bytes(), origin="init")
 
 
 def _volume(volume: VolumeSpec, parts: Parts) -> Iterator[Entry]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from whit.image.accounts_file import identity_of
+from whit.image.kernel import Kernel as Linux
 from whit.image.tree import Content, Entry
 from whit.model.image import ImageConfig
 from whit.model.machine import ImageSource
@@ -31,11 +32,10 @@ class Root:
 
 @dataclass(frozen=True)
 class Kernel:
-    """What boots. `modules` are loaded by init in this order; `tree` is what the kernel's image has for the root."""
+    """What boots. `drivers` are modules by name; `tree` is what the kernel's image has for the root."""
 
-    release: str
-    image: Content
-    modules: tuple[Entry, ...] = ()
+    linux: Linux
+    drivers: tuple[str, ...] = ()
     tree: tuple[Entry, ...] = ()
     microcode: Content = b""
 

@@ -10,7 +10,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from support.booted import booted
+from support.booted import FORMS_TOOLS, booted
 from support.guests import HAS_QEMU
 from support.machines import STORE, busybox_root
 from support.whit import ROOT, Whit, free_port
@@ -64,8 +64,8 @@ def test_the_same_bytes_wherever_it_is_built(whit: Whit, tmp_path: Path) -> None
 
 
 def test_why_a_file_is_there(whit: Whit) -> None:
-    said = whit("build", str(EXAMPLES / "minimal.yml"), "--explain", "/init").stdout.split()
-    assert said[-2:] == ["/init", "init"]
+    said = whit("build", str(EXAMPLES / "minimal.yml"), "--explain", "/usr/bin/crun").stdout.split()
+    assert said[-2:] == ["/usr/bin/crun", "crun"]
     said = whit("build", str(EXAMPLES / "minimal.yml"), "--explain", "/containers/onboot/000-hello/config.json").stdout
     assert "onboot hello" in said
     refused = whit("build", str(EXAMPLES / "minimal.yml"), "--graph", "x.svg", check=False)
@@ -108,3 +108,28 @@ def test_what_a_store_does_not_have(whit: Whit, tmp_path: Path) -> None:
     done = whit("build", str(tmp_path / "machine.yml"), "-o", str(tmp_path / "out"), check=False)
     assert "has no kernel" in done.stderr
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.skipif(not FORMS_TOOLS, reason="tools of requirements/debian-test.txt are not installed")
+def test_a_disk_keeps_var_and_volumes_and_is_told_once(whit: Whit, tmp_path: Path) -> None:
+    busybox_root(tmp_path / "box")
+    (tmp_path / "user-data").write_text("#cloud-config\nwrite_files: [{path: /var/told, content: x, append: true}]\n")
+    (tmp_path / "machine.yml").write_text(
+        """
+kernel: {image: debian, cmdline: "console=ttyS0 quiet panic=-1"}
+onboot:
+  - name: count
+    image: ./box
+    binds: ["data:/data", "/var:/machine"]
+    runtime: {mkdir: [/var/own]}
+    command: [sh, -c, "echo x >>/data/boots; touch /gone; echo $(wc -l </data/boots) $(wc -c </machine/told); exit 5"]
+volumes: [{name: data}]
+"""
+    )
+    disk = tmp_path / "machine.raw"
+    whit("build", str(tmp_path / "machine.yml"), "--target", "disk", "-o", str(disk))
+    for wanted in ("count: 1 1", "count: 2 1"):
+        first = ["--first-boot", str(tmp_path / "user-data")]
+        done = whit("boot", str(disk), "--test", "--timeout", "90", *first, check=False)
+        assert done.returncode == 5, done.stdout + done.stderr
+        assert wanted in done.stdout, done.stdout

@@ -6,6 +6,7 @@ import io
 import json
 import tarfile
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,10 @@ import pytest
 
 from whit.base.errors import InputError, NotFound
 from whit.formats.machine import load_machine
-from whit.image.machines import first_boot, kernels, link, microvm, records
+from whit.image import kernel
+from whit.image.forms.bootable import first_root
+from whit.image.kernel import Kernel as Linux
+from whit.image.machines import first_boot, kernels, link, records
 from whit.image.machines.link import LinkedMachine
 from whit.image.machines.parts import Kernel, Parts, Root
 from whit.image.tree import Entry
@@ -51,7 +55,7 @@ def linked(tmp_path: Path) -> Link:
         runtime = Root("crun", "", (Entry("usr/bin/crun", mode=0o755, content=b"crun"),))
         (tmp_path / "supervisor").write_bytes(b"init")
         parts = Parts(
-            Kernel("6", b"kernel", (Entry("lib/modules/6/x.ko", content=b"x"),)),
+            Kernel(Linux("6", tmp_path), tree=(Entry("lib/modules/6/x.ko", content=b"x"),)),
             tmp_path / "supervisor",
             runtime,
             {name: Root(name, "", entries, config) for name in names},
@@ -97,7 +101,6 @@ network: dhcp
     ]
     paths = {entry.path for entry in found.tree}
     for path in (
-        "init",
         "usr/bin/crun",
         "containers/onboot/000-one/lower/bin/app",
         "containers/onboot/000-one/rootfs",
@@ -118,7 +121,6 @@ network: dhcp
         "ready-timeout=2000",
     ]
     assert "timeout=5000" in records_of(found, "containers/onshutdown/000-bye/runtime")
-    assert text_of(found, "modules") == "/lib/modules/6/x.ko\n"
     assert found.explain("/usr/bin/crun") == ["/usr/bin/crun", "crun"]
     with pytest.raises(NotFound):
         found.explain("/nothing")
@@ -238,10 +240,12 @@ async def test_a_kernel_out_of_an_image(tmp_path: Path) -> None:
     files = {"kernel": b"K", "kernel.tar": tar, "boot/ucode": b"U"}
     root = Root("k", "", tuple(Entry(name, content=data) for name, data in files.items()))
     found = await kernels.of_image(KernelSpec(ucode="/boot/ucode"), root, ("virtio_net",), tmp_path)
-    assert (found.image, found.microcode) == (b"K", b"U")
+    assert (found.linux.release, found.linux.image.read_bytes(), found.microcode) == ("6.6", b"K", b"U")
     assert "etc/marker" in [entry.path for entry in found.tree]
+    assert await kernel.modules(found.linux, ["virtio_net", "dm_verity"]) == [], "what is no module is built in"
     plain = await kernels.of_image(KernelSpec(tar="none"), root, (), tmp_path)
     assert plain.tree == ()
+    assert await kernel.modules(plain.linux, ["overlay"]) == []
     for spec, code in (
         (KernelSpec(binary="bzImage"), "machine-kernel-binary"),
         (KernelSpec(tar="x.tar"), "machine-kernel-tar"),
@@ -254,12 +258,13 @@ async def test_a_kernel_out_of_an_image(tmp_path: Path) -> None:
 
 async def test_microcode_stands_before_the_root(linked: Link, tmp_path: Path) -> None:
     found = linked("services: [{name: a, image: a}]")
-    early = LinkedMachine(found.name, found.tree, Kernel("6", b"k", microcode=b"070701 early"), "console=x")
-    made = tmp_path / "made"
-    made.mkdir()
-    await microvm.write(early, made)
-    assert (made / "initrd").read_bytes().startswith(b"070701 early\x28\xb5\x2f\xfd")
-    assert json.loads((made / "machine.json").read_text())["append"] == "console=x"
+    (tmp_path / "boot").mkdir()
+    (tmp_path / "boot/vmlinuz-6").write_bytes(b"k")
+    early = replace(found, kernel=Kernel(Linux("6", tmp_path), microcode=b"070701 early")).bootable()
+    (tmp_path / "made").mkdir()
+    await first_root(early, ("root=memory",), (), tmp_path / "made/initrd")
+    assert (tmp_path / "made/initrd").read_bytes().startswith(b"070701 early\x28\xb5\x2f\xfd")
+    assert early.kept == ("/var",)
 
 
 def test_what_a_first_boot_is_told() -> None:

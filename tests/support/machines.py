@@ -18,7 +18,8 @@ from typing import Any
 from whit.base.settings import Settings
 from whit.control.machines import settle_machine
 from whit.formats.machine import load_machine
-from whit.image.machines import first_boot, microvm
+from whit.image.forms import microvm
+from whit.image.machines import first_boot
 from whit.image.machines.link import LinkedMachine
 from whit.image.store import ImageStore
 from whit.model.first_boot import FirstBootSpec
@@ -107,7 +108,7 @@ async def booted(
 ) -> AsyncIterator[Guest]:
     """The machine in QEMU, told `first` at its first boot. It is killed at the end, if it still runs."""
     made = Path(tempfile.mkdtemp(dir=directory, prefix="booted-"))
-    await microvm.write(machine, made)
+    await microvm.write(machine.bootable(), machine.kernel.linux, made)
     kernel, initrd = made / "kernel", made / "initrd"
     port, console = made / "port", made / "console"
     (directory / "first").write_bytes(first_boot.disk(first) if first else b"")

@@ -49,21 +49,25 @@ async def write(
     linux = await kernel.obtain(KERNELS, manifest.architecture())
     with tempfile.TemporaryDirectory(prefix=".new-", dir=output.absolute().parent) as scratch:
         machine = await asyncio.to_thread(bootable, store, name, service, image, linux, Path(scratch))
-        work = Path(scratch) / "work"
-        work.mkdir()
-        if target in MICROVMS:
-            await microvm.write(machine, linux, work)
-            return await asyncio.to_thread(publish, target, work, output)
-        made = Path(scratch) / "made"
-        await (iso if target == "iso" else disk).write(machine, linux, made, work)
-        if target == "disk-qcow2":
-            raw, made = made, Path(scratch) / "qcow2"
-            await qemu_img.to_qcow2(raw, made)
-        return await asyncio.to_thread(_publish, made, output)
+        return await write_form(target, machine, linux, Path(scratch), output)
 
 
-def publish(target: str, made: Path, output: Path) -> Exported:
-    """Put a microVM that was `made` in a directory to its place, in a form of MICROVMS. Raises Conflict."""
+async def write_form(target: str, machine: Bootable, linux: Kernel, scratch: Path, output: Path) -> Exported:
+    """Write what boots to `output` in a form of TARGETS. It is made in `scratch`, on the same file system."""
+    work = scratch / "work"
+    work.mkdir()
+    if target in MICROVMS:
+        await microvm.write(machine, linux, work)
+        return await asyncio.to_thread(_publish_microvm, target, work, output)
+    made = scratch / "made"
+    await (iso if target == "iso" else disk).write(machine, linux, made, work)
+    if target == "disk-qcow2":
+        raw, made = made, scratch / "qcow2"
+        await qemu_img.to_qcow2(raw, made)
+    return await asyncio.to_thread(_publish, made, output)
+
+
+def _publish_microvm(target: str, made: Path, output: Path) -> Exported:
     if target == "microvm":
         digest, size = microvm.digest(made), sum(path.stat().st_size for path in made.iterdir())
         microvm.publish(made, output)

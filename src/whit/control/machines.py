@@ -15,7 +15,7 @@ from whit.control.images import How
 from whit.formats.machine_container import LABEL, read_label
 from whit.image import export
 from whit.image.export import Exported
-from whit.image.machines import kernels, link, microvm
+from whit.image.machines import kernels, link
 from whit.image.machines.link import LinkedMachine
 from whit.image.machines.parts import Kernel, Parts, Root, key_of
 from whit.image.store import ImageStore
@@ -61,23 +61,22 @@ async def settle_machine(
 async def write(
     spec: MachineSpec, store: ImageStore, report: Report, target: str, output: Path, how: How | None = None
 ) -> Exported:
-    """Write the machine to `output` in a form of appliances.MICROVMS.
+    """Write the machine to `output` in a form of appliances.TARGETS.
 
     Raises:
         InputError: as settle_machine, or machines have no such form.
         Conflict: something else is there.
     """
-    if target not in appliances.MICROVMS:
-        hint = f"known of machines: {', '.join(appliances.MICROVMS)}"
+    if target not in appliances.TARGETS:
+        hint = f"known of machines: {', '.join(appliances.TARGETS)}"
         raise InputError(f"a machine does not take the form {target}", hint=hint)
     parent = output.absolute().parent
     if not parent.is_dir():
         raise InputError(f"there is no directory {parent}", hint="make it, or choose another --output")
     with tempfile.TemporaryDirectory(prefix=".new-", dir=parent) as scratch:
-        made = Path(scratch) / "machine"
-        made.mkdir()
-        await microvm.write(await settle_machine(spec, store, report, Path(scratch), how), made)
-        return await asyncio.to_thread(appliances.publish, target, made, output)
+        linked = await settle_machine(spec, store, report, Path(scratch), how)
+        machine = await asyncio.to_thread(linked.bootable)
+        return await appliances.write_form(target, machine, linked.kernel.linux, Path(scratch), output)
 
 
 def sources(spec: MachineSpec) -> Iterator[tuple[str, ImageSource]]:

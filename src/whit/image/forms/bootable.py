@@ -40,6 +40,10 @@ class Bootable:
     process: tuple[str, ...]
     kept: tuple[str, ...] = ()
     """Directories of the image whose contents outlive the machine where it has a disk."""
+    drivers: tuple[str, ...] = ()
+    """Modules, by name, that are loaded beside those of the form."""
+    microcode: Content = b""
+    """A cpio that stands before the first root."""
 
     @property
     def root_size(self) -> int:
@@ -71,9 +75,9 @@ class Bootable:
         yield from tree
 
 
-async def modules(linux: Kernel, names: Sequence[str]) -> tuple[Entry, ...]:
-    """The drivers, each after those that it needs."""
-    return tuple(await kernel.modules(linux, names))
+async def modules(machine: Bootable, linux: Kernel, names: Sequence[str]) -> tuple[Entry, ...]:
+    """The drivers of a form and of the machine, each after those that it needs."""
+    return tuple(await kernel.modules(linux, tuple(dict.fromkeys((*names, *machine.drivers)))))
 
 
 async def first_root(machine: Bootable, records: Sequence[str], drivers: Sequence[Entry], target: Path) -> int:
@@ -84,6 +88,8 @@ async def first_root(machine: Bootable, records: Sequence[str], drivers: Sequenc
         with plain.open("wb") as output:
             await asyncio.to_thread(cpio.write, tree, output)
         await cpio.compress(plain, target)
+        if early := machine.microcode if isinstance(machine.microcode, bytes) else machine.microcode.read():
+            target.write_bytes(early + target.read_bytes())
         return plain.stat().st_size
 
 

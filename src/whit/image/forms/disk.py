@@ -72,7 +72,7 @@ async def write(machine: Bootable, linux: Kernel, output: Path, work: Path) -> N
 async def _program(machine: Bootable, linux: Kernel, tree: Tree, work: Path) -> Path:
     """The UKI, which says what the root has to be."""
     append = f"{machine.append} whit.verity={tree.root_hash}:{tree.blocks}:{tree.salt}"
-    drivers = await modules(linux, VERITY_MODULES)
+    drivers = await modules(machine, linux, VERITY_MODULES)
     return await efi.program(machine, append, _RECORDS, drivers, work, version=tree.root_hash[:24])
 
 

@@ -27,7 +27,7 @@ async def write(machine: Bootable, linux: Kernel, output: Path, work: Path) -> N
         InputError: it is too large for this form.
         Unavailable: xorriso, systemd-boot, dosfstools or mtools are not installed.
     """
-    drivers = await modules(linux, MEMORY_MODULES)
+    drivers = await modules(machine, linux, MEMORY_MODULES)
     program = await efi.program(machine, machine.append, (MEMORY,), drivers, work, version="1")
     identity = await asyncio.to_thread(efi.digest, program)
     size = -(-(program.stat().st_size + _ROOM) // 4096) * 4096

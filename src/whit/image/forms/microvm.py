@@ -31,7 +31,7 @@ _MEMORY = 256
 async def write(machine: Bootable, linux: Kernel, directory: Path) -> None:
     """Fill `directory`, which is empty."""
     in_memory = machine.root_size < LARGE
-    drivers = await modules(linux, MEMORY_MODULES if in_memory else DISK_MODULES)
+    drivers = await modules(machine, linux, MEMORY_MODULES if in_memory else DISK_MODULES)
     if not in_memory:
         await asyncio.to_thread(erofs.write, machine.files(), directory / ROOT_FILE)
     await asyncio.to_thread(_write_content, machine, directory / "kernel")

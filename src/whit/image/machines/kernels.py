@@ -23,7 +23,7 @@ from whit.tools import modprobe
 MODULES = ("virtio_pci", "virtio_console", "virtio_net", "virtio_rng", "virtio_blk", "overlay")
 """Drivers of what every machine has, and what lets containers write to their roots."""
 _NO_TAR = ("", "none")
-_UNNAMED = "unnamed"
+_UNNAMED = "0.0"
 """The release of a kernel without modules, which nothing depends on."""
 
 

@@ -102,29 +102,34 @@ static size_t take_header(const char *bytes, size_t size)
 	return at;
 }
 
+static void take_program(const char *bytes, size_t size)
+{
+	(void)!write(file, bytes, size);
+	missing -= size;
+	if (!missing)
+		start_shell();
+}
+
+/* The line, the program, and then what is typed; one piece may have something of each. */
 static void take(const char *bytes, size_t size)
 {
-	if (shell) {
-		if (size <= sizeof(typed) - typed_used) {
-			memcpy(typed + typed_used, bytes, size);
-			typed_used += size;
-		}
-		return;
-	}
-	if (file < 0) {
+	if (!shell && file < 0) {
 		size_t used = take_header(bytes, size);
 
 		bytes += used;
 		size -= used;
 	}
-	if (file < 0 || !size)
-		return;
-	if (size > missing)
-		size = missing;
-	(void)!write(file, bytes, size);
-	missing -= size;
-	if (!missing)
-		start_shell();
+	if (file >= 0 && size) {
+		size_t used = size < missing ? size : missing;
+
+		take_program(bytes, used);
+		bytes += used;
+		size -= used;
+	}
+	if (shell && size <= sizeof(typed) - typed_used) {
+		memcpy(typed + typed_used, bytes, size);
+		typed_used += size;
+	}
 }
 
 bool debug_polls(struct pollfd *polls)

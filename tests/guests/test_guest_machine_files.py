@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+import subprocess
+import sys
 import time
 import urllib.request
 from pathlib import Path
@@ -31,9 +33,7 @@ EXAMPLES = ROOT / "examples/machine"
 @pytest.fixture
 def whit(settings: Settings) -> Whit:
     build.build()
-    found = Whit(settings)
-    found.env["WHIT_STATE_ROOT"] = str(STORE)
-    return found
+    return Whit(settings, {"WHIT_STATE_ROOT": str(STORE)})
 
 
 def contents(directory: Path) -> dict[str, str]:
@@ -42,7 +42,8 @@ def contents(directory: Path) -> dict[str, str]:
 
 def test_the_web_server_answers(whit: Whit, tmp_path: Path) -> None:
     port = free_port()
-    with booted(whit, str(EXAMPLES / "web.yml"), tmp_path, ["-p", f"{port}:80"]) as machine:
+    words = ["-p", f"{port}:80", "--debug", str(tmp_path / "debug")]
+    with booted(whit, str(EXAMPLES / "web.yml"), tmp_path, words) as machine:
         until = time.monotonic() + 90
         while "the machine is up" not in machine.printed:
             assert machine.process.poll() is None, machine.printed
@@ -50,8 +51,21 @@ def test_the_web_server_answers(whit: Whit, tmp_path: Path) -> None:
             time.sleep(0.1)
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=20) as answer:
             assert b"Not a whit more" in answer.read()
+        for number in (1, 2):
+            typed = f"ls /usr/bin\ncat /proc/1/cmdline\necho $((40 + {number}))\nexit\n"
+            argv = [sys.executable, "-m", "whit.cli", "debug", str(tmp_path / "debug")]
+            done = subprocess.run(
+                argv, env=whit.env, input=typed, capture_output=True, text=True, timeout=60, check=True
+            )
+            shown = done.stdout
+            assert "crun" in shown
+            assert f"\n{40 + number}" in shown.replace("\r", "")
+            assert shown.endswith("whit: the shell has ended\n")
         assert machine.stop() == 0
     assert "power off" in machine.printed
+    gone = whit("debug", str(tmp_path / "debug"), check=False)
+    assert gone.returncode == 3
+    assert "no machine listens" in gone.stderr
 
 
 def test_the_same_bytes_wherever_it_is_built(whit: Whit, tmp_path: Path) -> None:

@@ -45,6 +45,9 @@ def boot(
     discard: Annotated[bool, typer.Option("--discard", help="Forget what is written to its own disk.")] = False,
     log: Annotated[Path | None, typer.Option("--log", metavar="FILE", help="Write the console there too.")] = None,
     qmp: Annotated[Path | None, typer.Option("--qmp", metavar="SOCKET", help="QEMU's control socket.")] = None,
+    debug: Annotated[
+        Path | None, typer.Option("--debug", metavar="SOCKET", help="Let whit debug open a shell in it, through this.")
+    ] = None,
     first_boot: Annotated[
         Path | None, typer.Option("--first-boot", metavar="FILE", help="Tell it a cloud-config or an Ignition config.")
     ] = None,
@@ -79,6 +82,7 @@ def boot(
     )
     with tempfile.TemporaryDirectory(prefix="whit-boot-") as scratch:
         machine = _told(_machine(run, what, service, wishes, Path(scratch)), first_boot, Path(scratch))
+        machine = _debugged(machine, debug)
         with _console(log) as show:
             verdict = asyncio.run(_run(machine, show, timeout))
     return _status(verdict, test)
@@ -119,6 +123,16 @@ def _told(machine: qemu.Machine, first_boot: Path | None, scratch: Path) -> qemu
         return machine
     disk = tool.Disk(machines.first_boot_disk(first_boot, scratch / "first-boot"), SERIAL, read_only=True)
     return dataclasses.replace(machine, disks=(*machine.disks, disk))
+
+
+def _debugged(machine: qemu.Machine, place: Path | None) -> qemu.Machine:
+    """With the port that whit debug speaks through. Who may reach the socket may do everything in the machine."""
+    from whit.cli.debug import PORT
+    from whit.tools import qemu as tool
+
+    if place is None:
+        return machine
+    return dataclasses.replace(machine, ports=(*machine.ports, tool.Port(PORT, place.absolute())))
 
 
 def _built(run: Invocation, what: str, service: str, output: Path) -> Path:

@@ -3,6 +3,7 @@ them lets exactly these through."""
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import time
@@ -105,6 +106,11 @@ def test_flows_are_replayed_and_learned(whit: Whit, app: Path) -> None:
     line = next(number for number, text in enumerate(APP.splitlines(), start=1) if "uses: [db]" in text)
     assert f"{candidate}:{line}" in checked.stdout
     assert "open/api to open/db" in checked.stdout
+
+    candidate.write_text(APP.replace("uses: [db]", "uses: [{service: db, port: 5432}]"))
+    (silent,) = json.loads(whit("--json", "policy", "check", str(candidate), check=False).stdout)
+    assert (silent["kind"], silent["place"]) == ("no-listener", f"{candidate}:{line}")
+    assert silent["text"] == "none of open/db listens at the port 5432/tcp now"
 
     fragment = whit("policy", "learn", "open").stdout
     assert "- {service: api, port: 8080}  # 2 times" in fragment

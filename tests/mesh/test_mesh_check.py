@@ -183,6 +183,24 @@ def test_ports_that_nobody_has() -> None:
     assert told(rule(port=8080), "db") == [], "it lists no ports, so that it may have any"
 
 
+def test_a_denial_of_ports_that_nobody_has_is_meant_so() -> None:
+    rule = {"direction": "ingress", "action": "deny", "peers": [named("web")], "ports": [{"port": 6000}]}
+    assert findings(policy("a", rules=[rule], **named("api"))) == []
+
+
+def test_where_instances_are_seen_to_listen_counts_with_what_is_listed() -> None:
+    def told(port: int, listening: dict[str, frozenset[tuple[int, int]]]) -> list[tuple[str, str]]:
+        services = SERVICES | {"db": {"image": "i"}, "api": {"image": "i", "uses": [{"service": "db", "port": port}]}}
+        candidate = Candidate(apps=(shop(**services),), places=PLACES)
+        return [(one.place, one.text) for one in check(candidate, Present(listening=listening))]
+
+    seen = {"shop/db": frozenset({(6, 5432)})}
+    assert told(5432, seen) == []
+    assert told(5433, seen) == [("whit.yaml:8", "none of shop/db listens at the port 5433/tcp now")]
+    assert told(5433, {}) == []
+    assert told(5433, {"shop/db": frozenset()}) != []
+
+
 def test_beside_what_runs_only_what_is_new_is_told_of_others() -> None:
     deny = {"direction": "ingress", "action": "deny", "peers": [named("api")]}
     there = policy("there", rules=[{"direction": "ingress", "peers": [labelled(role="gone")]}], **named("web"))

@@ -79,7 +79,10 @@ class Agent:
         self.observation.more_alarms = self.names.alarms
         self.releases: dict[str, Release] = {}
         self.rehearsal = Rehearsal(
-            network, self.observation.flow_log, lambda: [release.spec for release in self.releases.values()]
+            network,
+            self.observation.flow_log,
+            lambda: [release.spec for release in self.releases.values()],
+            self.instance_statuses,
         )
         self.wanted: dict[str, Wanted] = {}
         self._leaving: dict[str, Release] = {}

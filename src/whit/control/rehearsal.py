@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import datetime
 
 from whit.control.network import NodeNetwork
+from whit.kernel import sockets
 from whit.kernel.thread import in_thread
 from whit.mesh.check import check
 from whit.mesh.flows import FlowLog
+from whit.mesh.identities import service_name
 from whit.mesh.learn import learn
 from whit.mesh.recorded import gather
 from whit.mesh.replay import replay
-from whit.mesh.scenario import Present
+from whit.mesh.scenario import Listening, Present
 from whit.model.app import AppSpec
 from whit.model.finding import Candidate, Finding
+from whit.model.instance import InstanceStatus
 from whit.model.learned import Learned
 from whit.model.replay import Replay
 
@@ -22,14 +26,22 @@ from whit.model.replay import Replay
 class Rehearsal:
     """Of one node. What takes long is done in a thread."""
 
-    def __init__(self, network: NodeNetwork, log: FlowLog, apps: Callable[[], Sequence[AppSpec]]) -> None:
+    def __init__(
+        self,
+        network: NodeNetwork,
+        log: FlowLog,
+        apps: Callable[[], Sequence[AppSpec]],
+        instances: Callable[[], Sequence[InstanceStatus]],
+    ) -> None:
         self.network = network
         self.log = log
         self.apps = apps
+        self.instances = instances
 
     async def check(self, candidate: Candidate) -> list[Finding]:
         """What is doubtful about it beside what runs now."""
-        return await in_thread(check, candidate, self._present())
+        instances = self.instances()
+        return await in_thread(lambda: check(candidate, replace(self._present(), listening=_listening(instances))))
 
     async def replay(self, candidate: Candidate, since: datetime | None = None) -> Replay:
         """What it would have done to the flows that were recorded since then."""
@@ -49,3 +61,18 @@ class Rehearsal:
     def _present(self) -> Present:
         network = self.network
         return Present(tuple(self.apps()), network.policies, network.books.identities, network.instance_addresses)
+
+
+def _listening(instances: Sequence[InstanceStatus]) -> Listening:
+    """Of services of which every instance runs as a container: into a guest or gVisor nobody can look from here."""
+    hidden = {
+        service_name(one.app, one.service)
+        for one in instances
+        if one.isolation != "container" or one.state != "running" or one.health == "starting" or not one.pid
+    }
+    found: dict[str, frozenset[tuple[int, int]]] = {}
+    for one in instances:
+        name = service_name(one.app, one.service)
+        if name not in hidden and one.pid:
+            found[name] = found.get(name, frozenset()) | sockets.listening(one.pid)
+    return found

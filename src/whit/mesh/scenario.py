@@ -25,6 +25,8 @@ from whit.model.finding import Candidate
 from whit.model.flow import Verdict
 from whit.model.policy import WORLD, Direction, PolicySpec
 
+Listening = Mapping[str, frozenset[tuple[int, int]]]
+"""Protocols and ports at which a service's instances were seen to listen, by service."""
 MOST_MIXED = 16_384
 """Sets of a name and networks: beyond them, an address is told by its networks alone."""
 
@@ -39,8 +41,10 @@ class Scenario:
         *,
         known: IdentityBook | None = None,
         addresses: Addresses | None = None,
+        listening: Listening | None = None,
     ) -> None:
         """`known` are identities that were given out already, `addresses` those of instances."""
+        self.listening = listening or {}
         spoken_of = _mixed(outside_of(apps, [*policies, *(policy for app in apps for policy in app.policies)]))
         owners = [service_name(app.name, service) for app in apps for service in app.services]
         self.apps = tuple(apps)
@@ -98,12 +102,19 @@ class Present:
     policies: Sequence[PolicySpec] = ()
     known: IdentityBook | None = None
     addresses: Addresses | None = None
+    listening: Listening | None = None
 
     def with_(self, candidate: Candidate | None = None) -> Scenario:
         """What there is, or would be."""
         apps = {app.name: app for app in (*self.apps, *(candidate.apps if candidate else ()))}
         policies = {(one.app, one.name): one for one in (*self.policies, *(candidate.policies if candidate else ()))}
-        return Scenario(tuple(apps.values()), tuple(policies.values()), known=self.known, addresses=self.addresses)
+        return Scenario(
+            tuple(apps.values()),
+            tuple(policies.values()),
+            known=self.known,
+            addresses=self.addresses,
+            listening=self.listening,
+        )
 
 
 def _mixed(outside: Outside) -> Outside:

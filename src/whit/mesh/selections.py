@@ -5,7 +5,8 @@ A selector that selects nothing and a port that nobody has are no errors: what t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 from whit.mesh.identities import service_name
 from whit.mesh.policies import subjects_of
@@ -14,10 +15,16 @@ from whit.mesh.world import EVERY, RESOLVER_APP, Member
 from whit.mesh.written import Written
 from whit.model.finding import Finding, FindingKind
 from whit.model.policy import NUMBERS, PeerSpec, PolicyPort, PolicySpec
-from whit.model.service import ServiceSpec
+from whit.model.service import ServiceSpec, UseSpec
 
-Heard = tuple[int, int]
-"""Protocol and port."""
+
+@dataclass(frozen=True)
+class Heard:
+    """Where a service listens: what its file lists, and what is seen of instances that run. Protocols and ports."""
+
+    name: str
+    ports: frozenset[tuple[int, int]]
+    is_seen: bool
 
 
 def selections(scenario: Scenario, written: Mapping[str, Written]) -> Iterator[Finding]:
@@ -26,10 +33,11 @@ def selections(scenario: Scenario, written: Mapping[str, Written]) -> Iterator[F
     policies = {one.policy.title: one.policy for one in written.values() if one.policy is not None}
     for policy in policies.values():
         yield from _subjects(scenario, policy)
+    heard = _heard(scenario)
     for one in written.values():
         if one.policy is None or not one.policy.app or one.policy.app in scenario.world.apps:
             yield from _peers(scenario, one)
-            yield from _ports(scenario, one)
+            yield from _ports(scenario, one, heard)
 
 
 def _subjects(scenario: Scenario, policy: PolicySpec) -> Iterator[Finding]:
@@ -57,7 +65,12 @@ def _meant(scenario: Scenario, policy: PolicySpec, peer: PeerSpec) -> tuple[Memb
     return scenario.world.select(policy.app, peer.services, peer.apps if policy.app else peer.apps or EVERY)
 
 
-def _ports(scenario: Scenario, one: Written) -> Iterator[Finding]:
+# ---- ports ----
+
+
+def _ports(scenario: Scenario, one: Written, heard: Mapping[str, Heard]) -> Iterator[Finding]:
+    if one.use is not None:
+        yield from _used(one, one.use, heard)
     if one.policy is None or one.rule is None or one.rule.action == "pass":
         return
     if one.rule.direction == "ingress":
@@ -67,44 +80,56 @@ def _ports(scenario: Scenario, one: Written) -> Iterator[Finding]:
         if len(selectors) != len(one.rule.peers):
             return
         targets = [member for peer in selectors for member in _meant(scenario, one.policy, peer)]
-    if targets:
-        listening = _listening(scenario)
-        for port in one.rule.ports:
-            yield from _port(one, port, targets, listening)
+    for port in one.rule.ports if targets else ():
+        if isinstance(port.port, str):
+            yield from _named(one, port, targets)
+        elif port.port is not None and one.rule.action == "allow":
+            names = list(dict.fromkeys(member.name for member in targets))
+            span = range(port.port, (port.end_port or port.port) + 1)
+            yield from _numbered(one, str(port), NUMBERS[port.protocol], span, [heard[name] for name in names])
 
 
-def _port(
-    one: Written, port: PolicyPort, targets: Iterable[Member], listening: Mapping[str, set[Heard]]
-) -> Iterator[Finding]:
-    names = ", ".join(dict.fromkeys(member.name for member in targets))
-    if isinstance(port.port, str):
-        if not any(member.port(NUMBERS[port.protocol], port.port) for member in targets):
-            yield _about(one, "no-listener", f"none of {names} has a port named {port.port}/{port.protocol}")
-        return
-    if port.port is None:
-        return
-    heard = [listening.get(member.name, set()) for member in targets]
-    span = range(port.port, (port.end_port or port.port) + 1)
-    if all(heard) and not any(
-        protocol == NUMBERS[port.protocol] and at in span for own in heard for protocol, at in own
+def _named(one: Written, port: PolicyPort, targets: Iterable[Member]) -> Iterator[Finding]:
+    if not any(member.port(NUMBERS[port.protocol], str(port.port)) for member in targets):
+        names = ", ".join(dict.fromkeys(member.name for member in targets))
+        yield _about(one, "no-listener", f"none of {names} has a port named {port.port}/{port.protocol}")
+
+
+def _used(one: Written, use: UseSpec, heard: Mapping[str, Heard]) -> Iterator[Finding]:
+    there = heard.get(service_name(one.app, use.service or ""))
+    if there is not None and use.port is not None:
+        protocol = use.protocol or "tcp"
+        span = range(use.port, use.port + 1)
+        yield from _numbered(one, f"{use.port}/{protocol}", NUMBERS[protocol], span, [there])
+
+
+def _numbered(one: Written, port: str, protocol: int, span: range, heard: Sequence[Heard]) -> Iterator[Finding]:
+    """One of which nothing is known may listen anywhere."""
+    if not all(each.ports or each.is_seen for each in heard) or any(
+        own == protocol and at in span for each in heard for own, at in each.ports
     ):
+        return
+    names = ", ".join(each.name for each in heard)
+    if all(each.is_seen for each in heard):
+        yield _about(one, "no-listener", f"none of {names} listens at the port {port} now")
+    else:
         yield _about(one, "no-listener", f"none of {names} lists the port {port}", "remark")
 
 
-def _listening(scenario: Scenario) -> dict[str, set[Heard]]:
-    """What each service says of its ports; one that says nothing may listen anywhere."""
+def _heard(scenario: Scenario) -> dict[str, Heard]:
+    """By service, and of the resolver."""
     found = {
-        service_name(app.name, name): _listed(service)
+        name: Heard(name, _listed(service) | scenario.listening.get(name, frozenset()), name in scenario.listening)
         for app in scenario.apps
-        for name, service in app.services.items()
+        for name, service in ((service_name(app.name, short), one) for short, one in app.services.items())
     }
     resolver = {(number, port) for member in scenario.world.apps[RESOLVER_APP].all for number, _, port in member.ports}
-    return {**found, "resolver": resolver}
+    return {**found, "resolver": Heard("resolver", frozenset(resolver), is_seen=True)}
 
 
-def _listed(service: ServiceSpec) -> set[Heard]:
+def _listed(service: ServiceSpec) -> frozenset[tuple[int, int]]:
     published = {(NUMBERS[port.protocol], port.target) for port in service.ports}
-    return published | {(NUMBERS[port.protocol], port.port) for port in service.expose}
+    return frozenset(published | {(NUMBERS[port.protocol], port.port) for port in service.expose})
 
 
 def _finding(kind: FindingKind, severity: str, policy: PolicySpec, text: str) -> Finding:

@@ -13,6 +13,7 @@ from whit.mesh.policies import text_of
 from whit.mesh.rules import text_of_port, text_of_use
 from whit.model.app import AppSpec
 from whit.model.policy import PolicyRuleSpec, PolicySpec
+from whit.model.service import UseSpec
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,9 @@ class Written:
     place: str
     policy: PolicySpec | None = None
     rule: PolicyRuleSpec | None = None
+    app: str = ""
+    use: UseSpec | None = None
+    """Of an app's own."""
 
     @property
     def title(self) -> str:
@@ -48,6 +52,7 @@ def _of_app(app: AppSpec, places: Mapping[str, str]) -> Iterator[Written]:
     for name, service in app.services.items():
         who = service_name(app.name, name)
         for number, use in enumerate(service.uses):
-            yield Written(text_of_use(who, use), places.get(f"{who}.uses[{number}]", ""))
+            place = places.get(f"{who}.uses[{number}]", "")
+            yield Written(text_of_use(who, use), place, app=app.name, use=use)
         for number, port in enumerate(service.ports):
             yield Written(text_of_port(who, port), places.get(f"{who}.ports[{number}]", ""))

@@ -14,14 +14,17 @@ from mesh.compiled import compiled
 from mesh.policy_cases import compile_rules, questions, rule_sets
 
 from whit.datapath.abi import (
+    BackendValue,
     Direction,
     EndpointKey,
     EndpointValue,
+    FrontendKey,
     IdentityKey,
     IdentityValue,
     PolicyFlags,
     PolicyKey,
     PolicyValue,
+    SlotKey,
     Verdict,
 )
 from whit.datapath.address import Address, prefix_of
@@ -195,6 +198,20 @@ def test_only_of_streams_and_datagrams_the_port_is_translated() -> None:
     for protocol, port in ((6, 8080), (17, 8080), (132, 80), (1, 80)):
         question = Question(WEB, VIPS["api"], 80, protocol)
         assert explain(replace(maps, backends=moved), question, name, rule_text).destination.port == port
+
+
+def test_backends_of_several_identities_are_told(dump: Dump) -> None:
+    """An endpoint that is the node itself has the node's identity, and may be ruled about otherwise."""
+    backends = dict(dump.backends)
+    frontend = dump.frontends[FrontendKey(Address.from_ip(VIPS["api"]), 0, 0)]
+    backends[1] = BackendValue(Address.from_ip(HOST), 80, 0)
+    more = {SlotKey(frontend.service, 1): 1}
+    frontends = dump.frontends | {FrontendKey(Address.from_ip(VIPS["api"]), 0, 0): replace(frontend, backends=2)}
+    torn = replace(dump, backends=backends, slots=dump.slots | more, frontends=frontends)
+    found = explain(torn, Question(WEB, VIPS["api"], 80, 6), str, str)
+    assert found.destination.address == API
+    expected = f"one of {API}:80, {HOST}:80; not all are of one identity: what follows is about the first"
+    assert found.hops[0].decision == expected
 
 
 def test_maps_that_are_being_written_are_no_error(dump: Dump) -> None:

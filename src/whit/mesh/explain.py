@@ -245,7 +245,10 @@ def _balance(dump: Dump, question: Question, hops: list[Hop]) -> _Target:
         return _Target(question.destination, question.port)
     targets = [_target(backend, question) for backend in _active(dump, frontend)]
     choice = ", ".join(f"{one.address}:{one.port}" for one in targets)
-    hops.append(Hop(step=f"service {question.destination}:{question.port}", decision=f"one of {choice or 'none'}"))
+    unlike = "; not all are of one identity: what follows is about the first"
+    several = unlike if len({identity_of(dump, one.address) for one in targets}) > 1 else ""
+    step = f"service {question.destination}:{question.port}"
+    hops.append(Hop(step=step, decision=f"one of {choice or 'none'}{several}"))
     if not targets:
         return _Target(question.destination, question.port, reason=abi.DropReason.NO_BACKEND.name)
     return targets[0]

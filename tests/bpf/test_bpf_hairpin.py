@@ -18,6 +18,7 @@ from support.packet_lab import (
     VIP6,
     Lab,
     delivered,
+    echo,
     ip,
     is_ipv6,
     raw,
@@ -36,6 +37,15 @@ def complaint(client: str, vip: str, about: bytes) -> Any:
     """Port unreachable, from the instance to whom it saw as the sender."""
     error = ICMPv6DestUnreach(code=4) if is_ipv6(client) else ICMP(type=3, code=3)
     return ip(client, vip) / error / about
+
+
+@FAMILIES
+def test_without_ports_the_question_looks_as_its_answer_does_and_is_refused(lab: Lab, client: str, vip: str) -> None:
+    """Both ways of the flow would have one key."""
+    lab.serve((client, 0), address=vip, port=0, protocol=0)
+    assert lab.from_instance(echo(client, vip)).action == SHOT
+    assert [DropReason(event.reason) for event in lab.events()] == [DropReason.CONNTRACK_FULL]
+    assert lab.flows() == {}
 
 
 @FAMILIES

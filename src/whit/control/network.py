@@ -118,12 +118,7 @@ class NodeNetwork:
             RuleBook(await documents.get(RuleHead, "rulebook"), await documents.list(RuleSegment, "rules")),
         )
         await documents.put(books.addresses, "addresses")
-        # Of IPv6 all of the mesh, as `node_identities` has it: what nobody has leads nowhere, and not to the world.
-        pools = books.addresses.network, books.addresses.mesh6
-        config = DatapathConfig(
-            pools[0], mark=mark_of(settings.id), mark_mask=MARK_MASK, pool6=pools[1], sizes=_map_sizes()
-        )
-        datapath = await asyncio.to_thread(Datapath.install, settings, config)
+        datapath = await asyncio.to_thread(Datapath.install, settings, config_of(settings, books.addresses))
         return cls(settings, documents, books, datapath)
 
     # ---- names, numbers and addresses ----
@@ -440,6 +435,12 @@ class NodeNetwork:
         if addresses != self._addresses:
             self._addresses = addresses
         return Situation(apps, self.policies, sorted(leaving), known, self._numbers, self._addresses)
+
+
+def config_of(settings: Settings, book: AddressBook) -> DatapathConfig:
+    """Of IPv6 all of the mesh, as `node_identities` has it: what nobody has leads nowhere, and not to the world."""
+    mark = mark_of(settings.id)
+    return DatapathConfig(book.network, book.mesh6, mark=mark, mark_mask=MARK_MASK, sizes=_map_sizes())
 
 
 def reaches_outside(app: AppSpec) -> bool:

@@ -52,8 +52,12 @@ def read_image(value: Value, directory: Path) -> ImageSource:
 
 
 def repository(reference: str) -> str:
-    """`linuxkit/init` of `docker.io/linuxkit/init:v1@sha256:…`."""
-    name = reference.partition("@")[0].removeprefix("docker.io/")
+    """`linuxkit/init` of `linuxkit/init:v1@sha256:…`, whatever registry's name stands before it."""
+    name = reference.partition("@")[0]
+    host, slash, path = name.partition("/")
+    # A registry's name has a dot or a port, which the first part of a repository's never has.
+    if slash and ("." in host or ":" in host):
+        name = path
     head, slash, last = name.rpartition("/")
     return head + slash + last.partition(":")[0]
 

@@ -265,7 +265,7 @@ def test_linuxkits_own_parts_are_stood_in_for(tmp_path: Path, caplog: pytest.Log
         tmp_path,
         """
 kernel: {image: "linuxkit/kernel:6.6.71", cmdline: "console=tty0 console=ttyS0"}
-init: ["linuxkit/init:8eea386739975a43af558eec757a7dcb3a3d2e7b", "registry.example:5000/linuxkit/runc:x@sha256:y", my/ca:1]
+init: ["linuxkit/init:8eea386739975a43af558eec757a7dcb3a3d2e7b", "r.example:5000/linuxkit/runc:x@sha256:y", my/ca:1]
 services: [{name: nginx, image: "nginx:1.19"}]
 """,
     )

@@ -20,7 +20,7 @@
 #define STATE_ROOT "/run/whit/crun"
 #define WRITABLE "/run/whit/writable"
 #define LARGEST_RECORDS (1 << 20)
-#define MOST_READS 16
+#define MOST_READS 4
 
 int64_t now(void)
 {

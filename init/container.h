@@ -34,6 +34,8 @@ struct container {
 	int64_t started; /* milliseconds of the monotonic clock */
 	int64_t again;	 /* not before this */
 	int output;	 /* -1: nothing more comes */
+	int64_t second; /* in which so many lines were shown */
+	int shown;
 	char line[LINE]; /* one that has not ended yet */
 	size_t used;
 	char tail[TAIL + 1]; /* the last of what it printed */

@@ -22,6 +22,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "button.h"
 #include "container.h"
 #include "debug.h"
 #include "first_boot.h"
@@ -43,6 +44,7 @@
 #define LONG_RUN 10000 /* after which a service begins anew with the shortest */
 #define CANNOT_RUN 125
 #define REST 500
+#define MOST_LINES 200 /* of one container, on the console, in a second */
 #define SAFE (MS_NOSUID | MS_NODEV)
 
 enum wish { WISH_RUN, WISH_POWER_OFF, WISH_REBOOT };
@@ -169,6 +171,7 @@ static bool set_up(void)
 	read_text("/proc/cmdline", command_line, sizeof(command_line), &length);
 	mount_system();
 	report_open();
+	button_open();
 	raise_loopback();
 	read_text(PLAN, plan, sizeof(plan), &plan_length);
 	mount_volumes();
@@ -189,8 +192,24 @@ static struct container *by_name(const char *name)
 	return NULL;
 }
 
+/* The console is slow: who prints more than it takes is heard in part, and does not keep the machine from its work. */
+static bool may_show(struct container *container)
+{
+	int64_t second = now() / 1000;
+
+	if (container->second != second) {
+		if (container->shown > MOST_LINES)
+			say("whit: %s printed %d lines more", container->name, container->shown - MOST_LINES);
+		container->second = second;
+		container->shown = 0;
+	}
+	return ++container->shown <= MOST_LINES;
+}
+
 static void show_line(struct container *container, const char *line)
 {
+	if (!may_show(container))
+		return;
 	say("%s: %s", container->name, line);
 	if (following)
 		tell_text("line", container, "line", line);
@@ -312,13 +331,14 @@ static struct pollfd port_to_poll(int port, int64_t rest_until, short events, in
 static void turn(int timeout)
 {
 	static int64_t rest_until[2];
-	struct pollfd polls[MOST + 6];
-	size_t count = 5;
+	struct pollfd polls[MOST + 7];
+	size_t count = 6;
 	short writing = report_wants_to_write() ? POLLOUT : 0;
 
 	polls[0] = port_to_poll(report_port(), rest_until[0], POLLIN | writing, &timeout);
 	polls[1] = port_to_poll(report_boot_port(), rest_until[1], POLLIN, &timeout);
 	polls[2] = (struct pollfd){ .fd = signals, .events = POLLIN };
+	button_poll(polls + 5);
 	if (debug_polls(polls + 3) && (timeout < 0 || timeout > REST))
 		timeout = REST;
 	polls[count++] = (struct pollfd){ .fd = current ? current->output : -1, .events = POLLIN };
@@ -329,6 +349,8 @@ static void turn(int timeout)
 		if (polls[at].revents & POLLHUP)
 			rest_until[at] = now() + REST;
 	debug_turn(polls + 3);
+	if (button_pressed(polls + 5))
+		wish = WISH_POWER_OFF;
 	hear_signals();
 	report_receive(obey);
 	report_flush();

@@ -18,6 +18,7 @@ from whit.model.first_boot import WrittenFile
 pytestmark = [
     pytest.mark.network,
     pytest.mark.slow,
+    pytest.mark.timeout(300),
     pytest.mark.skipif(not HAS_QEMU, reason="qemu-system-x86 is not installed"),
 ]
 
@@ -49,6 +50,10 @@ services:
     image: ./box
     after: [db]
     command: [sh, -c, "trap 'echo web ends; exit' TERM; echo hi | nc 127.0.0.1 5432; while :; do sleep 0.1; done"]
+  - name: loud
+    image: ./box
+    command: [sh, -c, "seq 1000; exec sleep 100"]
+    stop_grace_period: 0s
   - name: flaky
     image: ./box
     command: [sh, -c, "echo again; exit 3"]
@@ -86,11 +91,13 @@ services:
         await guest.tell("stop flaky")
         await guest.tell("logs flaky")
         assert "again" in (await guest.event("logs", "flaky"))["lines"]
-        await guest.tell("poweroff")
+        await guest.press()
         await guest.event("off")
         await guest.ended()
         console = guest.console
     assert "flaky: again" in console
+    assert "loud: 200\n" in console.replace("\r", "")
+    assert "loud: 1000\n" not in console.replace("\r", "")
     assert "onshutdown slow failed: it took longer than 500 ms" in console
     words = ["first: one", "second: two", "web: hi", "web ends", "db ends", "bye: goodbye", "power off"]
     places = [console.index(word) for word in words]

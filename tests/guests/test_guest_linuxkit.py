@@ -14,6 +14,7 @@ from support.machines import booted, busybox_root, linked
 pytestmark = [
     pytest.mark.network,
     pytest.mark.slow,
+    pytest.mark.timeout(300),
     pytest.mark.skipif(not HAS_QEMU, reason="qemu-system-x86 is not installed"),
 ]
 

@@ -23,7 +23,7 @@ from whit.runtime.microvm import build
 pytestmark = [
     pytest.mark.network,
     pytest.mark.slow,
-    pytest.mark.timeout(180),
+    pytest.mark.timeout(300),
     pytest.mark.skipif(not HAS_QEMU, reason="qemu-system-x86 is not installed"),
 ]
 

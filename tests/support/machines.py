@@ -27,7 +27,7 @@ from whit.tools import process, qemu
 
 STORE = Path("/var/cache/whit/test-machines")
 """Kept between runs: crun and its libraries come from Debian's mirror."""
-PATIENCE = 60.0
+PATIENCE = 120.0
 
 
 def image_store() -> ImageStore:
@@ -66,6 +66,7 @@ class Guest:
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
     running: asyncio.subprocess.Process
+    qmp: Path
     events: list[dict[str, Any]] = field(default_factory=list)
 
     @property
@@ -97,6 +98,11 @@ class Guest:
         await self.event("end")
         return {one["name"]: one for one in self.events[already:] if one["event"] == "status"}
 
+    async def press(self) -> None:
+        """The power button."""
+        async with qemu.connected(self.qmp) as control:
+            await control.execute("system_powerdown")
+
     async def ended(self) -> None:
         async with asyncio.timeout(PATIENCE):
             await self.running.wait()
@@ -114,14 +120,14 @@ async def booted(
     (directory / "first").write_bytes(first_boot.disk(first) if first else b"")
     disks = (qemu.Disk(directory / "first", first_boot.SERIAL, read_only=True),) if first else ()
     ports = (qemu.Port("whit.machine", port),)
-    described = qemu.Machine(kernel, initrd, machine.cmdline, console, ports=ports, disks=disks)
+    described = qemu.Machine(kernel, initrd, machine.cmdline, console, ports=ports, disks=disks, qmp=made / "qmp")
     argv = qemu.command(described, await qemu.accelerator(), await qemu.version())
     with (directory / "errors").open("wb") as errors:
         running = await process.attach(argv, stdin=errors.fileno(), stdout=errors.fileno(), stderr=errors.fileno())
     try:
         reader, writer = await _connected(port, running, directory / "errors")
         try:
-            yield Guest(console, reader, writer, running)
+            yield Guest(console, reader, writer, running, made / "qmp")
         finally:
             writer.close()
             with contextlib.suppress(OSError):

@@ -20,8 +20,8 @@ from whit.image.tree import Entry, read_tar
 from whit.model.machine import KernelSpec, MachineSpec
 from whit.tools import modprobe
 
-MODULES = ("virtio_pci", "virtio_console", "virtio_net", "virtio_rng", "virtio_blk", "overlay")
-"""Drivers of what every machine has, and what lets containers write to their roots."""
+MODULES = ("virtio_pci", "virtio_console", "virtio_net", "virtio_rng", "virtio_blk", "overlay", "evdev", "button")
+"""Drivers of what every machine has, its power button too, and what lets containers write to their roots."""
 _NO_TAR = ("", "none")
 _UNNAMED = "0.0"
 """The release of a kernel without modules, which nothing depends on."""

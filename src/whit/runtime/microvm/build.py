@@ -25,7 +25,7 @@ PARTS = {
     "guest": ("guest.c", "group.c", "lease.c", "process.c", "root.c", "setup.c", "stream.c", "verity.c", "wire.c"),
     "appliance": ("appliance.c", "lease.c", "process.c", "root.c", "setup.c", "verity.c"),
     "supervisor": (
-        *("supervisor.c", "container.c", "debug.c", "first_boot.c", "lease.c", "place.c"),
+        *("supervisor.c", "button.c", "container.c", "debug.c", "first_boot.c", "lease.c", "place.c"),
         *("report.c", "root.c", "setup.c", "verity.c", "wire.c"),
     ),
     "machine": ("machine.c", "client.c", "stream.c", "wire.c"),

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * A pod of the conformance tests: answers on every port and protocol named in its arguments (as 80/tcp 81/udp), over
- * IPv4 and IPv6, with its own name, $NAME. Ends at once when it is told to.
+ * IPv4 and IPv6, with its own name, $NAME or that of its host. Ends at once when it is told to. On SIGUSR1 it goes on,
+ * but listens no more; on SIGUSR2 it does again.
  */
 #include <arpa/inet.h>
 #include <err.h>
@@ -66,6 +67,13 @@ static void answer_datagram(int fd, const char *name)
 		warn("sendmsg");
 }
 
+static volatile sig_atomic_t told;
+
+static void tell(int number)
+{
+	told = number;
+}
+
 static int opened(const char *wanted)
 {
 	int port = atoi(wanted);
@@ -75,27 +83,56 @@ static int opened(const char *wanted)
 	return listener(port, SOCK_STREAM, strstr(wanted, "/sctp") ? IPPROTO_SCTP : 0);
 }
 
+static void open_all(struct pollfd *fds, char **wanted, int count)
+{
+	for (int i = 0; i < count; i++)
+		fds[i] = (struct pollfd){ opened(wanted[i]), POLLIN, 0 };
+}
+
+static void obey(struct pollfd *fds, char **wanted, int count)
+{
+	if (told == SIGUSR1) {
+		for (int i = 0; i < count; i++) {
+			close(fds[i].fd);
+			fds[i].fd = -1;
+		}
+	} else {
+		open_all(fds, wanted, count);
+	}
+	told = 0;
+}
+
+static void answer_all(const struct pollfd *fds, char **wanted, int count, const char *name)
+{
+	for (int i = 0; i < count; i++) {
+		if (!(fds[i].revents & POLLIN))
+			continue;
+		if (strstr(wanted[i], "/udp"))
+			answer_datagram(fds[i].fd, name);
+		else
+			answer_stream(fds[i].fd, name);
+	}
+}
+
 int main(int count, char **wanted)
 {
+	char host[65] = "";
 	const char *name = getenv("NAME");
 	struct pollfd fds[PORTS];
 
-	if (!name || count < 2 || count > PORTS)
-		errx(1, "give $NAME and ports as 80/tcp");
+	if (count < 2 || count > PORTS)
+		errx(1, "give ports as 80/tcp");
+	if (!name && !gethostname(host, sizeof(host) - 1))
+		name = host;
 	signal(SIGTERM, _exit);
 	signal(SIGPIPE, SIG_IGN);
-	for (int i = 1; i < count; i++)
-		fds[i - 1] = (struct pollfd){ opened(wanted[i]), POLLIN, 0 };
+	sigaction(SIGUSR1, &(struct sigaction){ .sa_handler = tell }, NULL);
+	sigaction(SIGUSR2, &(struct sigaction){ .sa_handler = tell }, NULL);
+	open_all(fds, wanted + 1, count - 1);
 	for (;;) {
-		if (poll(fds, count - 1, -1) < 0)
-			continue;
-		for (int i = 1; i < count; i++) {
-			if (!(fds[i - 1].revents & POLLIN))
-				continue;
-			if (strstr(wanted[i], "/udp"))
-				answer_datagram(fds[i - 1].fd, name);
-			else
-				answer_stream(fds[i - 1].fd, name);
-		}
+		if (poll(fds, count - 1, told ? 0 : -1) > 0)
+			answer_all(fds, wanted + 1, count - 1, name);
+		if (told)
+			obey(fds, wanted + 1, count - 1);
 	}
 }

@@ -10,7 +10,7 @@ from pathlib import Path
 from whit.base.settings import Settings
 from whit.model.instance import InstanceSpec, NetworkSpec, ResolvedMount
 from whit.model.release import Release
-from whit.model.service import DependencySpec, MountSpec, ScaleSpec
+from whit.model.service import DependencySpec, MountSpec, ScaleSpec, ServiceSpec
 from whit.runtime.bundle import command_line
 from whit.runtime.capabilities import effective_set
 
@@ -69,10 +69,16 @@ def _instance(release: Release, service: str, index: int, network: NetworkSpec, 
         isolation=spec.isolation,
         hostname=f"{service}-{index}",
         labels=spec.labels,
+        listens=_tcp_ports(spec),
         network=network,
         revision="",
     )
     return instance.model_copy(update={"revision": _revision(instance, release.restarts.get(service, 0))})
+
+
+def _tcp_ports(spec: ServiceSpec) -> tuple[int, ...]:
+    published = {port.target for port in spec.ports if port.protocol == "tcp"}
+    return tuple(sorted(published | {port.port for port in spec.expose if port.protocol == "tcp"}))
 
 
 def volume_directory(settings: Settings, app: str, volume: str) -> Path:
@@ -88,5 +94,5 @@ def _mount(mount: MountSpec, app: str, settings: Settings) -> ResolvedMount:
 
 def _revision(spec: InstanceSpec, restarts: int) -> str:
     """Changes when anything does that a running instance cannot take over."""
-    content = spec.model_dump_json(exclude={"network", "revision", "index", "hostname", "drain"})
+    content = spec.model_dump_json(exclude={"network", "revision", "index", "hostname", "drain", "listens"})
     return hashlib.sha256(f"{content}{restarts}".encode()).hexdigest()[:16]

@@ -27,7 +27,7 @@ from whit.model.image import Leases
 from whit.model.instance import REACHABLE, ExitRecord, InstanceSpec, InstanceStatus
 from whit.model.operation import Operation, carry_out
 from whit.model.service import DependencySpec
-from whit.runtime import health, restart
+from whit.runtime import health, listening, restart
 from whit.runtime.driver import Driver
 from whit.runtime.drivers import Drivers
 from whit.runtime.operations import NetworkFiles
@@ -68,6 +68,8 @@ class Record:
     watchers: tuple[asyncio.Task[None], ...] = ()
     checker: asyncio.Task[None] | None = None
     """Looks after its health, if it is awake."""
+    deaf: frozenset[int] = frozenset()
+    """TCP ports on which it listened, and does no more."""
     users: int = 0
     """Commands that run in it for somebody."""
 
@@ -90,7 +92,8 @@ class Record:
     @property
     def ready(self) -> bool:
         """May take new connections."""
-        return not self.leaving and self.status.state in REACHABLE and self.status.health in ("none", "healthy")
+        is_well = self.status.health in ("none", "healthy") and not self.deaf
+        return not self.leaving and self.status.state in REACHABLE and is_well
 
 
 class Instances:
@@ -323,9 +326,11 @@ class Instances:
     def watch(self, record: Record, *, adopted: bool) -> None:
         """See when it ends and how it does, instead of whatever was watched before."""
         self.unwatch(record)
+        record.deaf = frozenset()
         record.watchers = (
             asyncio.create_task(self._watch_exit(record)),
             asyncio.create_task(self._watch_main(record)),
+            asyncio.create_task(self._watch_listeners(record)),
         )
         if record.status.state != "frozen":
             self.check(record, adopted=adopted)
@@ -348,6 +353,24 @@ class Instances:
                 await pidfd.wait_end(descriptor)
         record.ended = True
         await self.publish()
+
+    async def _watch_listeners(self, record: Record) -> None:
+        """Out of its service as soon as it listens no more where it did, and back when it does."""
+        if record.spec.isolation != "container":
+            return
+
+        async def changed(lost: frozenset[int]) -> None:
+            record.deaf = lost
+            ports = ", ".join(f"{port}/tcp" for port in sorted(lost))
+            record.update(message=f"listens no more on {ports}" if lost else "")
+            log.info("%s: %s", record.spec.name, record.status.message or "listens again")
+            await self.publish()
+
+        namespace = self.drivers.settings.netns_dir / record.spec.name
+        try:
+            await listening.watch(namespace, frozenset(record.spec.listens), changed)
+        except WhitError as error:
+            log.warning("%s: what it listens on cannot be watched: %s", record.spec.name, error)
 
     async def _watch_exit(self, record: Record) -> None:
         ended = await self.driver(record.spec).exit_of(record.spec.name)

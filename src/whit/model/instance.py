@@ -70,6 +70,7 @@ class InstanceSpec(Noun):
     isolation: Isolation = "container"
     hostname: str
     labels: dict[str, str] = Field(default_factory=dict)
+    listens: tuple[int, ...] = Field(default=(), description="TCP ports that its service is known to have.")
     network: NetworkSpec
     revision: str = Field(description="Digest of the wanted state; an instance of another revision is replaced.")
 

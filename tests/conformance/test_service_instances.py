@@ -210,10 +210,12 @@ def test_an_instance_whose_listener_closes_leaves_its_service(
     bring_up(site, expose=[{"port": 80}] if declared else [])
     address = site.address(4)
     assert until(lambda: site.answering(address) == {"web-1", "web-2"})
+    if not declared:
+        time.sleep(1)  # until it was seen to listen
     began = time.monotonic()
     site.tell("site-web-1", signal.SIGUSR1)
     refused = last_refused(site, address, began)
-    assert refused < 1
+    assert refused < 1.5
     record_number(f"service: last refused after a listener closed, {declared=}, ms", round(refused * 1e3, 1))
     assert site.answering(address, times=100) == {"web-2"}
     assert site.instance("site-web-1").state == "running"
@@ -224,11 +226,11 @@ def test_an_instance_whose_listener_closes_leaves_its_service(
 
 
 def last_refused(site: Site, address: str, began: float) -> float:
-    """How long after `began` the last of a second's connections was refused."""
+    """How long after `began` the last of two seconds' connections was refused."""
 
     def many() -> float:
         last = 0.0
-        while time.monotonic() - began < 1:
+        while time.monotonic() - began < 2:
             if ask(address, 80) != "web-2":
                 last = time.monotonic() - began
         return last

@@ -39,6 +39,13 @@ def test_a_port_that_never_was_is_not_missed() -> None:
     assert lost_after({80}, {9}, set()) == [set(), set()]
 
 
+def test_a_port_whose_socket_ended_before_it_was_seen_is_missed_if_it_is_of_the_service() -> None:
+    ended = frozenset({80, 7})
+    assert Hearing(frozenset({80})).after(frozenset(), ended).lost == {80}
+    assert Hearing(frozenset({80})).after(frozenset({80}), ended).lost == set()
+    assert Hearing(frozenset()).after(frozenset(), ended).lost == set()
+
+
 @pytest.fixture
 def namespace(settings: Settings) -> Iterator[Path]:
     path = settings.netns_dir / "one"

@@ -30,8 +30,8 @@ _REQUEST = struct.Struct("=BBBxI48x")
 _FOUND = struct.Struct("=BB2x2s2s16s")
 """The beginning of struct inet_diag_msg: family, state, both ports, own address."""
 _SO_ATTACH_FILTER = 26
-_PEER_PORT = 22
-"""Where it stands in a message, behind the header of netlink."""
+_OWN_PORT, _PEER_PORT = 20, 22
+"""Where they stand in a message, behind the header of netlink."""
 _WITHOUT_PEER = (
     (0x28, 0, 0, _PEER_PORT),  # load half-word
     (0x15, 0, 1, 0),  # if it is not 0, skip one
@@ -65,16 +65,19 @@ class Listeners:
     def __exit__(self, *_: object) -> None:
         self._opened.close()
 
-    def clear(self) -> None:
-        """Read away what `events` has; that it was readable is all there is to know, also if some were lost."""
+    def ended(self) -> frozenset[int]:
+        """Ports of sockets that had no peer and are gone, once; empty if nothing is to be read, or if it was lost."""
+        found: set[int] = set()
         while True:
             try:
-                self.events.recv(1 << 16)
+                message = self.events.recv(1 << 16)
             except BlockingIOError:
-                return
+                return frozenset(found)
             except OSError as error:
                 if error.errno != errno.ENOBUFS:
                     raise
+                continue
+            found.add(int.from_bytes(message[_OWN_PORT:_PEER_PORT], "big"))
 
     def ports(self) -> frozenset[int]:
         """That are listened on for others than the namespace itself."""

@@ -17,8 +17,8 @@ from whit.kernel.listeners import Listeners
 
 AGAIN = 0.05
 """Seconds between looks for a listener that is to come back: the kernel tells of the end of sockets alone."""
-FIRST, SELDOM = 0.1, 30.0
-"""Seconds between looks for one that has not been seen yet, which become longer and longer."""
+OFTEN, SELDOM = 0.05, 30.0
+"""Seconds between looks for one that has not been seen yet: a quarter of the time that it has taken, within these."""
 
 
 @dataclass(frozen=True)
@@ -30,9 +30,10 @@ class Hearing:
     lost: frozenset[int] = frozenset()
     """Of the known ones, those on which nobody listens any more. Whichever it has are lost when all are."""
 
-    def after(self, ports: frozenset[int]) -> Hearing:
+    def after(self, ports: frozenset[int], ended: frozenset[int] = frozenset()) -> Hearing:
+        """`ports` are listened on, sockets of `ended` are gone."""
         if self.wanted:
-            known = self.known | self.wanted & ports
+            known = self.known | self.wanted & (ports | ended)
             return replace(self, known=known, lost=known - ports)
         return replace(self, known=ports or self.known, lost=frozenset() if ports else self.known)
 
@@ -50,29 +51,30 @@ async def watch(namespace: Path, wanted: frozenset[int], changed: Callable[[froz
     """
     with await asyncio.to_thread(Listeners.inside, namespace) as listeners:
         told = asyncio.Event()
+        ended: set[int] = set()
         loop = asyncio.get_running_loop()
 
         def hear() -> None:
-            listeners.clear()
+            ended.update(listeners.ended())
             told.set()
 
         loop.add_reader(listeners.events, hear)
         try:
-            await _watch(listeners, told, Hearing(wanted), changed)
+            hearing, began = Hearing(wanted), loop.time()
+            while True:
+                told.clear()
+                before, hearing = hearing, hearing.after(listeners.ports(), frozenset(ended))
+                ended.clear()
+                if hearing.lost != before.lost:
+                    await changed(hearing.lost)
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(told.wait(), patience(hearing, loop.time() - began))
         finally:
             loop.remove_reader(listeners.events)
 
 
-async def _watch(
-    listeners: Listeners, told: asyncio.Event, hearing: Hearing, changed: Callable[[frozenset[int]], Awaitable[None]]
-) -> None:
-    pause = FIRST
-    while True:
-        told.clear()
-        before, hearing = hearing, hearing.after(listeners.ports())
-        if hearing.lost != before.lost:
-            await changed(hearing.lost)
-        pause = min(2 * pause, SELDOM)
-        patience = AGAIN if hearing.lost else None if hearing.is_complete else pause
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(told.wait(), patience)
+def patience(hearing: Hearing, age: float) -> float | None:
+    """Seconds until the next look if nothing is told; None: there is no need of one."""
+    if hearing.lost:
+        return AGAIN
+    return None if hearing.is_complete else max(OFTEN, min(SELDOM, age / 4))

@@ -165,3 +165,30 @@ def test_policies_of_the_app_file_hold(whit: Whit, app: Path) -> None:
     finally:
         (app / "whit.yaml").write_text(before)
         whit("up", str(app))
+
+
+NETWORKS = f"""\
+name: nets
+services:
+  front: {{build: {{parts: [debian:busybox-static]}}, command: {SERVER}, stop_signal: SIGKILL, networks: [one]}}
+  both: {{build: {{parts: [debian:busybox-static]}}, command: {SERVER}, stop_signal: SIGKILL, networks: [one, two]}}
+  back: {{build: {{parts: [debian:busybox-static]}}, command: {SERVER}, stop_signal: SIGKILL, networks: [two]}}
+networks:
+  one:
+  two: {{internal: true}}
+"""
+
+
+def test_networks_of_compose_part_services(whit: Whit, tmp_path: Path) -> None:
+    (tmp_path / "compose.yaml").write_text(NETWORKS)
+    whit("up", str(tmp_path))
+    try:
+        assert reaches(whit, "front", "both")
+        assert reaches(whit, "both", "back")
+        assert not reaches(whit, "front", "back")
+        (drop, *_) = whit.lines("flows", "--from", "nets/front", "--verdict", "deny")
+        assert drop["rule_text"].startswith("nets/front is open: it reaches its own networks (one) and the world")
+        assert not denied(whit, "both", "world", 443)
+        assert denied(whit, "back", "world", 443)
+    finally:
+        whit("down", "nets")

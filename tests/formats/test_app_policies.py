@@ -75,6 +75,7 @@ first:
         ("{app: '*', labels: {tier: data}}", ["services tier=data of every app"]),
         ("{cidr: 10.0.0.0/8, except: 10.1.0.0/16}", ["10.0.0.0/8 except 10.1.0.0/16"]),
         ("{cidr: '2001:db8::/32'}", ["2001:db8::/32"]),
+        ("{dns: '*.Example.com.'}", ["*.example.com"]),
         ("[world, host]", ["world", "host"]),
         ("node", ["host"]),
         ("everybody", []),
@@ -167,8 +168,13 @@ MISTAKES = [
     ("p: {ingress: [{allow: []}]}", "names nobody (write everybody for every peer)"),
     ("p: {ingress: [{allow: [everybody, web]}]}", "everybody is among others (write everybody alone)"),
     ("p: {ingress: [{allow: word}]}", "7:25: policies.p.ingress[0].allow: there is no service 'word'"),
-    ("p: {ingress: [{allow: {}}]}", "names nobody (name service, labels, app or cidr)"),
-    ("p: {ingress: [{allow: {dns: a.example}}]}", "policies.p.ingress[0].allow.dns: is not a known key"),
+    ("p: {ingress: [{allow: {}}]}", "names nobody (name service, labels, app, cidr or dns)"),
+    (
+        "p: {ingress: [{allow: {dns: a.example}}]}",
+        "7:26: policies.p.ingress[0].allow.dns: who comes is not known by name",
+    ),
+    ("p: {egress: [{allow: {dns: 'a b'}}]}", "policies.p.egress[0].allow.dns: 'a b' is no name of the DNS"),
+    ("p: {egress: [{allow: {dns: a.example, app: b}}]}", "a name stands alone (write {dns: api.example.com})"),
     ("p: {ingress: [{allow: {service: web, labels: {a: b}}}]}", "has both service and labels"),
     (
         "p: {ingress: [{allow: {cidr: 10.0.0.1/8}}]}",

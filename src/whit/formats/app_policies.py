@@ -21,7 +21,7 @@ from whit.formats.nodes import Entry, Listing, Table, Value
 from whit.formats.policy_ports import read_policy_port
 from whit.formats.problems import Problems, make, near
 from whit.formats.unsupported import refuse
-from whit.model.policy import Direction, PeerSpec, PolicyRuleSpec, PolicySpec
+from whit.model.policy import Direction, PeerSpec, PolicyRuleSpec, PolicySpec, dns_name
 from whit.model.selector import APP_NAME, SERVICE_NAME, LabelSelector, Requirement
 
 DIRECTIONS: tuple[Direction, ...] = ("ingress", "egress")
@@ -52,6 +52,7 @@ PEER_KEYS = {
     "app": "The app they belong to; `*` is every app.",
     "cidr": "A network, IPv4 or IPv6.",
     "except": "Networks inside `cidr` that are not meant.",
+    "dns": "In egress: a name, as `api.example.com`, or `*.example.com`: all names that end so.",
 }
 
 
@@ -169,7 +170,7 @@ def _rule(table: Table, direction: Direction, tier: str, known: Known) -> Policy
         "direction": direction,
         "action": said[0].key,
         "name": shapes.text(table.entries["name"].value) if "name" in table.entries else "",
-        "peers": _peers(said[0], known),
+        "peers": _peers(said[0], direction, known),
         "ports": tuple(read_policy_port(item) for item in _several(ports)) if ports else (),
         "origin": f"{table.place.file}:{table.place.line}",
     }
@@ -184,12 +185,12 @@ def _several(entry: Entry) -> tuple[Value, ...]:
     return found
 
 
-def _peers(entry: Entry, known: Known) -> tuple[PeerSpec, ...]:
+def _peers(entry: Entry, direction: Direction, known: Known) -> tuple[PeerSpec, ...]:
     """None at all is everybody."""
     values = (entry.value,) if isinstance(entry.value, Table) else shapes.one_or_more(entry.value)
     if not values:
         raise InputError("names nobody", place=entry.place, hint=f"write {EVERYBODY} for every peer")
-    found = [_peer(value, known) for value in values]
+    found = [_peer(value, direction, known) for value in values]
     if None not in found:
         return tuple(peer for peer in found if peer is not None)
     if len(found) > 1:
@@ -197,10 +198,10 @@ def _peers(entry: Entry, known: Known) -> tuple[PeerSpec, ...]:
     return ()
 
 
-def _peer(value: Value, known: Known) -> PeerSpec | None:
+def _peer(value: Value, direction: Direction, known: Known) -> PeerSpec | None:
     """None is everybody."""
     if isinstance(value, Table):
-        return _long(value, known)
+        return _long(value, direction, known)
     name = shapes.text(value)
     if name not in WORDS:
         return PeerSpec(services=_services([_service(value, known)], value))
@@ -212,15 +213,17 @@ def _peer(value: Value, known: Known) -> PeerSpec | None:
     return None if word is None else make(PeerSpec, value.place, {}, {"entity": word})
 
 
-def _long(table: Table, known: Known) -> PeerSpec:
+def _long(table: Table, direction: Direction, known: Known) -> PeerSpec:
     refuse(table, "policies.*.*[].peer", PEER_KEYS, known.problems)
     entries = table.entries
     names = {"except": "excepted"}
     places = {names.get(key, key): one.value.place for key, one in entries.items()}
     if "cidr" in entries or "except" in entries:
         return make(PeerSpec, table.place, places, _block(table))
+    if "dns" in entries:
+        return make(PeerSpec, table.place, places, _name(table, direction))
     if not entries.keys() & {"service", "labels", "app"}:
-        hint = "name service, labels, app or cidr"
+        hint = "name service, labels, app, cidr or dns"
         raise InputError("names nobody", place=table.place, hint=hint)
     if "service" in entries and "labels" in entries:
         raise InputError("has both service and labels", place=entries["labels"].place, hint="keep one of them")
@@ -252,3 +255,13 @@ def _block(table: Table) -> dict[str, Any]:
         "cidr": shapes.text(table.entries["cidr"].value),
         "excepted": tuple(shapes.text(item) for item in values),
     }
+
+
+def _name(table: Table, direction: Direction) -> dict[str, Any]:
+    entry = table.entries["dns"]
+    if len(table.entries) > 1:
+        raise InputError("a name stands alone", place=entry.place, hint="write {dns: api.example.com}")
+    if direction == "ingress":
+        hint = "name its network with cidr"
+        raise InputError("who comes is not known by name", place=entry.place, hint=hint)
+    return {"dns": shapes.parsed(entry.value, dns_name)}

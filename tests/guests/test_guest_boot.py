@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from support.booted import booted
 from support.guests import HAS_QEMU
-from support.whit import ROOT, Whit
+from support.whit import Whit
 
 from whit.base.settings import Settings
 from whit.runtime.microvm import build
@@ -23,7 +23,6 @@ pytestmark = [
     pytest.mark.skipif(not HAS_QEMU, reason="qemu-system-x86 is not installed"),
 ]
 
-HELLO = ROOT / "examples/hello"
 APP = """
 services:
   tiny:
@@ -51,13 +50,6 @@ def contents(directory: Path) -> dict[str, str]:
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in directory.iterdir()}
 
 
-def test_the_hello_example_boots_and_answers(whit: Whit, tmp_path: Path) -> None:
-    with booted(whit, str(HELLO), tmp_path) as machine:
-        assert machine.get() == "Hello from Whit\n"
-        assert machine.stop() == 0
-    assert "ended with status 143" in machine.printed
-
-
 def test_the_verdict_is_the_exit_status(whit: Whit, tiny_root: Path, tmp_path: Path) -> None:
     command = '[sh, -c, "id -u; hostname; echo $$GREETING; cat /etc/resolv.conf; exit 42"]'
     whit(
@@ -73,14 +65,6 @@ def test_the_verdict_is_the_exit_status(whit: Whit, tiny_root: Path, tmp_path: P
     lines = done.stdout.splitlines()
     assert lines[:3] == ["1000", "tiny", "hello"]
     assert lines[3].startswith("nameserver ")
-    assert whit("boot", str(tmp_path / "m.tar"), "--timeout", "90").returncode == 0
-
-
-def test_what_does_not_end_is_ended(whit: Whit, tiny_root: Path, tmp_path: Path) -> None:
-    path = app(tiny_root, tmp_path / "app", "[sleep, infinity]")
-    done = whit("boot", str(path), "--test", "--timeout", "6", check=False)
-    assert done.returncode == 7
-    assert "did not end within 6 s" in done.stderr
 
 
 def test_nothing_runs_on_when_whit_is_killed(whit: Whit, tiny_root: Path, tmp_path: Path) -> None:

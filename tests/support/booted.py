@@ -15,7 +15,16 @@ from pathlib import Path
 
 from support.whit import Whit, free_port
 
-_TOOLS = ("qemu-img", "veritysetup", "mcopy", "mkfs.fat", "mke2fs", "xorriso")
+_TOOLS = (
+    "qemu-img",
+    "qemu-system-aarch64",
+    "aarch64-linux-gnu-gcc",
+    "veritysetup",
+    "mcopy",
+    "mkfs.fat",
+    "mke2fs",
+    "xorriso",
+)
 _FILES = ("/usr/lib/systemd/boot/efi/systemd-bootx64.efi", "/usr/share/OVMF/OVMF_CODE_4M.fd")
 FORMS_TOOLS = all(map(shutil.which, _TOOLS)) and all(Path(name).exists() for name in _FILES)
 """What disks and ISO images are made and booted with is installed."""

@@ -68,6 +68,9 @@ def build(
     target: Annotated[
         str, typer.Option("--target", metavar="FORM", help=f"With --output: {', '.join(TARGETS)}.")
     ] = DEFAULT_TARGET,
+    arch: Annotated[
+        str, typer.Option("--arch", metavar="ARCH", help="amd64 or arm64; this machine's if left out.")
+    ] = "",
     output: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="PATH", help="Write the image of the one service there.")
     ] = None,
@@ -83,7 +86,7 @@ def build(
       whit build examples/shop --service web --graph web.svg
       whit build examples/shop --lock && whit build examples/shop --locked
       whit build examples/shop --service web --target rootfs -o web.tar
-      whit build examples/hello --target microvm -o hello
+      whit build examples/hello --target microvm --arch arm64 -o hello
       whit build examples/machine/minimal.yml -o minimal
     """
     from whit.cli import local, machines, progress
@@ -107,6 +110,7 @@ def build(
     spec = chosen(path, service or [])
     _refuse_several(spec, explain is not None or graph is not None or output is not None)
     form = chosen_target(target)
+    spec = for_machines(spec, arch)
     store = local.store(run.settings)
 
     async def work(report: Any) -> dict[str, Any]:
@@ -151,6 +155,27 @@ def chosen(path: Path, services: Sequence[str]) -> AppSpec:
             raise InputError(f"{spec.name} has no service {name}", hint=f"it has: {', '.join(sorted(spec.services))}")
     wanted = {name: one for name, one in spec.services.items() if not services or name in services}
     return spec.model_copy(update={"services": {name: one for name, one in wanted.items() if one.build or services}})
+
+
+def for_machines(spec: AppSpec, architecture: str) -> AppSpec:
+    """The app, built for machines of an architecture; those of this machine's own are built as always.
+
+    Raises:
+        InputError: nothing is built for such machines.
+    """
+    from whit.image import manifest
+
+    if architecture in ("", manifest.architecture()):
+        return spec
+    if architecture not in ("amd64", "arm64"):
+        raise InputError(f"{architecture!r} is no architecture that is built for", hint="amd64 or arm64")
+    update = {"architecture": architecture}
+    services = {
+        name: one.model_copy(update={"build": one.build.model_copy(update=update)})
+        for name, one in spec.services.items()
+        if one.build
+    }
+    return spec.model_copy(update={"services": services})
 
 
 def _write_lock(spec: AppSpec, store: ImageStore, images: dict[str, Image], used: Lock | None, anew: bool) -> None:

@@ -28,7 +28,10 @@ from whit.runtime.capabilities import effective_set
 from whit.runtime.microvm import build, records
 from whit.tools import qemu_img
 
-APPEND = "console=ttyS0 quiet loglevel=3 panic=-1 random.trust_cpu=on"
+APPEND = "console={} quiet loglevel=3 panic=-1 random.trust_cpu=on"
+CONSOLES = {"amd64": "ttyS0", "arm64": "ttyAMA0"}
+MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}
+"""As the kernel names them."""
 MICROVMS = ("microvm", "microvm-archive")
 TARGETS = (*MICROVMS, "disk", "disk-qcow2", "iso")
 
@@ -46,10 +49,15 @@ async def write(
         raise InputError(
             f"there is no directory {output.absolute().parent}", hint="make it, or choose another --output"
         )
-    linux = await kernel.obtain(KERNELS, manifest.architecture())
+    linux = await kernel.obtain(KERNELS, architecture_of(service))
     with tempfile.TemporaryDirectory(prefix=".new-", dir=output.absolute().parent) as scratch:
         machine = await asyncio.to_thread(bootable, store, name, service, image, linux, Path(scratch))
         return await write_form(target, machine, linux, Path(scratch), output)
+
+
+def architecture_of(service: ServiceSpec) -> str:
+    """Which machines the service's image is for."""
+    return (service.build.architecture if service.build else "") or manifest.architecture()
 
 
 async def write_form(target: str, machine: Bootable, linux: Kernel, scratch: Path, output: Path) -> Exported:
@@ -93,12 +101,14 @@ def bootable(
     files = store.files(image.name, scratch)
     volumes = (mount.target for mount in service.mounts if mount.kind == "volume")
     kept = tuple(sorted({*volumes, *image.config.volumes}))
+    architecture = architecture_of(service)
+    program = build.program("appliance", machine=MACHINES[architecture])
     return Bootable(
         name=name,
-        architecture=manifest.architecture(),
+        architecture=architecture,
         kernel=file(linux.image),
-        init=Entry("init", mode=0o755, content=build.program("appliance").read_bytes()),
-        append=APPEND,
+        init=Entry("init", mode=0o755, content=program.read_bytes()),
+        append=APPEND.format(CONSOLES[architecture]),
         root=tuple(files),
         kept=kept,
         system=(*_system(name, service), *(f"keep={place}={_folder(place)}" for place in kept)),

@@ -11,7 +11,6 @@ from typing import Literal
 from pydantic import ValidationError
 
 from whit.base.errors import InputError, NotFound, Unavailable
-from whit.image import manifest
 from whit.image.tree import read_tar
 from whit.model.machine_files import DESCRIPTION, MachineFiles
 from whit.tools import qemu, qemu_img
@@ -47,7 +46,7 @@ def machine(path: Path, wishes: Wishes, scratch: Path) -> qemu.Machine:
     Raises:
         NotFound: nothing is there.
         InputError: it is no machine.
-        Unavailable: it is for another architecture.
+        Unavailable: its firmware is not installed.
     """
     if path.is_dir():
         return _of_directory(path, wishes)
@@ -118,8 +117,6 @@ def _unpack(archive: Path, directory: Path) -> None:
 
 def _of_directory(directory: Path, wishes: Wishes) -> qemu.Machine:
     found = _description(directory)
-    if found.architecture != manifest.architecture():
-        raise Unavailable(f"{directory} is a machine of {found.architecture}", hint="boot it on a machine of that kind")
     disks = tuple(qemu.Disk(directory / one.file, one.serial, one.read_only) for one in found.disks)
     return qemu.Machine(
         kernel=directory / found.kernel,
@@ -131,6 +128,7 @@ def _of_directory(directory: Path, wishes: Wishes) -> qemu.Machine:
         disks=(*disks, *wishes.disks),
         forwards=wishes.forwards,
         qmp=wishes.qmp,
+        architecture=found.architecture,
         name=found.name,
     )
 

@@ -86,7 +86,8 @@ async def _settle(app: str, name: str, service: ServiceSpec, images: Images, rep
         if service.build is not None:
             options: dict[str, Any] = {"refresh": how.refresh, "lock": how.lock, "fetch": how.fetch}
             options["observe"] = how.observe and service.build.closed
-            image = await images.build(f"{app}-{name}", service.build, report, **options)
+            title = "-".join(part for part in (app, name, service.build.architecture) if part)
+            image = await images.build(title, service.build, report, **options)
         else:
             image = await images.obtain(service.image or "", report, fetch=how.fetch)
     except WhitError:

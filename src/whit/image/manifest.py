@@ -128,9 +128,16 @@ def manifest_document(config: Descriptor, layers: Sequence[Descriptor], annotati
 
 
 def config_document(
-    config: ImageConfig, layers: Sequence[Layer], created_by: Sequence[str], labels: dict[str, str]
+    config: ImageConfig,
+    layers: Sequence[Layer],
+    created_by: Sequence[str],
+    labels: dict[str, str],
+    machines: str = "",
 ) -> dict[str, Any]:
-    """The image configuration. There is no creation time: it would make equal images differ."""
+    """The image configuration, for this machine's architecture unless another is named.
+
+    There is no creation time: it would make equal images differ.
+    """
     run: dict[str, Any] = {
         "Env": [f"{name}={value}" for name, value in sorted(config.env.items())],
         "WorkingDir": config.working_dir,
@@ -142,7 +149,7 @@ def config_document(
         "Labels": labels,
     }
     return {
-        "architecture": architecture(),
+        "architecture": machines or architecture(),
         "os": "linux",
         "config": {key: value for key, value in run.items() if value},
         "rootfs": {"type": "layers", "diff_ids": [layer.diff_id for layer in layers]},

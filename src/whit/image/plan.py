@@ -41,12 +41,21 @@ class Step:
     asked: str = ""
     """What the lock file calls it; empty if nothing is fetched for it."""
     locked: Locked | None = None
+    architecture: str = ""
+    """Which machines it is for; empty is this one's."""
     parts: tuple[str, ...] = ()
     """Ids of the nodes that it links; for reasons, and no part of the key."""
 
     @property
     def key(self) -> str:
-        facts = [VERSION, self.kind, manifest.architecture(), layer.timestamp(), self.merged_usr, *self.inputs]
+        facts = [
+            VERSION,
+            self.kind,
+            self.architecture or manifest.architecture(),
+            layer.timestamp(),
+            self.merged_usr,
+            *self.inputs,
+        ]
         if self.locked:
             facts += ["locked", *self.locked.digests]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
@@ -98,14 +107,16 @@ def make(spec: BuildSpec, lock: Lock | None = None) -> Plan:
     if spec.closed and not spec.check:
         hint = "add build.check: what is left out is only guessed, until the image passes it"
         raise InputError("a part is linked by closure, and nothing proves that the image works", hint=hint)
+    _refuse_foreign(spec)
+    architecture = spec.architecture or manifest.architecture()
     graph = needs.resolve(spec)
     names = graph.packages
     codename = apt_sources.release() if names else ""
-    text = apt_sources.host_sources(codename, manifest.architecture()) if names else ""
+    text = apt_sources.host_sources(codename, architecture) if names else ""
     python = project.python_version(codename) if any(isinstance(part, PythonPart) for part in spec.parts) else ""
     packaged = tuple(node.id for node in graph.nodes if node.packages)
     title = f"Debian {codename}: {', '.join(names)}"
-    asked = asked_debian(codename, manifest.architecture(), names)
+    asked = asked_debian(codename, architecture, names)
     system = Step("debian", title, (codename, text, *names), names=names, parts=packaged, asked=asked)
     # Where only a need brings packages, they are what everything else lies on.
     steps: list[Step] = [system] if names and not any(_is_packaged(part) for part in spec.parts) else []
@@ -113,8 +124,22 @@ def make(spec: BuildSpec, lock: Lock | None = None) -> Plan:
         if _is_packaged(node.part) and system not in steps:
             steps.append(system)
         steps += _steps(node, python, bool(names))
+    steps = [replace(step, architecture=spec.architecture) for step in steps]
     steps = [replace(step, locked=lock.find(step.asked)) for step in steps] if lock else steps
     return Plan(tuple(steps), codename, text, python, graph, {node.id: _rule(node) for node in graph.nodes}, spec)
+
+
+def _refuse_foreign(spec: BuildSpec) -> None:
+    """What only a machine of that kind could do. Raises InputError."""
+    if spec.architecture in ("", manifest.architecture()):
+        return
+    if spec.check or spec.closed:
+        hint = "leave link: closure and build.check out for it, or build it on such a machine"
+        raise InputError(f"checks run in the image, and this machine cannot run {spec.architecture}", hint=hint)
+    for part in spec.parts:
+        if not isinstance(part, DebianPart | DirectoryPart):
+            hint = "Debian packages and directories are; build the others on such a machine"
+            raise InputError(f"parts of kind {part.kind} are not linked for {spec.architecture} here", hint=hint)
 
 
 def require_locked(planned: Plan) -> None:

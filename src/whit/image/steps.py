@@ -176,7 +176,7 @@ def _request(step: Step, plan: Plan, bench: Bench, refresh: bool) -> dict[str, A
     if step.kind == "debian":
         return {
             "job": "debian",
-            "architecture": manifest.architecture(),
+            "architecture": step.architecture or manifest.architecture(),
             "names": step.names,
             "sources": plan.sources,
             "auth": apt_sources.host_credentials(),

@@ -131,7 +131,9 @@ class ImageStore:
             if observe:
                 planned = replace(planned, observed=await self._observe(name, planned, results, say))
             made = await self._link(planned, results, config, say)
-            descriptor = await asyncio.to_thread(self._assemble, made, config, labels(results))
+            descriptor = await asyncio.to_thread(
+                self._assemble, made, config, labels(results), planned.spec.architecture
+            )
             _say_skipped(results, say)
             image = await self._unpacked(name, descriptor, say)
             proof = await self._prove(image, planned.spec, say)
@@ -314,9 +316,9 @@ class ImageStore:
             scratch.mkdir()
             return await prove.prove(image, spec, scratch, say, observe=observe)
 
-    def _assemble(self, made: Made, config: ImageConfig, labels: dict[str, str]) -> Descriptor:
+    def _assemble(self, made: Made, config: ImageConfig, labels: dict[str, str], architecture: str = "") -> Descriptor:
         """Write configuration and manifest."""
-        document = manifest.config_document(config, made.layers, made.titles, labels)
+        document = manifest.config_document(config, made.layers, made.titles, labels, architecture)
         written = manifest.manifest_document(
             self.layout.put_document(manifest.CONFIG, document), [item.descriptor for item in made.layers], {}
         )

@@ -103,6 +103,7 @@ class BuildSpec(Noun):
     needs: tuple[str, ...] = Field(default=(), description="What a part has to provide, whichever it is.")
     check: tuple[CheckSpec, ...] = Field(default=(), description="What proves that the image works.")
     run: RunSpec = Field(default_factory=RunSpec, description="How the service runs it.")
+    architecture: Literal["", "amd64", "arm64"] = Field(default="", description="The machines it is for; this one's.")
 
     @property
     def closed(self) -> bool:

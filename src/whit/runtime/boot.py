@@ -90,7 +90,7 @@ async def _started(
         reader, writer = await asyncio.open_connection(sock=ours)
         ports = (*machine.ports, qemu.Port(PORT, theirs2.fileno()))
         told = replace(machine, console=theirs.fileno(), ports=ports)
-        argv = [*_WITH_US, *qemu.command(told, await qemu.accelerator(), await qemu.version())]
+        argv = [*_WITH_US, *qemu.command(told, await qemu.accelerator_of(machine), await qemu.version())]
         running = await process.attach(
             argv,
             stdin=subprocess.DEVNULL,

@@ -1,7 +1,7 @@
 """QEMU: the command line of a virtual machine, which accelerator really works here, and its control socket (QMP).
 
-Every machine is a q35 with virtio devices and nothing else: no defaults, no display, no network that was not asked for,
-the seccomp sandbox on. Options: qemu-system-x86_64(1), of 7.2 and later; QMP: docs/interop/qmp-spec.txt of QEMU.
+Every machine is a q35 (amd64) or virt (arm64) with virtio devices and nothing else: no defaults, no display, no network
+that was not asked for, the seccomp sandbox on. Options: qemu-system-x86_64(1), of 7.2 and later; QMP: docs/interop/qmp-spec.txt of QEMU.
 """
 
 from __future__ import annotations
@@ -24,6 +24,10 @@ from whit.tools import process
 Accelerator = Literal["kvm", "tcg"]
 
 _BINARIES = {"x86_64": "qemu-system-x86_64"}
+_FOREIGN = {"amd64": "qemu-system-x86_64", "arm64": "qemu-system-aarch64"}
+_BOARDS = {"amd64": "q35,usb=off,vmport=off,smm=off", "arm64": "virt"}
+_TRANSLATED = {"arm64": "cortex-a57"}
+"""The processor where instructions are translated; "max" of arm64 takes three times as long."""
 _KVM = Path("/dev/kvm")
 _ACCELERATORS = {"kvm": "kvm", "tcg": "tcg,tb-size=128"}
 """Translated code may take 128 MiB; by default it takes what there is of a gigabyte, beside the guest's own memory."""
@@ -114,6 +118,8 @@ class Machine:
     forwards: tuple[Forward, ...] | None = None
     """QEMU's own network, which needs no rights; None for none."""
     firmware: Firmware | None = None
+    architecture: str = ""
+    """As OCI names it; empty for this machine's own. Another one is translated."""
     qmp: Path | None = None
     name: str = "whit"
 
@@ -135,10 +141,23 @@ async def version() -> tuple[int, int]:
     return int(found[1]), int(found[2])
 
 
-def cpu(accelerator: Accelerator, release: tuple[int, int]) -> str:
+def program(machine: Machine) -> str:
+    """What runs it. Raises Unavailable where there is none."""
+    return _FOREIGN[machine.architecture] if machine.architecture in _FOREIGN else binary()
+
+
+async def accelerator_of(machine: Machine) -> Accelerator:
+    """What this machine may be run with."""
+    own = machine.architecture in ("", next((key for key, one in _FOREIGN.items() if one == binary()), ""))
+    return await accelerator() if own else "tcg"
+
+
+def cpu(accelerator: Accelerator, release: tuple[int, int], architecture: str = "") -> str:
     """TCG of QEMU 7.2 gets cmpxchg16b wrong now and then, which the slab allocator of Linux 6.12 does not survive."""
     if accelerator == "kvm":
         return "host"
+    if architecture in _TRANSLATED:
+        return _TRANSLATED[architecture]
     return "max,cx16=off" if release < (10, 0) else "max"
 
 
@@ -168,16 +187,17 @@ async def _runs_on_kvm() -> bool:
             return False
 
 
-def _bare(accelerator: Accelerator) -> list[str]:
+def _bare(accelerator: Accelerator, architecture: str = "") -> list[str]:
     return [
-        *("-machine", "q35,usb=off,vmport=off,smm=off", "-accel", _ACCELERATORS[accelerator]),
+        *("-machine", _BOARDS[architecture or "amd64"], "-accel", _ACCELERATORS[accelerator]),
         *("-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-sandbox", _SANDBOX),
     ]
 
 
 def command(machine: Machine, accelerator: Accelerator, release: tuple[int, int]) -> list[str]:
     """The whole command line. Pure; the sockets are made by QEMU, which replaces old ones."""
-    return [binary(), *_bare(accelerator), *_core(machine, cpu(accelerator, release)), *_devices(machine)]
+    bare, model = _bare(accelerator, machine.architecture), cpu(accelerator, release, machine.architecture)
+    return [program(machine), *bare, *_core(machine, model), *_devices(machine)]
 
 
 def _core(machine: Machine, model: str) -> Iterator[str]:

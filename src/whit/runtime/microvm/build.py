@@ -30,13 +30,21 @@ PARTS = {
     ),
     "machine": ("machine.c", "client.c", "stream.c", "wire.c"),
 }
+FOREIGN = {"aarch64": "aarch64-linux-gnu-gcc"}
+"""What compiles for other machines, where it is installed: only the program that a foreign image boots."""
+FOREIGN_PACKAGE = "gcc-aarch64-linux-gnu"
 FLAGS = ("-static", "-O2", "-std=gnu11", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Werror", "-Wno-unused-result")
 """What cannot be written in a guest's first process cannot be told to anybody either."""
 
 
-def program(name: str, programs: Path = PROGRAMS) -> Path:
-    """The program for this machine. Raises Unavailable if it was not built."""
-    path = programs / f"{name}-{os.uname().machine}"
+def program(name: str, programs: Path = PROGRAMS, *, machine: str = "") -> Path:
+    """The program for this machine, or one of another kind. Raises Unavailable if it was not built."""
+    path = programs / f"{name}-{machine or os.uname().machine}"
+    if not path.is_file() and machine not in ("", os.uname().machine):
+        raise Unavailable(
+            f"the program {path.name}, with which images boot on {machine}, is missing",
+            hint=f"apt install {FOREIGN_PACKAGE}, and run `python -m whit.runtime.microvm.build`",
+        )
     if not path.is_file():
         raise Unavailable(
             f"the program {path.name}, which microVMs need, is missing",
@@ -63,24 +71,33 @@ def build(sources: Path = SOURCES, programs: Path = PROGRAMS, *, force: bool = F
             made = Path(scratch) / name
             _compile([*FLAGS, "-o", str(made), *parts], sources)
             made.replace(programs / f"{name}-{os.uname().machine}")
+        for machine, compiler in _foreign().items():
+            made = Path(scratch) / machine
+            _compile([*FLAGS, "-o", str(made), *PARTS["appliance"]], sources, compiler)
+            made.replace(programs / f"appliance-{machine}")
     stamp.write_text(digest)
     return True
 
 
 def _digest(sources: Path) -> str:
-    digest = hashlib.sha256(f"{FLAGS}{PARTS}{os.uname().machine}".encode())
+    digest = hashlib.sha256(f"{FLAGS}{PARTS}{os.uname().machine}{_foreign()}".encode())
     for path in sorted(sources.glob("*.[ch]")):
         digest.update(f"\0{path.name}\0".encode() + path.read_bytes())
     return digest.hexdigest()
 
 
-def _compile(arguments: list[str], sources: Path) -> None:
-    clang = shutil.which("clang")
-    if clang is None:
-        raise Unavailable("clang is not installed", hint="apt-get install clang")
-    done = subprocess.run([clang, *arguments], cwd=sources, capture_output=True, text=True, check=False, timeout=120)
+def _foreign() -> dict[str, str]:
+    """Compilers for other machines, by their names, that are there."""
+    return {name: one for name, one in FOREIGN.items() if name != os.uname().machine and shutil.which(one)}
+
+
+def _compile(arguments: list[str], sources: Path, compiler: str = "clang") -> None:
+    path = shutil.which(compiler)
+    if path is None:
+        raise Unavailable(f"{compiler} is not installed", hint=f"apt-get install {compiler}")
+    done = subprocess.run([path, *arguments], cwd=sources, capture_output=True, text=True, check=False, timeout=120)
     if done.returncode != 0:
-        raise CommandError(["clang", *arguments], done.returncode, done.stderr)
+        raise CommandError([compiler, *arguments], done.returncode, done.stderr)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """QEMU: the command line of a virtual machine, which accelerator really works here, and its control socket (QMP).
 
 Every machine is a q35 (amd64) or virt (arm64) with virtio devices and nothing else: no defaults, no display, no network
-that was not asked for, the seccomp sandbox on. Options: qemu-system-x86_64(1), of 7.2 and later; QMP: docs/interop/qmp-spec.txt of QEMU.
+that was not asked for, the seccomp sandbox on. Options: qemu-system-x86_64(1), of 7.2 and later; QMP:
+docs/interop/qmp-spec.txt of QEMU.
 """
 
 from __future__ import annotations

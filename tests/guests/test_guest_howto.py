@@ -64,8 +64,9 @@ class Typist:
         """As a person does who tries again."""
         until = time.monotonic() + PATIENCE
         while (done := self.run(f"{line} -m 2")).returncode != 0:
-            assert time.monotonic() < until, done.stderr
-            assert self.server is None or self.server.poll() is None, (self.directory / "boot.out").read_text()
+            output = "" if self.server is None else (self.directory / "boot.out").read_text()
+            assert time.monotonic() < until, done.stderr + output
+            assert self.server is None or self.server.poll() is None, output
             time.sleep(0.2)
         return done.stdout
 

@@ -28,7 +28,7 @@ from whit.runtime.capabilities import effective_set
 from whit.runtime.microvm import build, records
 from whit.tools import qemu_img
 
-APPEND = "console={} quiet loglevel=3 panic=-1 random.trust_cpu=on"
+APPEND = "console={} quiet loglevel=3 panic=-1 random.trust_cpu=on no_timer_check"
 CONSOLES = {"amd64": "ttyS0", "arm64": "ttyAMA0"}
 MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}
 """As the kernel names them."""

@@ -42,19 +42,31 @@ int main(int count, char **words)
 """Waits for so many milliseconds and becomes the rest of its arguments, if there is one."""
 
 
-def write_app(directory: Path, idle: str, after: str, more: str = "", late: int = 0) -> int:
-    """The app file and what it is built of. Returns the published port. `late` are milliseconds until it listens."""
-    server = directory / "server"
+def build_server(server: Path) -> None:
+    """The programs of the image, in a directory that is a part."""
     server.mkdir(parents=True)
     subprocess.run(["gcc", "-O2", "-static", "-s", "-o", server / "responder", RESPONDER], check=True, timeout=120)
     argv = ["gcc", "-O2", "-static", "-s", "-x", "c", "-o", server / "late", "-"]
     subprocess.run(argv, input=LATE.encode(), check=True, timeout=120)
+
+
+def write_app(directory: Path, idle: str, after: str, more: str = "", late: int = 0) -> int:
+    """The app file and what it is built of. Returns the published port. `late` are milliseconds until it listens."""
+    build_server(directory / "server")
     port = free_port()
     text = APP
     for name, value in {"PORT": str(port), "IDLE": idle, "AFTER": after, "MORE": more, "LATE": str(late)}.items():
         text = text.replace(f"${{{name}}}", value)
     (directory / "whit.yaml").write_text(text)
     return port
+
+
+def ask_port(port: int, timeout: float = 10, host: str = "127.0.0.1") -> float:
+    """A connection. Returns the seconds to the first byte."""
+    began = time.monotonic()
+    with socket.create_connection((host, port), timeout=timeout) as stream:
+        assert stream.recv(100) == b"here"
+    return time.monotonic() - began
 
 
 class Warm:
@@ -104,10 +116,11 @@ class Warm:
 
     def ask(self, timeout: float = 10, host: str = "127.0.0.1") -> float:
         """A connection. Returns the seconds to the first byte."""
-        began = time.monotonic()
-        with socket.create_connection((host, self.port), timeout=timeout) as stream:
-            assert stream.recv(100) == b"here"
-        return time.monotonic() - began
+        try:
+            return ask_port(self.port, timeout, host)
+        except OSError as error:
+            log = (self.whit.settings.logs_dir / "whitd.log").read_text()
+            raise AssertionError(f"{error}; {self.status()}; the agent said:\n{log[-3000:]}") from error
 
     def ask_datagram(self, timeout: float = 10) -> float:
         """One datagram, sent once."""

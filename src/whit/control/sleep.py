@@ -54,6 +54,9 @@ async def lay_down(instances: Instances, record: Record, level: Idle) -> None:
     if level == "created":
         await carry_out(instances.preparing(spec, record.status.restarts))
         record.update(state="created", pid=driver.pid_of(spec.name))
+    else:
+        # Now, and not while somebody waits for it.
+        await carry_out(driver.plan_forget(spec.name))
 
 
 async def get_up(instances: Instances, record: Record) -> None:

@@ -66,6 +66,11 @@ class Driver(Protocol):
         """`plan_restart` up to the moment at which its program runs."""
         ...
 
+    def plan_forget(self, name: str) -> list[Operation]:
+        """The first part of `plan_prepare`, which may be done long before: take away what an end has left of its
+        process. Its files and its log stay."""
+        ...
+
     def plan_begin(self, spec: InstanceSpec) -> list[Operation]:
         """Let the program of one that is prepared run."""
         ...

@@ -65,6 +65,10 @@ def _own_cgroup(layout: Layout, host: HostFacts) -> list[Operation]:
     return [] if host.runtime.makes_cgroup else [cgroup.CreateCgroup(layout.cgroup)]
 
 
+def plan_forget(layout: Layout, host: HostFacts) -> Operation:
+    return Removal(f"forget the ended container {layout.name}", lambda: remove_container(layout, host))
+
+
 def plan_prepare(
     spec: InstanceSpec, settings: Settings, host: HostFacts, files: NetworkFiles, *, restarts: int
 ) -> list[Operation]:
@@ -73,7 +77,7 @@ def plan_prepare(
     layout = Layout(settings, spec.name)
     return [
         *host.runtime.preparation(),
-        Removal(f"forget the ended container {spec.name}", lambda: remove_container(layout, host)),
+        plan_forget(layout, host),
         WriteNetworkFiles(layout, spec, files),
         WriteBundle(layout, spec, host),
         *_own_cgroup(layout, host),
@@ -209,6 +213,9 @@ class OciDriver:
 
     def plan_prepare(self, spec: InstanceSpec, files: NetworkFiles, *, restarts: int) -> list[Operation]:
         return plan_prepare(spec, self.settings, self.host, files, restarts=restarts)
+
+    def plan_forget(self, name: str) -> list[Operation]:
+        return [plan_forget(self.layout(name), self.host)]
 
     def plan_begin(self, spec: InstanceSpec) -> list[Operation]:
         return [StartContainer(self.layout(spec.name), spec, self.host)]

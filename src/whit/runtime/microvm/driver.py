@@ -30,9 +30,7 @@ from whit.runtime.operations import (
     ClaimName,
     CreateContainer,
     NetworkFiles,
-    Removal,
     WriteNetworkFiles,
-    remove_container,
 )
 from whit.runtime.volumes import SeedVolumes, volumes_of
 from whit.tools import qemu, virtiofsd
@@ -77,9 +75,10 @@ class MicrovmDriver:
         return [*self.plan_prepare(spec, files, restarts=restarts), *self.plan_begin(spec)]
 
     def plan_prepare(self, spec: InstanceSpec, files: NetworkFiles, *, restarts: int) -> list[Operation]:
-        layout = self.layout(spec.name)
-        forget = Removal(f"forget the ended machine {spec.name}", lambda: remove_container(layout, self.host))
-        return [forget, *self._create(spec, files, restarts=restarts)]
+        return [*self.plan_forget(spec.name), *self._create(spec, files, restarts=restarts)]
+
+    def plan_forget(self, name: str) -> list[Operation]:
+        return self.containers.plan_forget(name)
 
     def plan_begin(self, spec: InstanceSpec) -> list[Operation]:
         return self.containers.plan_begin(spec)

@@ -1,0 +1,158 @@
+"""Measures how long a request waits for an instance that sleeps: from connect() to the first byte, frozen,
+created and stopped, interleaved with one that is awake and with a bare start of the same container.
+
+`PYTHONPATH=src:tests python benchmarks/wake.py [--rounds N] [--isolations container,sandbox,microvm]` as root brings up
+an agent of its own, prints a table in Markdown and writes results/wake-<time>.json. The server is a small program
+that listens at once (tests/conformance/responder.c), so what is measured is the waking. The bare start is the runtime's
+own `run` of the same bundle, in a network of its own, from the spawn to the moment at which the program listens.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import secrets
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from measure import RESULTS, end_in_order, keep, median, table
+from support.warm import ask_port, build_server
+from support.whit import Whit, free_port
+
+from whit.base.settings import Settings
+from whit.cli.client import Client
+from whit.kernel import sockets
+
+LEVELS = ("frozen", "created", "stopped")
+AFTER = "300ms"
+HEALTH = 'healthcheck: {test: [CMD, /late, "0"], interval: 60s, start_interval: 200ms, start_period: 90s}'
+SERVICE = """
+  {name}:
+    build: {{parts: [./server]}}
+    command: [/responder, 8080/tcp]
+    environment: {{NAME: here}}
+    isolation: {isolation}
+    ports: ["{port}:8080"]
+    {more}
+"""
+PATIENCE = 60.0
+
+
+def app_text(isolations: list[str], ports: dict[str, int]) -> str:
+    """A service that is awake and one for each level that the isolation has."""
+    text = "name: wake\nservices:"
+    for isolation in isolations:
+        health = HEALTH if isolation != "container" else ""
+        for level in ("awake", *levels_of(isolation)):
+            name = f"{isolation}-{level}"
+            ports[name] = free_port()
+            scale = "" if level == "awake" else f"scale: {{min: 0, idle: {level}, after: {AFTER}}}"
+            more = "\n    ".join(line for line in (scale, health) if line)
+            text += SERVICE.format(name=name, isolation=isolation, port=ports[name], more=more)
+    return text
+
+
+def levels_of(isolation: str) -> tuple[str, ...]:
+    return LEVELS if isolation == "container" else LEVELS[:1]
+
+
+@contextmanager
+def brought_up(isolations: list[str]) -> Iterator[tuple[Whit, dict[str, int]]]:
+    with tempfile.TemporaryDirectory(prefix="whit-wake-") as directory:
+        where, ports = Path(directory), dict[str, int]()
+        build_server(where / "server")
+        (where / "whit.yaml").write_text(app_text(isolations, ports))
+        whit = Whit(Settings(id=f"b{secrets.token_hex(3)}", state_root=where / "state"))
+        try:
+            whit("up", str(where), timeout=300)
+            yield whit, ports
+        finally:
+            whit("down", "wake", check=False)
+            whit.clean()
+
+
+def wait_until(client: Client, name: str, state: str) -> None:
+    until = time.monotonic() + PATIENCE
+    while next(one.state for one in client.instances() if one.name == f"wake-{name}-1") != state:
+        if time.monotonic() > until:
+            raise SystemExit(f"{name} is not {state} within {PATIENCE:g} s")
+        time.sleep(0.03)
+
+
+def bare_start(whit: Whit, runtime: list[str], directory: Path) -> float:
+    """Seconds from the runtime's spawn until its container listens."""
+    name = f"bare{secrets.token_hex(3)}"
+    bundle = directory / name
+    bundle.mkdir()
+    of = whit.settings.instances_dir / "wake-container-awake-1"
+    config = json.loads((of / "config.json").read_text())
+    config["linux"]["cgroupsPath"] = f"{whit.settings.cgroup}-{name}"
+    kinds = [one["type"] for one in config["linux"]["namespaces"]]
+    config["linux"]["namespaces"] = [{"type": kind} for kind in kinds]
+    config["root"]["path"] = str(of / "rootfs")
+    (bundle / "config.json").write_text(json.dumps(config))
+    argv = [*runtime, "run", "--detach", "--bundle", str(bundle), "--pid-file", str(bundle / "pid"), name]
+    try:
+        began = time.monotonic()
+        subprocess.run(argv, check=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, timeout=30)
+        pid = int((bundle / "pid").read_text())
+        while not sockets.listening(pid):
+            time.sleep(0.0005)
+        return time.monotonic() - began
+    finally:
+        subprocess.run([*runtime, "delete", "--force", name], check=False, capture_output=True, timeout=30)
+
+
+def measures(whit: Whit, ports: dict[str, int], directory: Path) -> dict[str, Callable[[], float]]:
+    """What is measured once a round, by name."""
+    client = Client(whit.settings)
+
+    def asked(name: str, port: int) -> Callable[[], float]:
+        level = name.rpartition("-")[2]
+
+        def ask() -> float:
+            if level != "awake":
+                wait_until(client, name, level)
+            return ask_port(port, timeout=PATIENCE)
+
+        return ask
+
+    found = {name: asked(name, port) for name, port in ports.items()}
+    kind = client.agent().runtime.split()[0]
+    if kind in ("runc", "crun") and "container-awake" in ports:
+        runtime = [f"/usr/bin/{kind}" if Path(f"/usr/bin/{kind}").exists() else f"/usr/sbin/{kind}"]
+        runtime += ["--root", str(directory / "runtime")]
+        found[f"bare {kind} run"] = lambda: bare_start(whit, runtime, directory)
+    return found
+
+
+def last(values: list[float]) -> float:
+    """The 99th percentile; of less than a hundred values the largest."""
+    return sorted(values)[min(len(values) - 1, len(values) * 99 // 100)]
+
+
+def main() -> None:
+    end_in_order()
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--isolations", default="container,sandbox,microvm")
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    given = parser.parse_args()
+    took: dict[str, list[float]] = {}
+    with brought_up(given.isolations.split(",")) as (whit, ports), tempfile.TemporaryDirectory() as directory:
+        asked = measures(whit, ports, Path(directory))
+        for _ in range(given.rounds):
+            for name, measure in asked.items():
+                took.setdefault(name, []).append(measure() * 1e3)
+    lines = [(name, median(values).text(1), f"{last(values):.1f}") for name, values in took.items()]
+    print(table(("", "p50 ms (95 %)", "p99 ms"), lines))
+    document = {"rounds": given.rounds, "milliseconds": took}
+    print(f"\n{keep('wake', document, given.results)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Address, ip_address, ip_network
+from enum import Enum
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 
 from whit.model.app import AppSpec
 from whit.model.policy import NUMBERS, Direction, PeerSpec, PolicyPort, PolicyRuleSpec, PolicySpec
@@ -30,8 +31,15 @@ class Pod:
         return f"{self.app.name}/{self.name}"
 
 
-End = Pod | IPv4Address
-"""A service, or somebody outside."""
+class Node(Enum):
+    """It has addresses in no block, but in that of everything."""
+
+    HOST = "host"
+
+
+Outside = IPv4Address | IPv6Address
+End = Pod | Outside | Node
+"""A service, somebody outside, or the node itself."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +98,9 @@ def selects(policy: PolicySpec, pod: Pod) -> bool:
 
 
 def is_peer(policy: PolicySpec, peer: PeerSpec, end: End) -> bool:
-    if isinstance(end, IPv4Address):
+    if isinstance(end, Node):
+        return peer.entity == "host" or (peer.cidr is not None and ip_network(peer.cidr).prefixlen == 0)
+    if isinstance(end, Outside):
         if peer.entity == "world":
             return True
         return peer.cidr is not None and holds(peer.cidr, end) and not any(holds(one, end) for one in peer.excepted)
@@ -121,7 +131,7 @@ def is_port(port: PolicyPort, asked: Asked) -> bool:
 def without_policies(asked: Asked) -> bool:
     if isinstance(asked.peer, Pod):
         return asked.peer.app.name == asked.subject.app.name
-    return asked.direction == "egress"
+    return asked.direction == "egress" and not isinstance(asked.peer, Node)
 
 
 def matches(selector: LabelSelector, found: dict[str, str]) -> bool:
@@ -148,5 +158,5 @@ def namespace_labels(pod: Pod) -> dict[str, str]:
     return {**pod.app.labels, "kubernetes.io/metadata.name": pod.app.name}
 
 
-def holds(network: str, address: IPv4Address) -> bool:
+def holds(network: str, address: Outside) -> bool:
     return ip_address(address) in ip_network(network)

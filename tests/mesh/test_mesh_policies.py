@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from ipaddress import IPv4Address
+from ipaddress import ip_address
 from typing import Any
 
 import pytest
@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from mesh.compiled import Compiled, compiled
 from mesh.policy_reference import Question, look_up
-from mesh.policy_semantics import Asked, End, Pod, verdict
-from support.policy_strategies import sets
+from mesh.policy_semantics import Asked, End, Node, Pod, verdict
+from support.policy_strategies import sets, wide_sets
 
 from whit.mesh import node
 from whit.mesh.addresses import AddressBook
@@ -20,7 +20,7 @@ from whit.mesh.explain import Dump, identity_of
 from whit.mesh.identities import numbers_of
 from whit.mesh.outside import outside_of
 from whit.model.app import AppSpec
-from whit.model.policy import PolicyPort, PolicyRuleSpec, PolicySpec
+from whit.model.policy import HOST, PolicyPort, PolicyRuleSpec, PolicySpec
 
 
 def namespace(name: str) -> AppSpec:
@@ -43,19 +43,41 @@ def namespace(name: str) -> AppSpec:
 
 APPS = [namespace(name) for name in "xyz"]
 PODS = [Pod(app, name) for app in APPS for name in app.services]
-ADDRESSES = [IPv4Address(text) for text in ("203.0.113.1", "203.0.113.200", "192.0.2.1")]
-PORTS = (*((protocol, port) for protocol in (6, 17, 132) for port in (79, 80, 81, 82)), (1, 0x0800), (1, 0x0301))
+ADDRESSES = [
+    ip_address(text)
+    for text in (
+        "203.0.113.1",
+        "203.0.113.200",
+        "192.0.2.1",
+        "10.9.0.1",
+        "2001:db8:1::1",
+        "2001:db8:1:8000::1",
+        "fd99::1",
+    )
+]
+PORTS = (
+    *((protocol, port) for protocol in (6, 17, 132) for port in (79, 80, 81, 82)),
+    (1, 0x0800),
+    (1, 0x0301),
+    (58, 0x8000),
+    (58, 0x8100),
+)
 
 
 def test_policies_mean_what_kubernetes_says(sample: Callable[[int, int], int]) -> None:
-    @settings(max_examples=sample(150, 3000), deadline=None, suppress_health_check=list(HealthCheck))
-    @given(sets, st.sampled_from(PODS))
+    @settings(max_examples=sample(100, 3000), deadline=None, suppress_health_check=list(HealthCheck))
+    @given(st.one_of(sets, wide_sets), st.sampled_from(PODS))
     def check(policies: list[PolicySpec], subject: Pod) -> None:
         found = compiled(APPS, policies)
         regions = numbers_of(found.identities, outside_of(APPS, policies)).regions
-        identities = Dump(identities=node.node_identities(AddressBook(pool="10.219.0.0/16"), [], regions))
+        identities = Dump(
+            identities=node.node_identities(
+                AddressBook(pool="10.219.0.0/16", pool6="fd07:0:0:1::/64", ipv6=True), [], regions
+            )
+        )
+        own = {key: value for key, value in found.table.items() if key.subject == found.number(subject.title)}
         for asked, question in questions(found, identities, subject):
-            answer = look_up(found.table, question)
+            answer = look_up(own, question)
             told = "audit" if answer.audit else "allow" if answer.passes else "deny"
             assert told == verdict(APPS, policies, asked), (asked, answer, found.rules.texts().get(answer.rule))
             assert answer.rule in found.rules.texts()
@@ -64,13 +86,19 @@ def test_policies_mean_what_kubernetes_says(sample: Callable[[int, int], int]) -
 
 
 def questions(found: Compiled, dump: Dump, subject: Pod) -> Iterator[tuple[Asked, Question]]:
-    ends: list[End] = [*PODS, *ADDRESSES]
+    ends: list[End] = [*PODS, *ADDRESSES, Node.HOST]
     for peer in ends:
-        number = found.number(peer.title) if isinstance(peer, Pod) else identity_of(dump, str(peer))
+        number = number_of(found, dump, peer)
         for direction in ("egress", "ingress"):
             for protocol, port in PORTS:
                 asked = Asked(subject, direction, peer, protocol, port)  # type: ignore[arg-type]
                 yield asked, Question(found.number(subject.title), direction, number, protocol, port)
+
+
+def number_of(found: Compiled, dump: Dump, end: End) -> int:
+    if isinstance(end, Pod):
+        return found.number(end.title)
+    return HOST if end is Node.HOST else identity_of(dump, str(end))
 
 
 def cluster_rule(action: str, port: int | None = None) -> PolicyRuleSpec:

@@ -114,8 +114,8 @@ def _widened(found: Sequence[_Used]) -> Iterator[_Used]:
 
 
 def _together(one: _Used, other: _Used) -> _Used:
-    count, last = one.seen.count + other.seen.count, max(one.seen.last, other.seen.last)
-    return replace(one, seen=replace(one.seen, count=count, last=last), addresses=one.addresses + other.addresses)
+    count, ended = one.seen.count + other.seen.count, max(one.seen.ended, other.seen.ended)
+    return replace(one, seen=replace(one.seen, count=count, ended=ended), addresses=one.addresses + other.addresses)
 
 
 def _is_part(one: _Used, line: _Used) -> bool:

@@ -82,7 +82,7 @@ def _decision(event: abi.FlowEvent, words: Dictionary, context: Context) -> Flow
     return Flow.model_construct(
         **_common(event, words, context),
         service="" if event.service == event.destination else endpoint_text(event.service, event.service_port),
-        verdict=verdict_of(event),
+        verdict=said(event.verdict, event.flags),
         reason=reason.name if reason else "" if not event.reason else f"reason {event.reason}",
         reason_text=abi.DROP_TEXTS[reason] if reason else "",
         rule=rule,
@@ -146,13 +146,13 @@ def _told_rule(event: abi.FlowEvent, words: Dictionary) -> int:
     return next((rule for rule in rules if AUDITED in words.rule(rule)), deciding_rule(event))
 
 
-def verdict_of(event: abi.FlowEvent) -> Verdict:
-    """What was decided about a first packet."""
-    if event.verdict == abi.Verdict.DENY:
+def said(verdict: int, flags: int) -> Verdict:
+    """What was decided about a first packet, as its event tells it."""
+    if verdict == abi.Verdict.DENY:
         return "deny"
-    if event.flags & abi.PolicyFlags.AUDIT:
+    if flags & abi.PolicyFlags.AUDIT:
         return "audit"
-    return "redirect" if event.verdict == abi.Verdict.REDIRECT else "allow"
+    return "redirect" if verdict == abi.Verdict.REDIRECT else "allow"
 
 
 def _party(address: Address, port: int, identity: int, words: Dictionary, dns: str = "") -> Party:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from support.booted import booted
 from support.guests import HAS_QEMU
-from support.whit import Whit
+from support.whit import ROOT, Whit
 
 from whit.base.settings import Settings
 from whit.runtime.microvm import build
@@ -123,3 +123,14 @@ def test_what_is_no_machine_is_refused(whit: Whit, tmp_path: Path) -> None:
     assert whit("boot", str(tmp_path / "text"), "-p", "99999:1", check=False).returncode == 2
     (tmp_path / "machine.json").write_text('{"name": "x"}')
     assert "is not what a build writes" in whit("boot", str(tmp_path), check=False).stderr
+
+
+def test_options_that_would_do_nothing_are_refused(whit: Whit, tiny_root: Path, tmp_path: Path) -> None:
+    path = str(app(tiny_root, tmp_path / "app", "[sleep, infinity]"))
+    out = ("-o", str(tmp_path / "out"))
+    assert "is about machines" in whit("build", path, "--fast-boot", *out, check=False).stderr
+    assert "is no architecture" in whit("build", path, "--arch", "pdp11", *out, check=False).stderr
+    machine = str(ROOT / "examples/machine/minimal.yml")
+    assert "are for apps" in whit("build", machine, "--arch", "arm64", *out, check=False).stderr
+    whit("build", path, "--target", "microvm", "--fast-boot", *out)
+    assert "cryptomgr.notests" in (tmp_path / "out" / "machine.json").read_text()

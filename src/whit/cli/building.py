@@ -71,6 +71,9 @@ def build(
     arch: Annotated[
         str, typer.Option("--arch", metavar="ARCH", help="amd64 or arm64; this machine's if left out.")
     ] = "",
+    fast_boot: Annotated[
+        bool, typer.Option("--fast-boot", help="Let the kernel skip its self-tests and signature keys.")
+    ] = False,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="PATH", help="Write the image of the one service there.")
     ] = None,
@@ -94,6 +97,9 @@ def build(
 
     if machines.is_machine(path):
         machines.refuse(service=service, lock=lock, observe=observe, graph=graph)
+        if arch or fast_boot:
+            hint = "a machine file says with kernel: what boots, and is linked for this machine's architecture"
+            raise InputError("--arch and --fast-boot are for apps", hint=hint)
         chosen_form = None if target == DEFAULT_TARGET else target
         machines.build(
             run,
@@ -110,6 +116,8 @@ def build(
     spec = chosen(path, service or [])
     _refuse_several(spec, explain is not None or graph is not None or output is not None)
     form = chosen_target(target)
+    if fast_boot and form in ("oci", DEFAULT_TARGET, "rootfs"):
+        raise InputError("--fast-boot is about machines", hint="add --target microvm, disk or iso")
     spec = for_machines(spec, arch)
     store = local.store(run.settings)
 
@@ -129,7 +137,9 @@ def build(
         result: dict[str, Any] = {"images": {name: one.model_dump(include=kept) for name, one in images.items()}}
         if output is not None:
             service_name, image = next(iter(images.items()))
-            exported = await write(store, form, service_name, spec.services[service_name], image, output)
+            exported = await write(
+                store, form, service_name, spec.services[service_name], image, output, fast=fast_boot
+            )
             result["exported"] = {"path": str(exported.path), "digest": exported.digest, "size": exported.size}
         return result
 
@@ -175,6 +185,10 @@ def for_machines(spec: AppSpec, architecture: str) -> AppSpec:
         for name, one in spec.services.items()
         if one.build
     }
+    if not services:
+        raise InputError(
+            f"{spec.name} builds nothing", hint="an image that is pulled is for this machine's architecture"
+        )
     return spec.model_copy(update={"services": services})
 
 
@@ -201,7 +215,7 @@ def chosen_target(text: str) -> str:
 
 
 async def write(
-    store: ImageStore, target: str, name: str, service: ServiceSpec, image: Image, output: Path
+    store: ImageStore, target: str, name: str, service: ServiceSpec, image: Image, output: Path, *, fast: bool = False
 ) -> Exported:
     """The image of a service in a form: files for others, or a machine that boots."""
     import asyncio
@@ -209,7 +223,7 @@ async def write(
     from whit.control import appliances
 
     if target in appliances.TARGETS:
-        return await appliances.write(store, target, name, service, image, output)
+        return await appliances.write(store, target, name, service, image, output, fast=fast)
     return await asyncio.to_thread(store.export, image.name, cast("Target", target), output)
 
 

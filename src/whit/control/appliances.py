@@ -10,6 +10,7 @@ import hashlib
 import signal
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from whit.base.errors import Conflict, InputError, Place
@@ -29,6 +30,12 @@ from whit.runtime.microvm import build, records
 from whit.tools import qemu_img
 
 APPEND = "console={} quiet loglevel=3 panic=-1 random.trust_cpu=on no_timer_check"
+FAST_BOOT = (
+    "initcall_blacklist=load_system_certificate_list,bpf_dummy_struct_ops_init,jent_mod_init,bpf_tcp_ca_kfunc_init,"
+    "trace_eval_init cryptomgr.notests"
+)
+"""What a kernel does at every boot that no application needs: tests of its ciphers, and keys of signatures (which
+Secure Boot needs for modules). Names that a kernel does not have are passed over."""
 CONSOLES = {"amd64": "ttyS0", "arm64": "ttyAMA0"}
 MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}
 """As the kernel names them."""
@@ -37,9 +44,9 @@ TARGETS = (*MICROVMS, "disk", "disk-qcow2", "iso")
 
 
 async def write(
-    store: ImageStore, target: str, name: str, service: ServiceSpec, image: Image, output: Path
+    store: ImageStore, target: str, name: str, service: ServiceSpec, image: Image, output: Path, *, fast: bool = False
 ) -> Exported:
-    """Write the service's machine to `output` in a form of TARGETS.
+    """Write the service's machine to `output` in a form of TARGETS; `fast` is with FAST_BOOT.
 
     Raises:
         InputError: the service asks for what only a node has.
@@ -52,6 +59,8 @@ async def write(
     linux = await kernel.obtain(KERNELS, architecture_of(service))
     with tempfile.TemporaryDirectory(prefix=".new-", dir=output.absolute().parent) as scratch:
         machine = await asyncio.to_thread(bootable, store, name, service, image, linux, Path(scratch))
+        if fast:
+            machine = replace(machine, append=f"{machine.append} {FAST_BOOT}")
         return await write_form(target, machine, linux, Path(scratch), output)
 
 

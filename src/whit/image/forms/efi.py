@@ -25,7 +25,7 @@ def installed(machine: Bootable, name: str) -> Path:
     """A program of systemd-boot; `{}` of the name is the architecture. Raises Unavailable."""
     path = _INSTALLED / name.format(_ARCHITECTURES[machine.architecture])
     if not path.is_file():
-        raise Unavailable(f"there is no {path}", hint="apt install systemd-boot-efi")
+        raise Unavailable(f"there is no {path}", hint=f"it is in Debian's systemd-boot-efi for {machine.architecture}")
     return path
 
 

@@ -50,6 +50,7 @@ static struct link port, console_;
 static struct client clients[MOST_CLIENTS];
 static struct sink output, errors;
 static pid_t machine; /* 0 when it has ended */
+static pid_t server; /* serves its root */
 static uint32_t last_channel;
 static long status = -1; /* of the instance's process, once it has ended */
 
@@ -87,7 +88,7 @@ static void unblock_and_exec(char **words)
 
 static void start_server(char **words)
 {
-	pid_t pid = fork();
+	pid_t pid = server = fork();
 
 	if (!pid) {
 		dup2(open(SERVER_LOG, O_WRONLY | O_CREAT | O_APPEND, 0600), 2);
@@ -211,9 +212,13 @@ static void reap(void)
 {
 	pid_t pid;
 
-	while ((pid = waitpid(-1, NULL, WNOHANG)) > 0)
+	while ((pid = waitpid(-1, NULL, WNOHANG)) > 0) {
 		if (pid == machine)
 			machine = 0;
+		/* Without its root a guest would hang for ever, and seem to run. */
+		else if (pid == server && machine)
+			kill(machine, SIGKILL);
+	}
 }
 
 static void hear_signals(int signals)

@@ -20,6 +20,7 @@ from whit.runtime.layout import Layout
 from whit.tools import conmon
 
 KILL_PATIENCE = 10.0
+KILL_ROUNDS = 10
 NO_PROGRAM = re.compile(
     r"executable file .*not found|exec: .*(no such file|permission denied)"  # crun and runc
     r"|error finding executable|failed to load .*(no such file|permission denied)"  # runsc
@@ -256,8 +257,14 @@ async def remove_container(layout: Layout, host: HostFacts) -> None:
     await in_thread(freezer.thaw, cgroup.find(), layout.cgroup)
     monitor = conmon.monitor_pid(layout.monitored)
     if not layout.monitored.pid_file.exists():
-        # It is still creating. Its runtime child dies with it, and leaves what `delete` then takes away.
-        await processes.end(monitor, patience=0)
+        # It is still creating. Its runtime child dies with it, and leaves what `delete` then takes away. There are two of
+        # it for a moment, until the first one has said which is the second.
+        for _ in range(KILL_ROUNDS):
+            if monitor is None:
+                break
+            await processes.end(monitor, patience=0)
+            await processes.end(monitor, MONITOR_PATIENCE)
+            monitor = conmon.monitor_pid(layout.monitored)
     await host.runtime.delete(layout.name)
     await processes.end(monitor, MONITOR_PATIENCE)
     await in_thread(cgroup.destroy, cgroup.find(), layout.cgroup)

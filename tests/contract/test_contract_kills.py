@@ -1,0 +1,143 @@
+"""kill -9 of whatever serves an instance, at moments that are drawn: what is said of it is true again within two
+seconds, the exit status is told or said to be unknown and why, and nothing stays."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import random
+import secrets
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from support.instances import Machine
+from support.leftovers import leftovers
+
+from whit.kernel import netns
+from whit.model.instance import ExitRecord, InstanceSpec
+from whit.model.operation import carry_out
+from whit.runtime import processes
+from whit.runtime.operations import NetworkFiles
+
+pytestmark = [pytest.mark.machine, pytest.mark.timeout(1200)]
+
+ROOT = Path(__file__).parents[2]
+PATIENCE = 2.0
+"""Seconds until the truth is told."""
+STARTER = """
+import asyncio, sys
+from pathlib import Path
+from support.instances import open_driver
+from whit.base.settings import Settings
+from whit.model.instance import InstanceSpec
+from whit.model.operation import carry_out
+from whit.runtime.operations import NetworkFiles
+
+async def main():
+    driver = await open_driver(Settings(id=sys.argv[1], state_root=Path(sys.argv[2])), sys.argv[3])
+    spec = InstanceSpec.model_validate_json(sys.argv[4])
+    print("ready", flush=True)
+    await carry_out(driver.plan_start(spec, NetworkFiles()))
+    await driver.exit_of(spec.name)
+
+asyncio.run(main())
+"""
+
+
+async def test_killed_at_any_moment(machine: Machine, sample: Callable[[int, int], int]) -> None:
+    seed = secrets.randbits(32)
+    draw = random.Random(seed)
+    for round_ in range(sample(6, 200)):
+        kill = draw.choice([_kill_agent, _kill_part, _kill_part])
+        spec = machine.spec("sleep", "1000", service=f"k{round_}")
+        machine.network(spec)
+        try:
+            said = await kill(machine, spec, draw)
+            await _check_truth(machine, spec, said)
+            await machine.remove(spec.name)
+            assert machine.leftovers() == [], leftovers(machine.driver.settings)
+            netns.remove(machine.layout(spec).netns)
+            assert not leftovers(machine.driver.settings), leftovers(machine.driver.settings)
+        except BaseException as error:
+            error.add_note(f"round {round_} of seed {seed}: {kill.__name__}")
+            raise
+
+
+async def _kill_agent(machine: Machine, spec: InstanceSpec, draw: random.Random) -> str:
+    """While it starts the instance, or watches it."""
+    settings = machine.driver.settings
+    words = [settings.id, str(settings.state_root), machine.name, spec.model_dump_json()]
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'src'}:{ROOT / 'tests'}"}
+    with subprocess.Popen([sys.executable, "-c", STARTER, *words], env=environment, stdout=subprocess.PIPE) as agent:
+        assert agent.stdout is not None
+        assert await asyncio.to_thread(agent.stdout.readline) == b"ready\n"
+        await asyncio.sleep(draw.uniform(0, 0.6))
+        agent.kill()
+    return "the agent was killed"
+
+
+async def _kill_part(machine: Machine, spec: InstanceSpec, draw: random.Random) -> str:
+    """One of the processes that make up the instance, its monitor among them."""
+    await carry_out(machine.driver.plan_start(spec, NetworkFiles()))
+    waiting = asyncio.create_task(machine.driver.exit_of(spec.name))
+    try:
+        await asyncio.sleep(draw.uniform(0, 0.4))
+        parts = _parts(machine, spec)
+        victim = draw.choice(sorted(parts))
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(victim, signal.SIGKILL)
+        said = f"killed {parts[victim]}"
+        await asyncio.wait([waiting], timeout=PATIENCE)
+        if waiting.done():
+            _check_record(waiting.result(), said)
+        return said
+    finally:
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+
+
+def _parts(machine: Machine, spec: InstanceSpec) -> dict[int, str]:
+    """By pid, the command line: what is in its cgroup, or works on its files."""
+    layout = machine.layout(spec)
+    places = (str(layout.bundle), str(machine.driver.settings.run_dir / "runsc" / spec.name))
+    found = {pid: _command(pid) for pid in processes.of(layout)}
+    for path in Path("/proc").glob("[0-9]*"):
+        words = _command(int(path.name))
+        if any(place in words for place in places):
+            found[int(path.name)] = words
+    return {pid: words for pid, words in found.items() if words}
+
+
+def _command(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")[:500]
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+
+
+def _check_record(record: ExitRecord, said: str) -> None:
+    assert record.cause, said
+    assert record.code is None or record.code != 0, (record, said)
+    assert record.code is not None or "conmon" in record.cause, (record, said)
+
+
+async def _check_truth(machine: Machine, spec: InstanceSpec, said: str) -> None:
+    """As a new agent finds it: what it calls running serves, and of what has ended nothing runs."""
+    async with asyncio.timeout(PATIENCE):
+        found = await machine.adopt()
+    pid = machine.driver.pid_of(spec.name)
+    for one in found:
+        if one.status.state == "running":
+            checked = await machine.driver.check(spec.name, ("true",), timeout=20)
+            assert checked.ok, (said, checked)
+        elif one.status.state == "exited":
+            assert one.ended is not None
+            _check_record(one.ended, said)
+            assert pid is None, said
+        else:
+            assert said == "the agent was killed", (said, one.status)

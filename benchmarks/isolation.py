@@ -1,9 +1,9 @@
 """What each isolation costs at a start: from the call to the first line that the program prints, and the raw runtime.
 
 `PYTHONPATH=src:tests python benchmarks/isolation.py [--rounds N]` as root prints a table in Markdown and writes a file
-of its own to results/. Without a mesh: an instance's namespace is there, and empty. The raw runtime gets the very bundle
-that Whit wrote, and its output by a pipe; the floor of the virtual machine is Whit's kernel with a first process that
-prints a line, and nothing else. In each round every way has its turn.
+of its own to results/. Without a mesh: an instance's namespace is there, and empty. The raw runtime gets the very
+bundle that Whit wrote, and its output by a pipe; the floor of the virtual machine is Whit's kernel, in a control group
+as Whit's machines are, with a first process that prints a line. In each round every way has its turn.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ async def all_ways(stack: AsyncExitStack, place: Path) -> dict[str, Way]:
             continue
         stack.push_async_callback(machine.clean)
         ways[f"{NAMES[name]}, Whit over {name}"] = by_whit(machine)
-        ways[f"{NAMES[name]}, {FLOORS[name]}"] = await FLOOR_OF[name](machine, place)
+        ways[f"{NAMES[name]}, {FLOORS[name]}"] = await FLOOR_OF[name](machine, place, stack)
     return ways
 
 
@@ -103,7 +103,7 @@ def by_whit(machine: Machine) -> Way:
     return start
 
 
-async def by_runtime(machine: Machine, place: Path) -> Way:
+async def by_runtime(machine: Machine, place: Path, stack: AsyncExitStack) -> Way:
     """`run` of the runtime alone, with a copy of an instance's bundle."""
     runtime, name = machine.driver.host.runtime, f"{machine.driver.settings.id}-raw"
     bundle = place / f"{machine.name}-bundle"
@@ -129,7 +129,7 @@ async def by_runtime(machine: Machine, place: Path) -> Way:
     return start
 
 
-async def by_qemu(machine: Machine, place: Path) -> Way:
+async def by_qemu(machine: Machine, place: Path, stack: AsyncExitStack) -> Way:
     """The kernel of every microVM with one static program."""
     source = place / "first.c"
     source.write_text(FIRST)
@@ -137,7 +137,12 @@ async def by_qemu(machine: Machine, place: Path) -> Way:
     kernel = await debian_kernel("stable")
     console = Path("/dev/stdout")
     bare = qemu.Machine(kernel.image, initrd, APPEND, console)
-    argv = qemu.command(bare, await qemu.accelerator(), await qemu.version())
+    group = f"{machine.driver.settings.cgroup}-raw"
+    await cgroup.CreateCgroup(group).do()
+    directories = " ".join(map(str, cgroup.find().directories(group)))
+    join = ("sh", "-c", 'for place in $0; do echo $$ >$place/cgroup.procs; done; exec "$@"', directories)
+    argv = [*join, *qemu.command(bare, await qemu.accelerator(), await qemu.version())]
+    stack.callback(cgroup.destroy, cgroup.find(), group)
 
     async def start() -> float:
         return await asyncio.to_thread(until_ready, argv)

@@ -32,7 +32,10 @@ services:
     command: [busybox, httpd, -f, -v, -p, "[::]:80", -h, /srv]
     ports: ["${PORT}:80"]
     uses: [{service: plain, port: 80}]
-    healthcheck: {test: [CMD, busybox, wget, -q, -O, /dev/null, "http://127.0.0.1/name"], interval: 2s, start_period: 60s}
+    healthcheck:
+      test: [CMD, busybox, wget, -q, -O, /dev/null, "http://127.0.0.1/name"]
+      interval: 2s
+      start_period: 60s
     volumes: ["kept:/srv/kept"]
     mem_limit: 128m
   plain:

@@ -257,8 +257,8 @@ async def remove_container(layout: Layout, host: HostFacts) -> None:
     await in_thread(freezer.thaw, cgroup.find(), layout.cgroup)
     monitor = conmon.monitor_pid(layout.monitored)
     if not layout.monitored.pid_file.exists():
-        # It is still creating. Its runtime child dies with it, and leaves what `delete` then takes away. There are two of
-        # it for a moment, until the first one has said which is the second.
+        # It is still creating. Its runtime child dies with it, and leaves what `delete` then takes away. For a moment
+        # there are two of it: the first one has not yet written down which is the second.
         for _ in range(KILL_ROUNDS):
             if monitor is None:
                 break

@@ -179,7 +179,7 @@ onboot:
       - >-
         hostname; cd /machine; stat -c "%a %u:%g" told/deep/file;
         cat told/deep/file motd /config/ssh/authorized_keys
-  - {name: off, image: ./box, pid: host, capabilities: [CAP_KILL], command: [kill, -USR2, "1"]}
+  - {name: off, image: ./box, pid: host, capabilities: [CAP_KILL], command: [sh, -c, "kill -USR2 1; sleep 1000"]}
 files:
   - {path: etc/motd, contents: "hello\\n"}
 """

@@ -217,7 +217,7 @@ bool container_start(struct container *container)
 	int pipes[2];
 	bool running;
 
-	container->failure[0] = container->tail[0] = 0;
+	container->failure[0] = 0;
 	if (!make_ready(container))
 		return false;
 	if (pipe2(pipes, O_CLOEXEC))

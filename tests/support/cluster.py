@@ -20,6 +20,7 @@ from conformance.probing import Attempt, Goal, Tuple, probe
 from support.whit import Whit
 from whit.cli.client import Client
 from whit.formats.network_policy import read_policies
+from whit.mesh import names
 from whit.model.app import AppSpec
 from whit.model.flow import Flow
 from whit.model.policy import PolicyRuleSpec, PolicySpec
@@ -166,15 +167,17 @@ class Cluster:
 
     def probe(self, probes: Iterable[str], families: Sequence[int] = (4, 6)) -> tuple[list[Attempt], list[Flow]]:
         """Everybody asks everybody else. Returns what came of it, and the flows that were seen of it."""
-        began = datetime.now(UTC)
-        goals = [
+        return self.attempt(
             Goal(source, destination, self.addresses[destination][family], int(port), protocol)
             for source in self.pods
             for destination in self.pods
             if source != destination
             for family in families
             for port, protocol in (one.split("/") for one in probes)
-        ]
+        )
+
+    def attempt(self, goals: Iterable[Goal]) -> tuple[list[Attempt], list[Flow]]:
+        began = datetime.now(UTC)
         places = {pod: self.whit.settings.netns_dir / name for pod, name in self.names.items()}
 
         def lost() -> Collection[Tuple]:
@@ -182,13 +185,32 @@ class Cluster:
 
         return probe(places, goals, lost), self.flows(began)
 
+    @property
+    def node(self) -> tuple[str, str]:
+        """The node's addresses in the mesh."""
+        agent = self.client.agent()
+        ipv4, ipv6 = (str(next(ip_network(pool).hosts())) for pool in (agent.pool, agent.pool6))
+        return ipv4, ipv6
+
+    def service_addresses(self, pod: str) -> list[str]:
+        """Of the pod's service, of both families."""
+        table = names.parse_state(names.state_file(self.whit.settings).read_text())
+        namespace, name = pod.split("/")
+        found = names.lookup(table, f"{name}.{namespace}.whit", "")
+        return list(found.addresses) if found else []
+
     def flows(self, since: datetime) -> list[Flow]:
         """Beginnings and drops."""
         return [flow for flow in self.client.flows({"since": since.isoformat()}) if flow.kind == "flow"]
 
 
 def tuple_of(flow: Flow) -> Tuple:
-    return Tuple(flow.source.address, flow.source.port, flow.destination.address, flow.destination.port, flow.protocol)
+    """As it was asked: of the service, if one was."""
+    address, port = flow.destination.address, flow.destination.port
+    if flow.service:
+        address, _, text = flow.service.rpartition(":")
+        address, port = address.strip("[]"), int(text)
+    return Tuple(flow.source.address, flow.source.port, address, port, flow.protocol)
 
 
 def build(directory: Path) -> None:

@@ -36,6 +36,7 @@ def test_upstream_sctp(case: Case) -> None:
     pytest.skip("this kernel has no SCTP")
 
 
+@pytest.mark.timeout(2400)
 def test_generated(cluster: Cluster, sample: Callable[[int, int], int]) -> None:
     """What is expected follows from the documentation's semantics."""
     count = sample(QUICK, len(GENERATED))

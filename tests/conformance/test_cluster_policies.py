@@ -13,6 +13,7 @@ from conformance.cluster_policies import CLUSTER_CASES, GRYFFINDOR, SCTP_CASES, 
 from conformance.network_policies import Case
 from conformance.probing import Goal
 from support.cluster import Cluster, tuple_of
+from support.service_site import UDP, ask, until
 from support.whit import free_port
 
 pytestmark = [pytest.mark.machine, pytest.mark.timeout(120)]
@@ -33,8 +34,11 @@ def on_node(cluster: Cluster) -> Iterator[list[str]]:
     """A server on the node itself, on two ports of each protocol: TCP, TCP, UDP, UDP."""
     ports = [f"{free_port()}/{protocol}" for protocol in ("tcp", "tcp", "udp", "udp")]
     with subprocess.Popen([cluster.image / "responder", *ports], env=os.environ | {"NAME": "node"}) as server:
-        yield ports
-        server.kill()
+        try:
+            assert until(lambda: ask("127.0.0.1", int(ports[-1].split("/")[0]), UDP) == "node")
+            yield ports
+        finally:
+            server.kill()
 
 
 def answers(cluster: Cluster, goals: Sequence[Goal], word: str) -> list[str]:

@@ -11,7 +11,7 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -123,7 +123,9 @@ def names(tmp_path: Path) -> Iterator[Names]:
     assert not (left := leftovers_after(settings)), left
 
 
-def test_killed_agents_and_resolvers_lose_no_connection(names: Names) -> None:
+def test_killed_agents_and_resolvers_lose_no_connection(
+    names: Names, record_number: Callable[[str, object], None]
+) -> None:
     known, late = f"{NETWORK}.7", f"{NETWORK}.8"
     names.server.zone["api.example.com"] = [("A", known, 60)]
     names.server.zone["x.late.example.com"] = [("A", late, 60)]
@@ -146,7 +148,9 @@ def test_killed_agents_and_resolvers_lose_no_connection(names: Names) -> None:
         killed = names.resolvers.pop()
         killed.kill()
         killed.communicate()
+        killed_at = time.monotonic()
         assert until(lambda: names.look_up("a.names.whit") is True, 20), "the agent starts another"
+        record_number("names answered again after the resolver was killed, s", f"{time.monotonic() - killed_at:.1f}")
         stream.sendall(b"all the while")
         assert stream.recv(64) == b"all the while"
     assert lost == []

@@ -109,8 +109,14 @@ class Agent:
         await agent.names.load()
         await agent.instances.adopt(agent._dependencies_of)
         network.attach_host()
-        watch = agent.names.watch(lambda: agent.observation.sweep)
-        loops = (agent._reconcile(), agent.warmth.run(), *agent.observation.loops(), watch, logs.keep_all(settings))
+        loops = (
+            agent._reconcile(),
+            agent.warmth.run(),
+            *agent.observation.loops(),
+            agent.names.watch(lambda: agent.observation.sweep),
+            resolver.watch(settings, agent._changed),
+            logs.keep_all(settings),
+        )
         agent._tasks = [asyncio.create_task(loop) for loop in loops]
         log.info("agent %s %s, pool %s, %s", settings.id, __version__, network.books.addresses.pool, agent.runtime)
         return agent

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import whit
+from whit.base.errors import NotFound
 from whit.base.settings import Settings
+from whit.kernel import pidfd
 from whit.tools import process
 
 log = logging.getLogger(__name__)
 
+LOOK_SECONDS = 1.0
+"""Between a resolver's end and a look for the next: one that cannot start is not tried all the time."""
 MODULE = "whit.mesh.resolver"
 FORM = "--form=2"
 """Of what the resolver and the agent tell each other. One of another form is started anew."""
@@ -54,6 +60,19 @@ def ensure(settings: Settings) -> None:
         started = process.start(argv, stdout=output.fileno(), stderr=output.fileno(), env=environment, cwd="/")
     _pid_file(settings).write_text(f"{started.pid}\n")
     log.info("started the resolver, pid %d", started.pid)
+
+
+async def watch(settings: Settings, ended: Callable[[], None]) -> None:
+    """Until cancelled: say at once when the resolver is gone, as nobody resolves names meanwhile."""
+    while True:
+        pid = running(settings)
+        if pid is None:
+            await asyncio.sleep(LOOK_SECONDS)
+            continue
+        with contextlib.suppress(NotFound), pidfd.opened(pid) as descriptor:
+            await pidfd.wait_end(descriptor)
+        ended()
+        await asyncio.sleep(LOOK_SECONDS)
 
 
 def stop(settings: Settings, patience: float = 2.0) -> bool:

@@ -1,0 +1,81 @@
+"""The resolver as a process that the agent keeps: found again, replaced when of another release, missed at once."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import whit
+from whit.base.settings import Settings
+from whit.control import resolver
+from whit.mesh import names
+from whit.mesh.names import NameTable
+
+pytestmark = [
+    pytest.mark.root,
+    pytest.mark.machine,
+    pytest.mark.timeout(60),
+    # It outlives who started it, on purpose.
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+
+LISTEN = f"127.77.{random.randrange(1, 250)}.2"
+ENVIRONMENT = {"PYTHONPATH": str(Path(whit.__file__).resolve().parents[1]), "PATH": os.environ["PATH"]}
+
+
+@pytest.fixture
+def node(settings: Settings) -> Iterator[Settings]:
+    names.write_state(settings, NameTable(LISTEN))
+    try:
+        yield settings
+    finally:
+        resolver.stop(settings)
+
+
+def has_ended(pid: int) -> bool:
+    """A child of ours that nobody waited for has no words any more."""
+    try:
+        return not Path(f"/proc/{pid}/cmdline").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
+def test_one_that_runs_is_left_alone_and_one_of_another_release_is_replaced(node: Settings) -> None:
+    argv = [sys.executable, "-P", "-m", resolver.MODULE, "--id", node.id]
+    with subprocess.Popen(argv, env=ENVIRONMENT) as old:
+        (node.resolver_dir / "pid").write_text(f"{old.pid}\n")
+        assert resolver.running(node) == old.pid
+        resolver.ensure(node)
+        assert old.wait(5) is not None
+    new = resolver.running(node)
+    assert new not in (None, old.pid)
+    resolver.ensure(node)
+    assert resolver.running(node) == new
+
+
+def test_its_end_is_seen_at_once(node: Settings) -> None:
+    resolver.ensure(node)
+    pid = resolver.running(node)
+    assert pid is not None
+
+    async def killed() -> float:
+        ended = asyncio.Event()
+        watching = asyncio.create_task(resolver.watch(node, ended.set))
+        await asyncio.sleep(0.05)
+        began = time.monotonic()
+        os.kill(pid, signal.SIGKILL)
+        await asyncio.wait_for(ended.wait(), 5)
+        watching.cancel()
+        return time.monotonic() - began
+
+    assert asyncio.run(killed()) < 0.5
+    assert has_ended(pid)

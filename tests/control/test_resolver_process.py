@@ -42,7 +42,8 @@ def node(settings: Settings) -> Iterator[Settings]:
 def ensure(settings: Settings) -> None:
     """By an agent that has ended then: it outlives who started it."""
     code = (
-        "import sys; from pathlib import Path; from whit.base.settings import Settings; from whit.control import resolver;"
+        "import sys; from pathlib import Path;"
+        "from whit.base.settings import Settings; from whit.control import resolver;"
         "resolver.ensure(Settings(sys.argv[1], *map(Path, sys.argv[2:])))"
     )
     argv = [sys.executable, "-c", code, settings.id, str(settings.run_root), str(settings.state_root)]

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support.service_site import until
 
 import whit
 from whit.base.settings import Settings
@@ -61,10 +62,13 @@ def has_ended(pid: int) -> bool:
 def test_one_that_runs_is_left_alone_and_one_of_another_release_is_replaced(node: Settings) -> None:
     argv = [sys.executable, "-P", "-m", resolver.MODULE, "--id", node.id]
     with subprocess.Popen(argv, env=ENVIRONMENT) as old:
-        (node.resolver_dir / "pid").write_text(f"{old.pid}\n")
-        assert resolver.running(node) == old.pid
-        ensure(node)
-        assert old.wait(5) is not None
+        try:
+            (node.resolver_dir / "pid").write_text(f"{old.pid}\n")
+            assert until(lambda: resolver.running(node) == old.pid), "once it has its words"
+            ensure(node)
+            assert old.wait(10) is not None
+        finally:
+            old.kill()
     new = resolver.running(node)
     assert new not in (None, old.pid)
     ensure(node)

@@ -7,6 +7,7 @@ meet on its way (BPF_PROG_TEST_RUN, sockets of the node in truth), and the event
 from __future__ import annotations
 
 import secrets
+import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
 from random import Random
@@ -58,6 +59,7 @@ def random_node(
         finally:
             lab.close()
     assert not leftovers_after(settings)
+    shutil.rmtree(settings.run_dir, ignore_errors=True)
 
 
 def differences(kernel: Kernel, node: RandomNode, random: Random, seen: Counter[str]) -> Iterator[tuple[object, ...]]:

@@ -7,6 +7,7 @@ import asyncio
 from whit.base.settings import Settings
 from whit.control import otlp
 from whit.datapath import probes as datapath_probes
+from whit.image.forms import probes as form_probes
 from whit.kernel import probes as kernel_probes
 from whit.model.feature import Feature
 from whit.runtime import probes as runtime_probes
@@ -28,6 +29,7 @@ async def features(settings: Settings) -> list[Feature]:
         *await runtime_probes.features(settings),
         *otlp.features(settings),
         *await microvm_probes.features(),
+        *form_probes.features(),
     ]
     rank = {"missing": 0, "degraded": 1, "works": 2}
     return sorted(found, key=lambda feature: (not feature.required, rank[feature.state]))

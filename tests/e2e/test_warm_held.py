@@ -20,9 +20,9 @@ from whit.base.settings import Settings
 pytestmark = [pytest.mark.root, pytest.mark.machine, pytest.mark.timeout(1800)]
 
 
-def brought_up(where: Path, idle: str, **more: object) -> Iterator[Warm]:
+def brought_up(where: Path, idle: str, environment: dict[str, str] | None = None, **more: object) -> Iterator[Warm]:
     settings = Settings(id=f"t{secrets.token_hex(3)}", state_root=where / "state")
-    whit = Whit(settings)
+    whit = Whit(settings, environment or {})
     try:
         yield Warm(whit, where / "app", idle, **more)  # type: ignore[arg-type]
     finally:
@@ -120,3 +120,10 @@ def test_restart_and_down_of_one_that_sleeps(warm: Warm) -> None:
     warm.wait_until_asleep()
     warm.whit("down", "warm")
     assert not warm.group.exists()
+
+
+def test_frozen_ones_that_hold_too_much_are_ended(tmp_path: Path) -> None:
+    for warm in brought_up(tmp_path, "frozen", environment={"WHIT_WARM_MIB": "2"}, late=1):
+        warm.wait_until("stopped")
+        assert warm.ask() < 0.9
+        warm.wait_until("stopped")

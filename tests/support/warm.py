@@ -31,15 +31,21 @@ services:
 
 
 LATE = """
+#include <fcntl.h>
 #include <stdlib.h>
 #include <unistd.h>
+static char ballast[4 << 20];
 int main(int count, char **words)
 {
-	usleep(atoi(words[1]) * 1000);
+	int late = atoi(words[1]);
+
+	usleep(late * 1000);
+	if (late && write(open("/tmp/ballast", O_CREAT | O_WRONLY, 0600), ballast, sizeof(ballast)) < 0)
+		return 1;
 	return count > 2 ? execv(words[2], words + 2) : 0;
 }
 """
-"""Waits for so many milliseconds and becomes the rest of its arguments, if there is one."""
+"""Waits for so many milliseconds, fills 4 MiB of memory if these are any, and becomes the rest of its arguments."""
 
 
 def build_server(server: Path) -> None:

@@ -25,6 +25,8 @@ class Settings:
     state_root: Path = Path("/var/lib/whit")
     flows_mib: int = 64
     """How much disk the record of flows may take; 0 keeps none."""
+    warm_mib: int = 0
+    """MiB that frozen instances may hold together; 0 is no limit."""
     metrics_listen: str = ""
     """A loopback address and port on which /metrics is served besides; empty is none."""
     otlp_endpoint: str = ""
@@ -48,6 +50,7 @@ class Settings:
             state_root=Path(os.environ.get("WHIT_STATE_ROOT", "/var/lib/whit")),
             runsc=Path(path) if (path := os.environ.get("WHIT_RUNSC")) else None,
             flows_mib=_number("WHIT_FLOWS_MIB", 64),
+            warm_mib=_number("WHIT_WARM_MIB", 0),
             otlp_endpoint=os.environ.get("WHIT_OTLP_ENDPOINT", ""),
             metrics_listen=os.environ.get("WHIT_METRICS_LISTEN", ""),
         )

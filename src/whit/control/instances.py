@@ -70,6 +70,8 @@ class Record:
     """Looks after its health, if it is awake."""
     deaf: frozenset[int] = frozenset()
     """TCP ports on which it listened, and does no more."""
+    slept: float = 0.0
+    """Since when it sleeps, monotonic; 0: since before this agent."""
     users: int = 0
     """Commands that run in it for somebody."""
 

@@ -30,6 +30,7 @@ async def freeze(instances: Instances, record: Record) -> None:
         instances.check(record, adopted=True)
         raise
     if record.is_reachable:
+        record.slept = time.monotonic()
         record.update(state="frozen")
 
 
@@ -49,6 +50,7 @@ async def lay_down(instances: Instances, record: Record, level: Idle) -> None:
     spec, driver = record.spec, instances.driver(record.spec)
     instances.drivers.layout(spec.name).asleep.write_text(level)
     instances.unwatch(record)
+    driver.resume(spec.name)
     await carry_out(driver.plan_stop(spec.name, spec.stop_signal, spec.stop_grace_period))
     record.update(state="stopped", pid=None, message="")
     if level == "created":

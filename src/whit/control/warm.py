@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from typing import Any
 
 from whit.base.errors import Conflict, WhitError
-from whit.control import sleep
+from whit.control import budget, sleep
 from whit.control.desired import Wanted
 from whit.control.held import Held
 from whit.control.instances import Instances, Record
@@ -42,6 +42,7 @@ class Warmth:
         self.instances = instances
         self.wanted = wanted
         self.held = Held(instances)
+        self._budget = instances.drivers.settings.warm_mib << 20
         self._names: dict[int, str] = {}
         """By link."""
         self._moving: set[str] = set()
@@ -58,6 +59,8 @@ class Warmth:
                 await asyncio.sleep(self._patience())
                 try:
                     self._look()
+                    if self._budget:
+                        await self._make_room()
                 except WhitError as error:
                     log.error("looking who may sleep: %s", error)
         finally:
@@ -108,6 +111,25 @@ class Warmth:
 
         self._moving.add(record.spec.name)
         return self.instances.work(record, moving())
+
+    async def _make_room(self) -> None:
+        """What is frozen holds its memory: the oldest is ended if that is too much."""
+        records = dict(self.instances.records)
+        layouts = {name: self.instances.drivers.layout(name) for name in records}
+        found = await in_thread(budget.sleepers, records.values(), layouts)
+        for name in budget.too_many(found, self._budget):
+            record, want = self.instances.records.get(name), self.wanted().get(name)
+            if record is None or want is None or want.scale is None or record.task is not None:
+                continue
+            if record.status.state == "frozen":
+                self._fall(record, want.scale)
+
+    def _fall(self, record: Record, scale: ScaleSpec) -> None:
+        """From frozen to stopped. Who comes from now on waits for the start."""
+        log.info("%s: frozen instances hold more than %d MiB", record.spec.name, self._budget >> 20)
+        self._knocked.discard(record.spec.name)
+        warm.watch(self.datapath, record.spec, Watch.HOLD)
+        self._move(record, self._sleep(record, scale.model_copy(update={"idle": "stopped"})))
 
     async def _sleep_if_idle(self, record: Record, scale: ScaleSpec, link: int) -> None:
         if not self.held.may_listen(record) or await in_thread(warm.has_clients, self.datapath.flows, record.spec):

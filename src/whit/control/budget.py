@@ -1,0 +1,43 @@
+"""How much memory frozen instances may hold together: beyond it, those that slept longest are ended."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from whit.control.instances import Record
+from whit.kernel import cgroup, cgroup_usage
+from whit.runtime.layout import Layout
+
+
+@dataclass(frozen=True)
+class Sleeper:
+    """A frozen instance, with the bytes that its cgroup is charged for."""
+
+    name: str
+    slept: float
+    memory: int
+
+
+def sleepers(records: Iterable[Record], layouts: Mapping[str, Layout]) -> list[Sleeper]:
+    """Reads a file for each. Those that can only be frozen are not among them: nothing else can be done about them."""
+    hierarchies = cgroup.find()
+    found = []
+    for record in records:
+        name = record.spec.name
+        if record.status.state == "frozen" and record.spec.isolation == "container" and record.task is None:
+            used = cgroup_usage.usage(hierarchies, layouts[name].cgroup).memory
+            found.append(Sleeper(name, record.slept, used or 0))
+    return found
+
+
+def too_many(found: Iterable[Sleeper], budget: int) -> list[str]:
+    """Who has to go so that the others hold no more than `budget` bytes: the oldest sleepers, first."""
+    ordered = sorted(found, key=lambda one: one.slept)
+    held, chosen = sum(one.memory for one in ordered), list[str]()
+    for one in ordered:
+        if held <= budget:
+            break
+        chosen.append(one.name)
+        held -= one.memory
+    return chosen

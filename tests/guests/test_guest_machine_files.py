@@ -14,10 +14,11 @@ from pathlib import Path
 import pytest
 from support.booted import FORMS_TOOLS, booted
 from support.guests import HAS_QEMU
-from support.machines import STORE, busybox_root
+from support.machines import STORE, busybox_root, linked
 from support.whit import ROOT, Whit, free_port
 
 from whit.base.settings import Settings
+from whit.image.forms import microvm
 from whit.runtime.microvm import build
 
 pytestmark = [
@@ -68,23 +69,21 @@ def test_the_web_server_answers(whit: Whit, tmp_path: Path) -> None:
     assert "no machine listens" in gone.stderr
 
 
-def test_the_same_bytes_wherever_it_is_built(whit: Whit, tmp_path: Path) -> None:
-    whit("build", str(EXAMPLES / "minimal.yml"), "-o", str(tmp_path / "one"))
-    shutil.copytree(EXAMPLES, tmp_path / "copy")
-    (tmp_path / "elsewhere").mkdir()
-    whit("build", str(tmp_path / "copy/minimal.yml"), "-o", str(tmp_path / "elsewhere/two"))
-    assert contents(tmp_path / "one") == contents(tmp_path / "elsewhere/two")
-    assert set(contents(tmp_path / "one")) == {"kernel", "initrd", "machine.json"}
-
-
-def test_why_a_file_is_there(whit: Whit) -> None:
-    said = whit("build", str(EXAMPLES / "minimal.yml"), "--explain", "/usr/bin/crun").stdout.split()
-    assert said[-2:] == ["/usr/bin/crun", "crun"]
-    said = whit("build", str(EXAMPLES / "minimal.yml"), "--explain", "/containers/onboot/000-hello/config.json").stdout
-    assert "onboot hello" in said
-    refused = whit("build", str(EXAMPLES / "minimal.yml"), "--graph", "x.svg", check=False)
-    assert refused.returncode == 2
-    assert "--graph is for apps" in refused.stderr
+async def test_the_same_bytes_wherever_it_is_built(tmp_path: Path) -> None:
+    """And the tree says what brought each file."""
+    made = []
+    for name in ("one", "far/away/two"):
+        directory = tmp_path / name
+        shutil.copytree(EXAMPLES, directory)
+        async with linked((EXAMPLES / "minimal.yml").read_text(), directory) as machine:
+            made.append(directory / "made")
+            made[-1].mkdir()
+            await microvm.write(machine.bootable(), machine.kernel.linux, made[-1])
+            assert machine.explain("/usr/bin/crun") == ["/usr/bin/crun", "crun"]
+            place = "/containers/onboot/000-hello/config.json"
+            assert machine.explain(place) == [place, "onboot hello"]
+    assert contents(made[0]) == contents(made[1])
+    assert set(contents(made[0])) == {"kernel", "initrd", "machine.json"}
 
 
 def test_the_verdict_and_what_it_is_told(whit: Whit, tmp_path: Path) -> None:
@@ -116,6 +115,8 @@ def test_what_a_store_does_not_have(whit: Whit, tmp_path: Path) -> None:
     )
     done = whit("build", str(tmp_path / "machine.yml"), check=False)
     assert done.returncode == 2
+    refused = whit("build", str(EXAMPLES / "minimal.yml"), "--graph", "x.svg", check=False)
+    assert "--graph is for apps" in refused.stderr
     assert "machine.yml:2: the image nowhere/nothing:1 is not here" in done.stderr
     (tmp_path / "machine.yml").write_text("services: [{name: a, image: ./x}]\n")
     (tmp_path / "x").mkdir()

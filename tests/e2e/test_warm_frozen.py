@@ -87,7 +87,7 @@ def test_its_health_is_kept_and_shown(warm: Warm) -> None:
     warm.wait_until("frozen")
     assert warm.status().health == "healthy"
     # No check has woken it, or failed.
-    time.sleep(2.5)
+    time.sleep(1.5)
     assert (warm.status().state, warm.status().health) == ("frozen", "healthy")
 
 

@@ -41,7 +41,7 @@ def test_no_wake_up_is_lost_and_none_refused(
     warm: Warm, sample: Callable[[int, int], int], record_number: Callable[[str, object], None]
 ) -> None:
     took: dict[str, list[float]] = {"connection": [], "datagram": []}
-    for number in range(sample(12, 500)):
+    for number in range(sample(8, 500)):
         warm.wait_until_asleep()
         if number % 2:
             took["datagram"].append(warm.ask_datagram())
@@ -73,11 +73,10 @@ def test_many_first_connections(warm: Warm) -> None:
 
 
 def test_a_connection_from_an_instance(warm: Warm) -> None:
-    for name in ("web", "warm-web-1"):
-        warm.wait_until_asleep()
-        found = warm.whit.json("trace", "client", name, "8080")
-        assert found["outcome"] == "answered", found
-        assert any("HELD" in hop["decision"] for hop in found["hops"])
+    warm.wait_until_asleep()
+    found = warm.whit.json("trace", "client", "web", "8080")
+    assert found["outcome"] == "answered", found
+    assert any("HELD" in hop["decision"] for hop in found["hops"])
 
 
 def test_a_command_in_it_wakes_it(warm: Warm) -> None:
@@ -95,12 +94,6 @@ def test_who_asks_while_no_agent_lives_is_answered_by_the_next_one(warm: Warm) -
     warm.whit.start_agent()
     asking.join(30)
     assert len(answers) == 1
-    warm.wait_until_asleep()
-    # One that nobody asked for goes on sleeping.
-    warm.whit.kill_agent()
-    warm.whit.start_agent()
-    assert warm.status().state == warm.idle
-    warm.ask()
 
 
 def test_start_and_stop(warm: Warm) -> None:

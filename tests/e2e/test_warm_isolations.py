@@ -37,7 +37,7 @@ def test_no_wake_up_is_lost(
     warm: Warm, sample: Callable[[int, int], int], record_number: Callable[[str, object], None]
 ) -> None:
     took: list[float] = []
-    for number in range(sample(4, 200)):
+    for number in range(sample(2, 200)):
         warm.wait_until_frozen()
         took.append(warm.ask_datagram() if number % 2 else warm.ask())
     assert max(took) < 0.9, took

@@ -17,8 +17,7 @@ from whit.runtime.exceptions import EXCEPTIONS
 from whit.tools import runsc
 
 ON_QEMU = (
-    *("test_status_and_output", "test_time_runs_out", "test_a_terminal"),
-    *("test_stop_asks_first", "test_every_byte_is_logged", "test_killed_for_memory", "test_a_read_only_root"),
+    *("test_status_and_output", "test_a_terminal", "test_stop_asks_first", "test_killed_for_memory"),
     *("test_a_user_by_name", "test_another_agent_finds_what_runs_and_what_ended"),
 )
 """What is asked of virtual machines unless all is asked: without KVM each takes some seconds to boot."""

@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.machine, pytest.mark.timeout(60)]
 
 async def started(machine: Machine) -> InstanceSpec:
     spec = await machine.start(*REAPS)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while len(await machine.processes(spec)) < 2:
             await asyncio.sleep(0.05)
     return spec

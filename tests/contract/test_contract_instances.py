@@ -263,6 +263,21 @@ async def test_an_empty_volume_gets_what_the_image_has(machine: Machine) -> None
     assert text == "mine"
 
 
+async def test_a_volume_that_two_instances_share(machine: Machine) -> None:
+    """While both run, each sees what the other writes."""
+    volume = machine.driver.settings.volumes_dir / "test-shared"
+    volume.mkdir(parents=True)
+    mounts = (ResolvedMount(kind="bind", source=volume, target="/shared"),)
+    wait = "until test -s /shared/{0}; do sleep 0.05; done; cat /shared/{0}"
+    asks = f"echo question >/shared/asked; {wait.format('answered')}"
+    answers = f"{wait.format('asked')}; echo answer >/shared/answered"
+    specs = [await machine.start("sh", "-c", asks, mounts=mounts)]
+    specs.append(await machine.start("sh", "-c", answers, mounts=mounts, index=2))
+    async with asyncio.timeout(40):
+        assert [(await machine.driver.exit_of(spec.name)).code for spec in specs] == [0, 0]
+    assert [machine.printed(spec) for spec in specs] == ["answer", "question"]
+
+
 async def test_the_writable_layer_lives_as_long_as_the_instance(machine: Machine) -> None:
     script = "test -e /kept && echo again || echo first; touch /kept"
     spec = await machine.start("sh", "-c", script)

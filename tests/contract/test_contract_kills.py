@@ -52,7 +52,7 @@ asyncio.run(main())
 async def test_killed_at_any_moment(machine: Machine, sample: Callable[[int, int], int]) -> None:
     seed = secrets.randbits(32)
     draw = random.Random(seed)
-    for round_ in range(sample(6, 200)):
+    for round_ in range(sample(4, 200)):
         kill = draw.choice([_kill_agent, _kill_part, _kill_part])
         spec = machine.spec("sleep", "1000", service=f"k{round_}")
         machine.network(spec)

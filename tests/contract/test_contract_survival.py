@@ -84,7 +84,7 @@ def killed_agent(machine: Machine, what: str, spec: InstanceSpec, steps: int, se
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while not condition():
             await asyncio.sleep(0.02)
 

@@ -20,13 +20,14 @@ from typing import TypeVar
 from whit.base.errors import InputError, MapFull, NotFound, Unavailable
 from whit.base.settings import Settings
 from whit.cluster.documents import Documents
+from whit.control import pools
 from whit.control.balancing import Balancing, Replica, outside_identities
 from whit.control.instances import Record
 from whit.datapath.abi import IdentityKey, IdentityValue
 from whit.datapath.datapath import Datapath
 from whit.datapath.install import DatapathConfig
 from whit.datapath.watch import Watch
-from whit.kernel import cgroup, links, probes, routes
+from whit.kernel import cgroup, links
 from whit.kernel.netlink import NetlinkSocket
 from whit.kernel.sysctl import WriteSysctl
 from whit.kernel.thread import in_thread
@@ -111,9 +112,9 @@ class NodeNetwork:
         Raises:
             Unavailable, Conflict: no pool is free, or the one that was asked for is not.
         """
-        known = await documents.get(AddressBook, "addresses") or AddressBook(pool=str(_choose_pool()))
+        known = await documents.get(AddressBook, "addresses") or AddressBook(pool=str(pools.choose(settings)))
         books = Books(
-            _with_ipv6(known),
+            pools.with_ipv6(known),
             await documents.get(IdentityBook, "identities") or IdentityBook(),
             RuleBook(await documents.get(RuleHead, "rulebook"), await documents.list(RuleSegment, "rules")),
         )
@@ -453,49 +454,9 @@ def _all_links() -> list[links.Link]:
         return links.all_links(netlink)
 
 
-def _with_ipv6(book: AddressBook) -> AddressBook:
-    """The book with a pool of IPv6 addresses, if this machine has IPv6. One that was drawn is kept."""
-    if not probes.has_ipv6():
-        return book.model_copy(update={"ipv6": False})
-    asked = _asked_pool("WHIT_POOL6", IPv6Network)
-    if book.pool6 and asked in (None, IPv6Network(book.pool6).supernet(new_prefix=addresses.MESH6_PREFIX)):
-        return book.model_copy(update={"ipv6": True})
-    taken = [network for network in _networks_taken() if isinstance(network, IPv6Network)]
-    if asked is not None:
-        addresses.check_pool6(asked, taken)
-    pool = asked or addresses.choose_pool6(taken)
-    own = next(pool.subnets(new_prefix=addresses.NODE6_PREFIX))
-    return book.model_copy(update={"ipv6": True, "pool6": str(own)})
-
-
 def _map_sizes() -> dict[str, int]:
     asked = os.environ.get("WHIT_MAP_ENTRIES")
     if asked is not None and not asked.isdecimal():
         raise InputError(f"WHIT_MAP_ENTRIES: {asked!r} is not a number", hint="as 262144, or leave it out")
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return node.map_sizes(memory, int(asked) if asked else None)
-
-
-def _choose_pool() -> IPv4Network:
-    taken = [network for network in _networks_taken() if isinstance(network, IPv4Network)]
-    asked = _asked_pool("WHIT_POOL", IPv4Network)
-    if asked is None:
-        return addresses.choose_pool(taken)
-    addresses.check_pool(asked, taken)
-    return asked
-
-
-def _asked_pool(variable: str, family: type[N]) -> N | None:
-    asked = os.environ.get(variable)
-    try:
-        return family(asked) if asked else None
-    except ValueError as error:
-        raise InputError(f"{variable}: {error}", hint="write it as 10.90.0.0/16, or fd12:3456:789a::/48") from None
-
-
-def _networks_taken() -> list[IPv4Network | IPv6Network]:
-    """What this machine has routes to, but for default routes, and its own addresses: an agent without instances has
-    addresses, but no routes yet."""
-    with NetlinkSocket() as netlink:
-        reached = [route.destination for route in routes.main_table(netlink) if route.destination.prefixlen]
-        return reached + [ip_network(address.ip) for link in links.all_links(netlink) for address in link.addresses]

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import secrets
+import shutil
 import subprocess
 import tempfile
 import time
@@ -73,6 +74,7 @@ def brought_up(isolations: list[str]) -> Iterator[tuple[Whit, dict[str, int]]]:
         finally:
             whit("down", "wake", check=False)
             whit.clean()
+            shutil.rmtree(whit.settings.run_dir, ignore_errors=True)
 
 
 def wait_until(client: Client, name: str, state: str) -> None:

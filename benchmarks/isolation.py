@@ -13,6 +13,7 @@ import asyncio
 import json
 import random
 import secrets
+import shutil
 import subprocess
 import tempfile
 import time
@@ -66,6 +67,7 @@ async def all_ways(stack: AsyncExitStack, place: Path) -> dict[str, Way]:
     rootfs, ways = make_rootfs(place / "rootfs"), dict[str, Way]()
     for name in NAMES:
         settings = Settings(f"b{secrets.token_hex(3)}", state_root=place / name)
+        stack.callback(shutil.rmtree, settings.run_dir, ignore_errors=True)
         try:
             machine = Machine(await ready_driver(settings, name), rootfs, name)
         except Unavailable as error:

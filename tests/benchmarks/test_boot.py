@@ -17,6 +17,7 @@ pytestmark = [
 ]
 
 
+@pytest.mark.full
 def test_machines_are_measured_beside_the_floor(tmp_path: Path) -> None:
     printed = run("boot.py", "--rounds", "1", "--quick", "--results", str(tmp_path))
     (written,) = tmp_path.glob("boot-*.json")

@@ -32,6 +32,7 @@ services:
   neighbour:
     build: {{parts: [debian:busybox-static, ./site]}}
     command: [busybox, httpd, -f, -p, "80", -h, /srv]
+    stop_signal: SIGKILL
     ports: ["{port}:80"]
 """
 MEAN = """

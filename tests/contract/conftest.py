@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import secrets
+import shutil
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import get_args
 
@@ -80,10 +82,12 @@ def rootfs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def gvisor(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+def gvisor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
     """The settings of an agent that makes gVisor ready once, for all tests."""
-    program = os.environ.get("WHIT_RUNSC")
-    return Settings("tgv", state_root=tmp_path_factory.mktemp("gvisor"), runsc=Path(program) if program else None)
+    program = Path(os.environ["WHIT_RUNSC"]) if "WHIT_RUNSC" in os.environ else None
+    settings = Settings(f"t{secrets.token_hex(3)}", state_root=tmp_path_factory.mktemp("gvisor"), runsc=program)
+    yield settings
+    shutil.rmtree(settings.run_dir, ignore_errors=True)
 
 
 async def make_ready(gvisor: Settings, settings: Settings) -> None:

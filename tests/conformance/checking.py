@@ -29,7 +29,9 @@ def check(cluster: Cluster, probes: Sequence[str], answer: Callable[[Attempt], s
     cluster.told |= {tuple_of(flow): flow for flow in flows}
     answers = [(one, answer(one)) for one in attempts]
     wrong = [
-        f"{described(one)}: wanted is {wanted}" for one, wanted in answers if bool(one.answer) is not (wanted == "yes")
+        f"{described(one)}: wanted is {wanted}; {cluster.said_of(one)}"
+        for one, wanted in answers
+        if bool(one.answer) is not (wanted == "yes")
     ]
     assert not wrong, f"{name}: {len(wrong)} of {len(attempts)} are wrong: {wrong[:10]}"
     assert {one.answer for one in attempts if one.answer} <= {one.goal.destination for one in attempts}

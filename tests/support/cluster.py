@@ -17,9 +17,11 @@ from typing import Any
 import yaml
 from conformance.probing import Attempt, Goal, Tuple, probe
 
+from support.service_site import until
 from support.whit import Whit
 from whit.cli.client import Client
 from whit.formats.network_policy import read_policies
+from whit.kernel import sockets
 from whit.mesh import names
 from whit.model.app import AppSpec
 from whit.model.flow import Flow
@@ -27,6 +29,7 @@ from whit.model.policy import PolicyRuleSpec, PolicySpec
 
 NAMESPACES, PODS = ("x", "y", "z"), ("a", "b", "c")
 PORTS = ("80/tcp", "81/tcp", "80/udp", "81/udp")
+PROTOCOL_NUMBERS = {"tcp": 6, "udp": 17}
 RESPONDER = Path(__file__).resolve().parents[1] / "conformance" / "responder.c"
 FLAT = PolicySpec(
     name="flat",
@@ -72,7 +75,12 @@ class Cluster:
             self.addresses[pod] = {4: status.address} | ({6: status.address6} if status.address6 else {})
 
     def bring_up(self, namespace: str) -> None:
+        """Returns when all of its pods answer: that they run is not enough, a new label makes new ones."""
         list(self.client.up(self.app(namespace), timeout=120))
+        wanted = {(PROTOCOL_NUMBERS[protocol], int(port)) for port, protocol in (one.split("/") for one in PORTS)}
+        pids = [one.pid for one in self.client.instances() if one.app == namespace and one.pid]
+        assert len(pids) == len(PODS)
+        assert until(lambda: all(sockets.listening(pid) >= wanted for pid in pids)), f"{namespace} does not listen"
 
     def app(self, namespace: str) -> AppSpec:
         services = {pod: self._service(f"{namespace}/{pod}") for pod in PODS}
@@ -184,6 +192,11 @@ class Cluster:
             return [tuple_of(flow) for flow in self.flows(began) if flow.verdict == "deny"]
 
         return probe(places, goals, lost), self.flows(began)
+
+    def said_of(self, attempt: Attempt) -> str:
+        """What the mesh told of it, in words."""
+        flow = self.told.get(attempt.sent)
+        return f"told at {flow.time}: {flow.verdict} {flow.reason} {flow.rule_text}" if flow else "nothing was told"
 
     @property
     def node(self) -> tuple[str, str]:

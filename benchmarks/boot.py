@@ -21,12 +21,14 @@ from pathlib import Path
 import measure
 
 from whit.base.settings import Settings
-from whit.control import appliances, booting
-from whit.control.booting import Wishes
-from whit.control.guests import KERNELS
 from whit.control.images import settle_images
-from whit.formats.appfile import load_app
-from whit.image import cpio, kernel, manifest
+from whit.control.machines import appliances, booting
+from whit.control.machines.booting import Wishes
+from whit.control.machines.guests import KERNELS
+from whit.formats.app.appfile import load_app
+from whit.image import cpio
+from whit.image.oci import manifest
+from whit.image.sources import kernel
 from whit.image.store import ImageStore
 from whit.image.tree import Entry, Tree
 from whit.runtime import boot

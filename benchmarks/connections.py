@@ -41,7 +41,7 @@ from whit.datapath.abi import (
 )
 from whit.datapath.attach import best_form
 from whit.kernel import netns, sysctl
-from whit.mesh.flows import POLL_SECONDS
+from whit.mesh.flows.log import POLL_SECONDS
 
 Kind = Literal["keep", "new"]
 KINDS: dict[Kind, str] = {"keep": "requests/s, keep-alive", "new": "new connections/s"}

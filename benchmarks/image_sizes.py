@@ -21,7 +21,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from whit.base.settings import Settings
-from whit.formats.appfile import load_app
+from whit.formats.app.appfile import load_app
 from whit.image import needs, sources
 from whit.image.store import ImageStore
 from whit.model.build import BuildSpec, DirectoryPart, Link

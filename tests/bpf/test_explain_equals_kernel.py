@@ -33,7 +33,7 @@ from support.random_questions import Asker
 from whit.base.settings import Settings
 from whit.datapath.abi import EndpointValue
 from whit.kernel import cgroup
-from whit.mesh.explain import Dump, explain
+from whit.mesh.policy.explain import Dump, explain
 from whit.model.policy import PolicySpec
 
 pytestmark = [pytest.mark.root, pytest.mark.machine]

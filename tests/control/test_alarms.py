@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from whit.control.alarms import alarms_of, changes, dropped_between, lost_between
+from whit.control.observing.alarms import alarms_of, changes, dropped_between, lost_between
 from whit.datapath.abi import DropKey, DropReason, DropValue
 from whit.model.alarm import Alarm, Fill
 

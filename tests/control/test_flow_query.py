@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from whit.control.observe import FlowQuery
+from whit.control.observing.query import FlowQuery
 from whit.datapath import abi
 from whit.datapath.address import Address
 from whit.datapath.events import Event
-from whit.mesh.identities import IdentityBook
-from whit.mesh.naming import Context, Dictionary, flow_of
+from whit.mesh.flows.naming import Context, Dictionary, flow_of
+from whit.mesh.policy.identities import IdentityBook
 from whit.model.flow import Flow
 from whit.model.instance import InstanceStatus
 

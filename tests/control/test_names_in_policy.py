@@ -24,14 +24,14 @@ from support.service_site import SILENCE, ServiceSite, ask, sh, until
 
 from whit.base.errors import NotFound
 from whit.base.settings import Settings
-from whit.control import explain
-from whit.control.observation import Observation
+from whit.control.observing import explain
+from whit.control.observing.observation import Observation
 from whit.control.outside_names import OutsideNames, Troubles
 from whit.datapath.abi import DropReason
-from whit.formats.network_policy import read_policies
-from whit.mesh import announce
-from whit.mesh.learned import Timing
-from whit.mesh.outside import title
+from whit.formats.policy.kubernetes import read_policies
+from whit.mesh.dns import announce
+from whit.mesh.dns.learned import Timing
+from whit.mesh.policy.outside import title
 from whit.mesh.sweeper import Sweep, Timeouts, sweep
 from whit.model.flow import Explanation, Flow
 from whit.model.instance import InstanceStatus

@@ -8,7 +8,7 @@ from whit.base.settings import Settings
 from whit.control.network import config_of
 from whit.mesh import node
 from whit.mesh.addresses import AddressBook
-from whit.mesh.explain import Dump, identity_of
+from whit.mesh.policy.explain import Dump, identity_of
 from whit.model.policy import UNASSIGNED
 
 

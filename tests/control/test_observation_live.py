@@ -26,10 +26,10 @@ import whit
 from whit.api import metrics
 from whit.base.errors import Conflict, InputError, NotFound
 from whit.base.settings import Settings
-from whit.control.metrics import exposition
-from whit.control.observation import Observation
-from whit.control.observe import FlowQuery
-from whit.control.trace import Asked
+from whit.control.observing.metrics import exposition
+from whit.control.observing.observation import Observation
+from whit.control.observing.query import FlowQuery
+from whit.control.observing.trace import Asked
 from whit.datapath.abi import LimitValue
 from whit.mesh.probe import Probe
 from whit.model.flow import Flow, Trace
@@ -168,7 +168,7 @@ def test_flows_have_the_names_that_were_asked_for(site: ServiceSite, seen: Obser
     reply.add_answer(RR("outside.example", QTYPE.AAAA, rdata=AAAA(site.outside_address(6))))
     asker = site.records["site-client-1"].spec.network.address
     # A process of its own, because the resolver's directory becomes its own.
-    script = "import os,sys; from whit.mesh.questions import Teller; d=os.open(sys.argv[1], os.O_RDONLY);"
+    script = "import os,sys; from whit.mesh.dns.questions import Teller; d=os.open(sys.argv[1], os.O_RDONLY);"
     script += "Teller(d).tell(sys.argv[2], bytes.fromhex(sys.argv[3]))"
     words = [str(site.settings.resolver_dir), asker, bytes(reply.pack()).hex()]
     path = {"PYTHONPATH": str(Path(whit.__file__).parents[1])}

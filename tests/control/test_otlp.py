@@ -15,8 +15,8 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportM
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from whit.base.settings import Settings
-from whit.control import otlp
-from whit.control.otlp import Export
+from whit.control.observing import otlp
+from whit.control.observing.otlp import Export
 from whit.model.edge import Edge
 from whit.model.flow import Ended, Exchange, Flow, Party
 

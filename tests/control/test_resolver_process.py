@@ -18,8 +18,8 @@ from support.service_site import until
 import whit
 from whit.base.settings import Settings
 from whit.control import resolver
-from whit.mesh import names
-from whit.mesh.names import NameTable
+from whit.mesh.dns import names
+from whit.mesh.dns.names import NameTable
 
 pytestmark = [
     pytest.mark.root,

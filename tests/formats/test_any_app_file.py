@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from whit.base.errors import InputError
-from whit.formats.appfile import KEYS as TOP
-from whit.formats.appfile import load_app
-from whit.formats.service import KEYS
+from whit.formats.app.appfile import KEYS as TOP
+from whit.formats.app.appfile import load_app
+from whit.formats.app.service import KEYS
 
 _WORDS = (
     "",

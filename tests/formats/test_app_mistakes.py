@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from whit.base.errors import InputError
-from whit.formats.appfile import load_app
+from whit.formats.app.appfile import load_app
 from whit.formats.problems import InvalidApp
 
 # Written below `services: {web: …}`: keys of the service, then where and what is told.

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from whit.formats.appfile import load_app
+from whit.formats.app.appfile import load_app
 from whit.formats.problems import InvalidApp
-from whit.mesh.scenario import Scenario
+from whit.mesh.policy.scenario import Scenario
 from whit.model.app import AppSpec
 from whit.model.policy import PolicyPort, PolicySpec
 

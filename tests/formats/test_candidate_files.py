@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from whit.base.errors import InputError
-from whit.formats.candidate import load_candidate
+from whit.formats.policy.candidate import load_candidate
 
 APP = """\
 name: shop

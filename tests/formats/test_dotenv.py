@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from whit.base.errors import InputError
-from whit.formats.dotenv import parse_env
+from whit.formats.app.dotenv import parse_env
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 
 from whit.base.errors import InputError
-from whit.formats import cloud_config, ignition
-from whit.formats.first_boot import AUTHORIZED_KEYS, load_first_boot
+from whit.formats.firstboot import cloud_config, ignition
+from whit.formats.firstboot.userdata import load_first_boot
+from whit.formats.firstboot.values import AUTHORIZED_KEYS
 from whit.formats.problems import InvalidApp
 from whit.model.first_boot import FirstBootSpec, WrittenFile
 

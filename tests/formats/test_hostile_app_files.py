@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from whit.base.errors import InputError
-from whit.formats.appfile import load_app
+from whit.formats.app.appfile import load_app
 from whit.formats.problems import InvalidApp
 from whit.model.app import AppSpec
 from whit.model.service import UseSpec

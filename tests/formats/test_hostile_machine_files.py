@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from whit.base.errors import InputError
-from whit.formats.first_boot import load_first_boot
-from whit.formats.machine import load_machine
+from whit.formats.firstboot.userdata import load_first_boot
+from whit.formats.machine.document import load_machine
 
 MACHINE = (Path(__file__).parents[2] / "examples/machine/web.yml").read_text()
 LINUXKIT = """

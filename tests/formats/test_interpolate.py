@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from whit.base.errors import InputError, Place
-from whit.formats.interpolate import interpolate
+from whit.formats.app.interpolate import interpolate
 
 VARIABLES = {"SET": "value", "EMPTY": "", "OTHER": "else"}
 

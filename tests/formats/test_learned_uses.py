@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from whit.base.errors import InputError
-from whit.formats.appfile import load_app, load_app_file
-from whit.formats.learned import edited, fragment, replaced, written
+from whit.formats.app.appfile import load_app, load_app_file
+from whit.formats.policy.learned import edited, fragment, replaced, written
 from whit.model.learned import Learned, LearnedService, LearnedUse
 from whit.model.service import UseSpec
 

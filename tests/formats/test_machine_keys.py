@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 
-from whit.formats import machine, machine_container, machine_files
-from whit.formats.capabilities import KNOWN
-from whit.formats.machine_keys import UNSUPPORTED
+from whit.formats.app.capabilities import KNOWN
+from whit.formats.machine import container as machine_container
+from whit.formats.machine import document as machine
+from whit.formats.machine import files as machine_files
+from whit.formats.machine.keys import UNSUPPORTED
 from whit.formats.problems import InvalidApp
 from whit.model.machine import ContainerSpec, MachineSpec
 from whit.model.machine_container import ContainerMount, DeviceSpec, IdMapping, InterfaceSpec, Limit, RuntimeSpec

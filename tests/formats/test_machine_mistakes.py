@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from whit.formats.machine import load_machine
+from whit.formats.machine.document import load_machine
 from whit.formats.problems import InvalidApp
 
 SERVICE = "services: [{{name: web, image: web, {}}}]"

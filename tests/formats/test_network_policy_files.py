@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from whit.base.errors import InputError
-from whit.formats.network_policy import read_policies
+from whit.formats.policy.kubernetes import read_policies
 
 HEAD = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: p, namespace: shop}\n"
 CLUSTER = (

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from whit.formats import machine_reference, reference
-from whit.formats.service import KEYS
+from whit.formats.app import reference
+from whit.formats.app.service import KEYS
+from whit.formats.machine import reference as machine_reference
 from whit.runtime import capabilities as runtime_capabilities
 
 PROJECT = Path(__file__).parents[2]
 
 
 def test_the_page_is_current() -> None:
-    assert (PROJECT / reference.TARGET).read_text() == reference.page(), "run python -m whit.formats.reference"
+    assert (PROJECT / reference.TARGET).read_text() == reference.page(), "run python -m whit.formats.app.reference"
 
 
 def test_every_honoured_key_is_on_it() -> None:
@@ -21,11 +22,11 @@ def test_every_honoured_key_is_on_it() -> None:
 
 
 def test_capabilities_are_those_that_the_runtime_gives() -> None:
-    from whit.formats.capabilities import KNOWN
+    from whit.formats.app.capabilities import KNOWN
 
     assert frozenset(runtime_capabilities.KNOWN) == KNOWN
 
 
 def test_the_page_of_machines_is_current() -> None:
     said = machine_reference.page()
-    assert (PROJECT / machine_reference.TARGET).read_text() == said, "run python -m whit.formats.machine_reference"
+    assert (PROJECT / machine_reference.TARGET).read_text() == said, "run python -m whit.formats.machine.reference"

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from whit.formats.appfile import load_app
+from whit.formats.app.appfile import load_app
 from whit.formats.problems import InvalidApp
 from whit.model.app import AppSpec
 from whit.model.build import DebianPart, DirectoryPart, LayoutPart, PythonPart

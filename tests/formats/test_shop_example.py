@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from whit.formats.appfile import load_app
+from whit.formats.app.appfile import load_app
 from whit.model.build import DebianPart, PythonPart
 from whit.model.service import PortSpec, UseSpec
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from whit.formats import appfile, service
-from whit.formats.appfile import load_app
+from whit.formats.app import appfile, service
+from whit.formats.app.appfile import load_app
+from whit.formats.app.unsupported import UNSUPPORTED
 from whit.formats.problems import InvalidApp
-from whit.formats.unsupported import UNSUPPORTED
 
 # compose-spec.json, definitions.service.properties.
 _SERVICE_KEYS = """

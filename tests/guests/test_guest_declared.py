@@ -10,9 +10,9 @@ import pytest
 from support.guests import HAS_QEMU, debian_kernel
 from support.machines import booted, busybox_root, linked
 
-from whit.formats.first_boot import load_first_boot
-from whit.image import kernel
+from whit.formats.firstboot.userdata import load_first_boot
 from whit.image.machines import kernels
+from whit.image.sources import kernel
 from whit.model.first_boot import WrittenFile
 
 pytestmark = [

@@ -13,7 +13,7 @@ from support.guests import HAS_QEMU
 from support.instruction_counts import Counted
 
 from whit.datapath import build
-from whit.image.kernel import Series
+from whit.image.sources.kernel import Series
 
 LIMIT = 500_000
 """Half of what kernels walk at most (BPF_COMPLEXITY_LIMIT_INSNS)."""

@@ -9,7 +9,7 @@ import pytest
 from support.guests import HAS_QEMU, QUIET, compiled, debian_kernel, first_root, program
 
 from whit.base.errors import NotFound, Permanent, TimedOut
-from whit.image import kernel
+from whit.image.sources import kernel
 from whit.image.tree import Entry
 from whit.tools import process, qemu
 

@@ -11,7 +11,7 @@ from support.guests import HAS_QEMU
 from support.instances import Machine
 
 from whit.base.settings import Settings
-from whit.control import guests
+from whit.control.machines import guests
 from whit.model.instance import ResolvedMount
 from whit.model.service import LimitsSpec
 from whit.runtime.microvm import build

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from whit.base.settings import Settings
-from whit.formats.appfile import load_app
+from whit.formats.app.appfile import load_app
 from whit.image import confine
 from whit.image.store import ImageStore
 from whit.model.build import BuildSpec

@@ -16,9 +16,9 @@ from support.images import Tar
 
 from whit.base.errors import DigestMismatch, DiskFull, HostileArchive, WhitError
 from whit.base.settings import Settings
-from whit.formats.appfile import load_app
-from whit.image import manifest
-from whit.image.layout import Layout
+from whit.formats.app.appfile import load_app
+from whit.image.oci import manifest
+from whit.image.oci.layout import Layout
 from whit.image.store import ImageStore
 from whit.model.build import BuildSpec, CheckSpec, DirectoryPart, LayoutPart, Link
 from whit.model.progress import Report

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from support.images import need
 
 from whit.base.errors import InputError
-from whit.image import elf, imports, texts, trim
-from whit.image.closure import Closure, Wanted
-from whit.image.index import Index, matches
+from whit.image.linking import elf, imports, texts, trim
+from whit.image.linking.closure import Closure, Wanted
+from whit.image.linking.index import Index, matches
 from whit.image.tree import Entry, Tree
 
 PATH = ("/usr/bin", "/bin")

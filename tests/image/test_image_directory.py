@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from whit.base.errors import InputError
-from whit.image import bytecode, directory, project
+from whit.image.sources import bytecode, directory, project
 from whit.image.tree import Entry, Tree
 from whit.image.workshop import module_environment
 

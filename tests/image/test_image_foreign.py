@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from whit.base.errors import InputError
-from whit.image import manifest, plan
+from whit.image import plan
+from whit.image.oci import manifest
 from whit.model.build import BuildSpec, CheckSpec, DirectoryPart, PythonPart
 
 OTHER = "arm64" if manifest.architecture() == "amd64" else "amd64"

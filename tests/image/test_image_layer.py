@@ -10,7 +10,7 @@ import pytest
 from support.images import Tar
 
 from whit.base.errors import InputError
-from whit.image import layer
+from whit.image.oci import layer
 from whit.image.tree import MERGED_USR, Entry, Extent, Tree, clean_path, read_tar
 
 ENTRIES = [

@@ -12,9 +12,9 @@ import pytest
 from support.images import need
 
 from whit.base.errors import InputError, NotFound
-from whit.image import manifest
-from whit.image.layout import Layout
-from whit.image.manifest import Descriptor, Layer
+from whit.image.oci import manifest
+from whit.image.oci.layout import Layout
+from whit.image.oci.manifest import Descriptor, Layer
 from whit.model.image import ImageConfig
 
 

@@ -23,7 +23,9 @@ from support.images import need, overlay
 
 from whit.base.errors import InputError, NotFound, Permanent, Unreachable
 from whit.base.settings import Settings
-from whit.image import confine, debian, manifest
+from whit.image import confine
+from whit.image.oci import manifest
+from whit.image.sources import debian
 from whit.image.store import ImageStore
 from whit.image.workshop import module_environment
 from whit.model.build import BuildSpec, DebianPart, DirectoryPart, PythonPart

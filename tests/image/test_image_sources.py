@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from whit.base.errors import InputError, NotFound, Unavailable
-from whit.image import accounts, debian, reference
-from whit.image.reference import PathReference, RegistryReference
+from whit.image.oci import reference
+from whit.image.oci.reference import PathReference, RegistryReference
+from whit.image.sources import accounts, debian
 from whit.image.tree import Entry, Tree
 from whit.tools import apt, apt_sources, pip
 

@@ -15,7 +15,7 @@ from support.images import Tar, need
 
 from whit.base.errors import Conflict, InputError, NotFound
 from whit.base.settings import Settings
-from whit.image import manifest
+from whit.image.oci import manifest
 from whit.image.store import ImageStore
 from whit.model.build import BuildSpec, DirectoryPart, LayoutPart
 from whit.model.image import Image

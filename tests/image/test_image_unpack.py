@@ -18,9 +18,9 @@ import pytest
 from support.images import Tar, need, overlay, snapshot
 
 from whit.base.errors import InputError
-from whit.image import manifest
-from whit.image.layout import Layout
-from whit.image.manifest import Descriptor, Layer
+from whit.image.oci import manifest
+from whit.image.oci.layout import Layout
+from whit.image.oci.manifest import Descriptor, Layer
 from whit.image.unpack import unpack
 from whit.image.workshop import module_environment
 from whit.model.image import ImageConfig

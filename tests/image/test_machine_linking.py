@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 
 from whit.base.errors import InputError, NotFound
-from whit.formats.machine import load_machine
-from whit.image import kernel
+from whit.formats.machine.document import load_machine
 from whit.image.forms.bootable import first_root
-from whit.image.kernel import Kernel as Linux
 from whit.image.machines import first_boot, kernels, link, records
 from whit.image.machines.link import LinkedMachine
 from whit.image.machines.parts import Kernel, Parts, Root
+from whit.image.sources import kernel
+from whit.image.sources.kernel import Kernel as Linux
 from whit.image.tree import Entry
 from whit.model.first_boot import FirstBootSpec, WrittenFile
 from whit.model.image import ImageConfig

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from whit.mesh import identities
-from whit.mesh.compiler import Table
-from whit.mesh.engine import Engine, Situation
-from whit.mesh.identities import IdentityBook
-from whit.mesh.outside import outside_of
-from whit.mesh.policies import Addresses
-from whit.mesh.rulebook import RuleBook
+from whit.mesh.policy import identities
+from whit.mesh.policy.compiler import Table
+from whit.mesh.policy.engine import Engine, Situation
+from whit.mesh.policy.identities import IdentityBook
+from whit.mesh.policy.outside import outside_of
+from whit.mesh.policy.policies import Addresses
+from whit.mesh.policy.rulebook import RuleBook
 from whit.model.app import AppSpec
 from whit.model.policy import PolicySpec
 

@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from hypothesis import strategies as st
 from mesh.policy_reference import Question, Rule
 
-from whit.mesh.compiler import Table, compile_side
-from whit.mesh.lines import EVERYTHING, Line
+from whit.mesh.policy.compiler import Table, compile_side
+from whit.mesh.policy.lines import EVERYTHING, Line
 from whit.model.policy import ANY_PEER
 
 SUBJECT, OTHER = 0x1000001, 0x1000002

@@ -22,7 +22,7 @@ from support.random_site import COUNTS, RandomSite, random_site
 
 from whit.base.settings import Settings
 from whit.datapath.abi import FlowEvent, Hook
-from whit.mesh.explain import Dump, Question, explain
+from whit.mesh.policy.explain import Dump, Question, explain
 from whit.model.flow import Explanation
 from whit.model.policy import NUMBERS, PolicySpec
 

@@ -11,8 +11,8 @@ from mesh.compiled import compiled
 from mesh.policy_reference import Question, look_up
 from mesh.test_mesh_policies import APPS, PODS, PORTS, sets
 
-from whit.mesh.check import check
-from whit.mesh.scenario import Present, Scenario
+from whit.mesh.policy.check import check
+from whit.mesh.policy.scenario import Present, Scenario
 from whit.model.app import AppSpec
 from whit.model.finding import Candidate, Finding
 from whit.model.policy import PolicySpec

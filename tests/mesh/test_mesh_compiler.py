@@ -14,7 +14,7 @@ from mesh.policy_cases import SUBJECT, compile_rules, ports, questions, rule_set
 from mesh.policy_reference import Question, Rule, judge, look_up
 
 from whit.datapath.abi import PolicyKey, PolicyValue
-from whit.mesh.compiler import changes, port_prefixes
+from whit.mesh.policy.compiler import changes, port_prefixes
 
 Table = dict[PolicyKey, PolicyValue]
 

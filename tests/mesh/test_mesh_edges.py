@@ -11,9 +11,9 @@ from whit.base.settings import Settings
 from whit.datapath import abi, libbpf
 from whit.datapath.datapath import Datapath, uninstall
 from whit.datapath.install import DatapathConfig
-from whit.mesh import edges
-from whit.mesh.identities import IdentityBook
-from whit.mesh.naming import Dictionary
+from whit.mesh.flows import edges
+from whit.mesh.flows.naming import Dictionary
+from whit.mesh.policy.identities import IdentityBook
 
 pytestmark = [pytest.mark.root, pytest.mark.machine]
 

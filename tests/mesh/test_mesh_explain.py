@@ -31,7 +31,7 @@ from whit.datapath.address import Address, prefix_of
 from whit.kernel.links import Link
 from whit.mesh import node
 from whit.mesh.addresses import AddressBook
-from whit.mesh.explain import Dump, Question, explain, identity_of, judge
+from whit.mesh.policy.explain import Dump, Question, explain, identity_of, judge
 from whit.mesh.services import Backend, Service, service_tables
 from whit.model.app import AppSpec
 from whit.model.flow import Explanation

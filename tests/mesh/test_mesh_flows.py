@@ -12,10 +12,10 @@ from pathlib import Path
 
 from whit.datapath import abi
 from whit.datapath.address import Address
-from whit.mesh.flow_store import FlowStore
-from whit.mesh.flows import FlowLog
-from whit.mesh.identities import IdentityBook
-from whit.mesh.naming import Dictionary
+from whit.mesh.flows.log import FlowLog
+from whit.mesh.flows.naming import Dictionary
+from whit.mesh.flows.store import FlowStore
+from whit.mesh.policy.identities import IdentityBook
 
 WEB, API = 0x1000001, 0x1000002
 WORDS = Dictionary(

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from whit.base.errors import Unavailable
-from whit.mesh import identities
-from whit.mesh.identities import NETWORK_SCOPE, SERVICE_SCOPE, IdentityBook, assign
-from whit.mesh.outside import Block, Outside, title
+from whit.mesh.policy import identities
+from whit.mesh.policy.identities import NETWORK_SCOPE, SERVICE_SCOPE, IdentityBook, assign
+from whit.mesh.policy.outside import Block, Outside, title
 from whit.model.policy import HOST, RESOLVER, UNASSIGNED, WORLD
 
 names = st.lists(st.sampled_from([f"app/{letter}" for letter in "abcdefgh"]), max_size=6)

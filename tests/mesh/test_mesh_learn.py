@@ -10,10 +10,10 @@ from mesh.test_mesh_replay import ADDRESSES, BOOT, DENIED, PRESENT, event
 
 from whit.datapath import abi
 from whit.datapath.address import Address
-from whit.mesh.flows import FlowLog
-from whit.mesh.learn import MOST_ADDRESSES, learn
-from whit.mesh.recorded import gather
-from whit.mesh.scenario import Scenario
+from whit.mesh.flows.log import FlowLog
+from whit.mesh.policy.learn import MOST_ADDRESSES, learn
+from whit.mesh.policy.recorded import gather
+from whit.mesh.policy.scenario import Scenario
 from whit.model.app import AppSpec
 from whit.model.learned import Learned
 from whit.model.policy import HOST, RESOLVER, WORLD

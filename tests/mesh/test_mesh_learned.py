@@ -11,13 +11,14 @@ from dnslib import AAAA, CNAME, QTYPE, RCODE, RR, A, DNSRecord
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from whit.mesh import identities, learned
 from whit.mesh.addresses import AddressBook
-from whit.mesh.answers import MOST_ALIASES, Given, given_by
-from whit.mesh.identities import NAME_SCOPE, IdentityBook
-from whit.mesh.learned import Learned, LearnedNames, Timing, with_learned
-from whit.mesh.named import can_be_named
-from whit.mesh.outside import Block, Outside, title
+from whit.mesh.dns import learned
+from whit.mesh.dns.answers import MOST_ALIASES, Given, given_by
+from whit.mesh.dns.learned import Learned, LearnedNames, Timing, with_learned
+from whit.mesh.dns.named import can_be_named
+from whit.mesh.policy import identities
+from whit.mesh.policy.identities import NAME_SCOPE, IdentityBook
+from whit.mesh.policy.outside import Block, Outside, title
 
 NOW = 1_000_000.0
 API = Outside(names=("*.example.com", "api.example.com"))

@@ -14,8 +14,8 @@ from whit.datapath.address import Address, prefix_of
 from whit.datapath.datapath import Datapath, uninstall
 from whit.datapath.install import DatapathConfig
 from whit.mesh import tables
-from whit.mesh.identities import NAME_SCOPE, NETWORK_SCOPE, SERVICE_SCOPE
-from whit.mesh.named import key_of
+from whit.mesh.dns.named import key_of
+from whit.mesh.policy.identities import NAME_SCOPE, NETWORK_SCOPE, SERVICE_SCOPE
 from whit.model.policy import HOST, WORLD
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(120)]

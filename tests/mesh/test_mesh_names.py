@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from whit.base.settings import Settings
-from whit.mesh import names
-from whit.mesh.names import NameTable
+from whit.mesh.dns import names
+from whit.mesh.dns.names import NameTable
 
 WEB, OTHER = "10.77.0.16", "10.77.0.17"
 TABLE = NameTable(

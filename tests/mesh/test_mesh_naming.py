@@ -9,8 +9,8 @@ import pytest
 
 from whit.datapath import abi
 from whit.datapath.address import Address
-from whit.mesh.identities import IdentityBook
-from whit.mesh.naming import Context, Dictionary, flow_of
+from whit.mesh.flows.naming import Context, Dictionary, flow_of
+from whit.mesh.policy.identities import IdentityBook
 from whit.model.flow import Flow
 
 WEB, API = 0x1000001, 0x1000002

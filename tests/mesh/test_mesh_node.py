@@ -12,7 +12,7 @@ from whit.datapath.abi import IdentityKey, IdentityValue
 from whit.kernel.links import Link
 from whit.mesh import node
 from whit.mesh.addresses import AddressBook
-from whit.mesh.explain import Dump, identity_of
+from whit.mesh.policy.explain import Dump, identity_of
 from whit.model.policy import HOST, RESOLVER, UNASSIGNED, WORLD
 
 SETTINGS = Settings(id="whit")

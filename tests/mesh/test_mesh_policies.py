@@ -16,9 +16,9 @@ from support.policy_strategies import sets, wide_sets
 
 from whit.mesh import node
 from whit.mesh.addresses import AddressBook
-from whit.mesh.explain import Dump, identity_of
-from whit.mesh.identities import numbers_of
-from whit.mesh.outside import outside_of
+from whit.mesh.policy.explain import Dump, identity_of
+from whit.mesh.policy.identities import numbers_of
+from whit.mesh.policy.outside import outside_of
 from whit.model.app import AppSpec
 from whit.model.policy import HOST, PolicyPort, PolicyRuleSpec, PolicySpec
 

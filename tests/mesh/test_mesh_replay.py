@@ -11,11 +11,11 @@ from mesh.test_mesh_check import admin, named, policy, shop
 
 from whit.datapath import abi
 from whit.datapath.address import Address
-from whit.mesh.flow_store import FlowStore
-from whit.mesh.flows import FlowLog
-from whit.mesh.recorded import gather
-from whit.mesh.replay import replay
-from whit.mesh.scenario import Present
+from whit.mesh.flows.log import FlowLog
+from whit.mesh.flows.store import FlowStore
+from whit.mesh.policy.recorded import gather
+from whit.mesh.policy.replay import replay
+from whit.mesh.policy.scenario import Present
 from whit.model.app import AppSpec
 from whit.model.finding import Candidate
 from whit.model.policy import HOST, WORLD, PolicySpec

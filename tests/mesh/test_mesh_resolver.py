@@ -23,9 +23,9 @@ from dnslib import EDNS0, QTYPE, RCODE, RR, TXT, A, DNSRecord
 
 from whit.base.settings import Settings
 from whit.kernel import netns
-from whit.mesh import names, upstream
-from whit.mesh.names import NameTable
-from whit.mesh.questions import Answer, Listener, parse
+from whit.mesh.dns import names, upstream
+from whit.mesh.dns.names import NameTable
+from whit.mesh.dns.questions import Answer, Listener, parse
 
 pytestmark = [pytest.mark.machine, pytest.mark.timeout(60)]
 
@@ -127,7 +127,7 @@ class Node:
         """With a resolv.conf of its own, as a mount namespace can have it."""
         script = 'mount --bind "$1" /etc/resolv.conf && shift && exec "$@"'
         wrapped = ["nsenter", f"--net={self.path}", "unshare", "--mount", "sh", "-c", script, "sh"]
-        own = [sys.executable, "-P", "-m", "whit.mesh.resolver", "--id", self.settings.id]
+        own = [sys.executable, "-P", "-m", "whit.mesh.dns.resolver", "--id", self.settings.id]
         return [*wrapped, str(self.resolv_conf), *own]
 
     def wait_until_it_answers(self) -> None:
@@ -457,7 +457,7 @@ def test_it_starts_again_where_another_was_killed(node: Node) -> None:
 
 
 def test_it_does_not_start_without_a_state_file(settings: Settings) -> None:
-    argv = [sys.executable, "-P", "-m", "whit.mesh.resolver", "--id", settings.id]
+    argv = [sys.executable, "-P", "-m", "whit.mesh.dns.resolver", "--id", settings.id]
     done = subprocess.run(argv, env={"PYTHONPATH": str(SOURCES)}, capture_output=True, text=True, timeout=20)
     assert done.returncode == 1
     assert done.stderr.startswith("whit-resolver: ")

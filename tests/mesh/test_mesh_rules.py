@@ -15,11 +15,12 @@ from pydantic import ValidationError
 
 from whit.base.errors import InputError
 from whit.datapath.abi import Verdict
-from whit.mesh import identities, node, rulebook, rules
+from whit.mesh import node
 from whit.mesh.addresses import AddressBook
-from whit.mesh.explain import Dump, identity_of
-from whit.mesh.outside import outside_of
-from whit.mesh.rulebook import RuleBook, RuleSegment
+from whit.mesh.policy import identities, rulebook, rules
+from whit.mesh.policy.explain import Dump, identity_of
+from whit.mesh.policy.outside import outside_of
+from whit.mesh.policy.rulebook import RuleBook, RuleSegment
 from whit.model.app import AppSpec
 from whit.model.policy import HOST, RESOLVER, UNASSIGNED, WORLD
 

@@ -25,8 +25,8 @@ from whit.kernel import links, netns
 from whit.kernel.netlink import NetlinkSocket
 from whit.mesh import network, node, services, tables
 from whit.mesh.addresses import AddressBook
-from whit.mesh.explain import Dump, Question, explain
-from whit.mesh.flows import FlowLog
+from whit.mesh.flows.log import FlowLog
+from whit.mesh.policy.explain import Dump, Question, explain
 from whit.model.app import AppSpec
 from whit.model.flow import Flow
 from whit.model.image import Image, ImageConfig

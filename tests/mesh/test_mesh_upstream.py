@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from whit.mesh import upstream
-from whit.mesh.upstream import Upstream, servers_in
+from whit.mesh.dns import upstream
+from whit.mesh.dns.upstream import Upstream, servers_in
 
 
 @pytest.mark.parametrize(

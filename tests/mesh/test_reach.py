@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from whit.mesh.reach import reached
-from whit.mesh.scenario import Scenario
+from whit.mesh.policy.reach import reached
+from whit.mesh.policy.scenario import Scenario
 from whit.model.app import AppSpec
 from whit.model.policy import RESOLVER
 

@@ -27,12 +27,13 @@ from whit.datapath.address import Address
 from whit.datapath.datapath import Datapath, uninstall
 from whit.datapath.install import DatapathConfig
 from whit.kernel import netns, tap
-from whit.mesh import names, network, node, services, tables
+from whit.mesh import network, node, services, tables
 from whit.mesh.addresses import AddressBook
-from whit.mesh.compiler import Table
-from whit.mesh.explain import Dump, Question, explain
-from whit.mesh.flows import FlowLog
-from whit.mesh.names import NameTable
+from whit.mesh.dns import names
+from whit.mesh.dns.names import NameTable
+from whit.mesh.flows.log import FlowLog
+from whit.mesh.policy.compiler import Table
+from whit.mesh.policy.explain import Dump, Question, explain
 from whit.model.app import AppSpec
 from whit.model.flow import Explanation, Flow
 from whit.model.image import Image, ImageConfig
@@ -241,7 +242,7 @@ def test_an_instance_asks_for_a_name_and_reaches_what_it_is_told(pair: Pair) -> 
     a, b = pair.specs["a"].network, pair.specs["b"].network
     table = NameTable(str(BOOK.resolver), {"pair": {"b": [b.service_address]}}, {a.address: ("pair", "a-1")})
     names.write_state(pair.settings, table)
-    argv = [sys.executable, "-P", "-m", "whit.mesh.resolver", "--id", pair.settings.id]
+    argv = [sys.executable, "-P", "-m", "whit.mesh.dns.resolver", "--id", pair.settings.id]
     resolver = subprocess.Popen(argv, env={"PYTHONPATH": str(Path(names.__file__).resolve().parents[2])})
     try:
         address = netns.call_in(pair.settings.netns_dir / pair.specs["a"].name, lambda: asked_for("b"))

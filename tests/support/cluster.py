@@ -20,9 +20,9 @@ from conformance.probing import Attempt, Goal, Tuple, probe
 from support.service_site import until
 from support.whit import Whit
 from whit.cli.client import Client
-from whit.formats.network_policy import read_policies
+from whit.formats.policy.kubernetes import read_policies
 from whit.kernel import sockets
-from whit.mesh import names
+from whit.mesh.dns import names
 from whit.model.app import AppSpec
 from whit.model.flow import Flow
 from whit.model.policy import PolicyRuleSpec, PolicySpec

@@ -8,8 +8,10 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-from whit.image import cpio, kernel, manifest
-from whit.image.kernel import Kernel, Series
+from whit.image import cpio
+from whit.image.oci import manifest
+from whit.image.sources import kernel
+from whit.image.sources.kernel import Kernel, Series
 from whit.image.tree import Entry, Tree
 
 KERNELS = Path("/var/cache/whit/kernels")

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from whit.image import layer, manifest
-from whit.image.directory import scan
-from whit.image.layout import Layout
+from whit.image.oci import layer, manifest
+from whit.image.oci.layout import Layout
+from whit.image.sources.directory import scan
 from whit.model.image import ImageConfig
 
 

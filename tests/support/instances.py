@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from whit.base.errors import Unavailable
 from whit.base.settings import Settings
-from whit.control import guests
+from whit.control.machines import guests
 from whit.kernel import netns
 from whit.model.image import Image, ImageConfig
 from whit.model.instance import ExitRecord, InstanceSpec, NetworkSpec

@@ -21,7 +21,7 @@ from pathlib import Path
 from support import variants
 from support.guests import QUIET, compiled, debian_kernel, first_root, program
 from whit.datapath import build
-from whit.image.kernel import Series
+from whit.image.sources.kernel import Series
 from whit.image.tree import Entry
 from whit.tools import qemu
 

@@ -37,8 +37,8 @@ from whit.kernel import addresses, links, netns, routes
 from whit.kernel.links import End
 from whit.kernel.netlink import NetlinkSocket
 from whit.kernel.routes import Route
-from whit.mesh.explain import Dump, Question
-from whit.mesh.naming import deciding_rule
+from whit.mesh.flows.naming import deciding_rule
+from whit.mesh.policy.explain import Dump, Question
 from whit.model.flow import Explanation
 
 _SO_COOKIE = 57

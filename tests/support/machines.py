@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from whit.base.settings import Settings
-from whit.control.machines import settle_machine
-from whit.formats.machine import load_machine
+from whit.control.machines.settling import settle_machine
+from whit.formats.machine.document import load_machine
 from whit.image.forms import microvm
 from whit.image.machines import first_boot
 from whit.image.machines.link import LinkedMachine

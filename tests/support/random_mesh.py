@@ -18,12 +18,13 @@ from whit.datapath.abi import EndpointFlags, EndpointKey, EndpointValue, Fronten
 from whit.datapath.address import Address
 from whit.datapath.datapath import Datapath
 from whit.kernel.links import Link
-from whit.mesh import identities, node, tables
+from whit.mesh import node, tables
 from whit.mesh.addresses import AddressBook, assign_instances, assign_services
-from whit.mesh.engine import Engine, Situation
-from whit.mesh.identities import IdentityBook
-from whit.mesh.outside import outside_of
-from whit.mesh.rulebook import RuleBook
+from whit.mesh.policy import identities
+from whit.mesh.policy.engine import Engine, Situation
+from whit.mesh.policy.identities import IdentityBook
+from whit.mesh.policy.outside import outside_of
+from whit.mesh.policy.rulebook import RuleBook
 from whit.mesh.services import ANYWHERE
 from whit.model.app import AppSpec
 from whit.model.instance import NetworkSpec

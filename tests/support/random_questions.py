@@ -8,7 +8,7 @@ from random import Random
 from support.packet_lab import ICMP_NUMBER, ICMPV6_NUMBER, SCTP_NUMBER, TCP_NUMBER, UDP_NUMBER
 from support.random_mesh import NOBODY, OF_NODE, OUTSIDERS, RandomNode
 from whit.datapath.abi import POLICY_PREFIX_ANY_PORT, POLICY_PREFIX_EXACT, Direction, FrontendKey, PolicyKey
-from whit.mesh.explain import Dump, Question, identity_of
+from whit.mesh.policy.explain import Dump, Question, identity_of
 from whit.mesh.services import ANYWHERE
 
 LOOPBACK = ("127.0.0.1", "::1")

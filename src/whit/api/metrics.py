@@ -9,8 +9,8 @@ from ipaddress import ip_address
 from fastapi import FastAPI, Response
 
 from whit.base.errors import Conflict, InputError
-from whit.control.metrics import exposition
-from whit.control.observation import Observation
+from whit.control.observing.metrics import exposition
+from whit.control.observing.observation import Observation
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 PATIENCE = 10.0

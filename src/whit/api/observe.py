@@ -8,9 +8,9 @@ from fastapi import FastAPI, Query
 from fastapi.responses import StreamingResponse
 
 from whit.api import stream
-from whit.control.observation import Observation
-from whit.control.observe import FlowQuery
-from whit.control.trace import Asked
+from whit.control.observing.observation import Observation
+from whit.control.observing.query import FlowQuery
+from whit.control.observing.trace import Asked
 from whit.model.alarm import Alarm
 from whit.model.edge import Edge
 from whit.model.flow import Family, Trace

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 def load(path: Path) -> AppSpec:
     """The app of a file or of the app file in a directory. Raises InputError with file and line."""
-    from whit.formats.appfile import load_app
+    from whit.formats.app.appfile import load_app
 
     return load_app(path)
 
@@ -25,7 +25,7 @@ def default_app() -> str:
     # Reading app files costs 150 ms of imports, which most directories need not pay.
     if not any(entry.suffix in (".yaml", ".yml") for entry in Path.cwd().iterdir()):
         return ""
-    from whit.formats.appfile import find_app_file
+    from whit.formats.app.appfile import find_app_file
 
     file = find_app_file(Path.cwd())
     return load(file).name if file else ""

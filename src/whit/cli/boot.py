@@ -17,7 +17,7 @@ from whit.base.errors import InputError, Permanent
 from whit.cli.invocation import Invocation, command
 
 if TYPE_CHECKING:
-    from whit.control.booting import Wishes
+    from whit.control.machines.booting import Wishes
     from whit.runtime.boot import Verdict
     from whit.tools import qemu
 
@@ -69,7 +69,7 @@ def boot(
     """
     import asyncio
 
-    from whit.control.booting import Wishes
+    from whit.control.machines.booting import Wishes
     from whit.tools import qemu as tool
 
     wishes = Wishes(
@@ -103,7 +103,7 @@ def forward(text: str) -> qemu.Forward:
 
 
 def _machine(run: Invocation, what: str, service: str, wishes: Wishes, scratch: Path) -> qemu.Machine:
-    from whit.control import booting
+    from whit.control.machines import booting
 
     path = Path(what)
     if not booting.is_machine(path):
@@ -138,8 +138,8 @@ def _debugged(machine: qemu.Machine, place: Path | None) -> qemu.Machine:
 def _built(run: Invocation, what: str, service: str, output: Path) -> Path:
     """A microVM of an app or of an image of the store."""
     from whit.cli import building, local, machines, progress
-    from whit.control import appliances
-    from whit.formats.appfile import valid_name
+    from whit.control.machines import appliances
+    from whit.formats.app.appfile import valid_name
     from whit.model.service import ServiceSpec
 
     if machines.is_machine(Path(what)):

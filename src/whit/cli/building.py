@@ -157,7 +157,7 @@ def build(
 
 def chosen(path: Path, services: Sequence[str]) -> AppSpec:
     """The app with these services only. A directory without an app file is an app of one service. Raises InputError."""
-    from whit.formats.appfile import find_app_file, load_app, project_app
+    from whit.formats.app.appfile import find_app_file, load_app, project_app
 
     spec = project_app(path) if path.is_dir() and not find_app_file(path) else load_app(path)
     for name in services:
@@ -173,7 +173,7 @@ def for_machines(spec: AppSpec, architecture: str) -> AppSpec:
     Raises:
         InputError: nothing is built for such machines.
     """
-    from whit.image import manifest
+    from whit.image.oci import manifest
 
     if architecture in ("", manifest.architecture()):
         return spec
@@ -220,7 +220,7 @@ async def write(
     """The image of a service in a form: files for others, or a machine that boots."""
     import asyncio
 
-    from whit.control import appliances
+    from whit.control.machines import appliances
 
     if target in appliances.TARGETS:
         return await appliances.write(store, target, name, service, image, output, fast=fast)

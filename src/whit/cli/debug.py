@@ -51,7 +51,7 @@ def debug(
 
 def _program(shell: Path | None) -> bytes:
     """Raises NotFound, and InputError for one that needs libraries, which the machine has not."""
-    from whit.image import elf
+    from whit.image.linking import elf
 
     path = shell or Path(shutil.which("busybox") or "/bin/busybox")
     if not path.is_file():

@@ -18,7 +18,7 @@ DEFAULT_TARGET = "microvm"
 
 def is_machine(path: Path) -> bool:
     """Whether it is a machine file, not an app's."""
-    from whit.formats.machine import is_machine_file
+    from whit.formats.machine.document import is_machine_file
 
     return is_machine_file(path)
 
@@ -46,7 +46,7 @@ def build(
             linked = await machines.settle_machine(spec, store, report, Path(scratch), how)
             return {"machine": linked.name, "because": linked.explain(explain) if explain else linked.summary()}
 
-    from whit.control import machines
+    from whit.control.machines import settling as machines
 
     result = progress.follow(local.stream(work), run.output)
     if run.json:
@@ -66,7 +66,7 @@ def written(run: Invocation, path: Path, output: Path) -> Path:
     store = local.store(run.settings)
 
     async def work(report: Callable[..., None]) -> dict[str, Any]:
-        from whit.control import machines
+        from whit.control.machines import settling as machines
 
         await machines.write(spec, store, report, DEFAULT_TARGET, output, await asyncio.to_thread(_how, spec))
         return {}
@@ -77,7 +77,7 @@ def written(run: Invocation, path: Path, output: Path) -> Path:
 
 def first_boot_disk(path: Path, output: Path) -> Path:
     """A disk that tells a machine what a cloud-config or an Ignition config says. Raises InputError."""
-    from whit.formats.first_boot import load_first_boot
+    from whit.formats.firstboot.userdata import load_first_boot
     from whit.image.machines import first_boot
 
     output.write_bytes(first_boot.disk(load_first_boot(path)))
@@ -92,7 +92,7 @@ def refuse(**options: object) -> None:
 
 
 def _load(path: Path) -> MachineSpec:
-    from whit.formats.machine import load_machine
+    from whit.formats.machine.document import load_machine
 
     return load_machine(path)
 

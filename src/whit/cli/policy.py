@@ -39,7 +39,7 @@ def apply(
     Example:
       whit policy apply network-policies.yaml
     """
-    from whit.formats.network_policy import load_policies
+    from whit.formats.policy.kubernetes import load_policies
 
     found = load_policies(file, namespace=app or "default")
     run.client.apply_policies(found)

@@ -50,7 +50,7 @@ def check(
       whit policy check network-policies.yaml
       whit policy check whit.yaml network-policies.yaml --alone
     """
-    from whit.formats.candidate import load_candidate
+    from whit.formats.policy.candidate import load_candidate
 
     candidate = load_candidate(files, namespace=app or "default")
     found = _checked(run, candidate, alone=alone)
@@ -65,8 +65,8 @@ def check(
 
 
 def _checked(run: Invocation, candidate: Candidate, *, alone: bool) -> list[Finding]:
-    from whit.mesh.check import check as check_alone
-    from whit.mesh.scenario import Present
+    from whit.mesh.policy.check import check as check_alone
+    from whit.mesh.policy.scenario import Present
 
     if not alone:
         try:
@@ -98,7 +98,7 @@ def replay(
       whit policy replay whit.yaml --exit-code
     """
     from whit.cli.inspection import point_in_time
-    from whit.formats.candidate import load_candidate
+    from whit.formats.policy.candidate import load_candidate
 
     found = run.client.replay_policies(load_candidate(files, namespace=app or "default"), point_in_time(since))
     if run.json:
@@ -126,7 +126,7 @@ def learn(
     """
     from whit.cli import appfile
     from whit.cli.inspection import point_in_time
-    from whit.formats.learned import fragment
+    from whit.formats.policy.learned import fragment
 
     found = run.client.learned(appfile.named_app(app, run.client.apps()), point_in_time(since))
     if write:
@@ -142,8 +142,8 @@ def _write(run: Invocation, path: Path, found: Learned) -> int:
     """Ends with 1 if the person does not want it."""
     import difflib
 
-    from whit.formats.appfile import load_app_file
-    from whit.formats.learned import edited, replaced
+    from whit.formats.app.appfile import load_app_file
+    from whit.formats.policy.learned import edited, replaced
 
     there = load_app_file(path)
     if there.spec.name != found.app:

@@ -21,17 +21,18 @@ from whit.base.errors import NotFound, WhitError
 from whit.base.settings import Settings
 from whit.cluster.documents import Documents
 from whit.cluster.sqlite import SqliteStore
-from whit.control import admission, doctor, guests, images, preview, resolver, status, waiting
+from whit.control import admission, doctor, images, preview, resolver, status, waiting
 from whit.control.desired import Wanted, instance_names, volume_directory, wanted_instances
-from whit.control.explain import answer
 from whit.control.instances import Instances, Record
+from whit.control.machines import guests
 from whit.control.network import Books, NodeNetwork
-from whit.control.observation import Observation
+from whit.control.observing.explain import answer
+from whit.control.observing.observation import Observation
+from whit.control.observing.surface import surface
 from whit.control.outside_names import OutsideNames
 from whit.control.plan import next_retry, plan
 from whit.control.policies import Policies
 from whit.control.rehearsal import Rehearsal
-from whit.control.surface import surface
 from whit.control.warm import Warmth
 from whit.image.store import ImageStore
 from whit.model.app import AppSpec

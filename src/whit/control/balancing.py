@@ -14,9 +14,10 @@ from whit.base.settings import Settings
 from whit.control.instances import Record
 from whit.datapath.abi import IdentityKey, IdentityValue
 from whit.datapath.datapath import Datapath
-from whit.mesh import names, node, services, tables
+from whit.mesh import node, services, tables
 from whit.mesh.addresses import AddressBook
-from whit.mesh.identities import service_name
+from whit.mesh.dns import names
+from whit.mesh.policy.identities import service_name
 from whit.model.app import AppSpec
 from whit.model.instance import NetworkSpec
 from whit.model.service import ServiceSpec

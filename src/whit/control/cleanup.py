@@ -15,7 +15,8 @@ from pathlib import Path
 
 from whit.base.errors import Unavailable
 from whit.base.settings import Settings
-from whit.control import guests, resolver
+from whit.control import resolver
+from whit.control.machines import guests
 from whit.datapath.datapath import uninstall
 from whit.kernel import cgroup, links, mount, netns, pidfd, sysctl
 from whit.kernel.netlink import NetlinkSocket

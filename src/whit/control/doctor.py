@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from whit.base.settings import Settings
-from whit.control import otlp
+from whit.control.observing import otlp
 from whit.datapath import probes as datapath_probes
 from whit.image.forms import probes as form_probes
 from whit.kernel import probes as kernel_probes

@@ -31,18 +31,20 @@ from whit.kernel import cgroup, links
 from whit.kernel.netlink import NetlinkSocket
 from whit.kernel.sysctl import WriteSysctl
 from whit.kernel.thread import in_thread
-from whit.mesh import addresses, identities, names, network, node, tables
+from whit.mesh import addresses, network, node, tables
 from whit.mesh.addresses import AddressBook
-from whit.mesh.compiler import ordered
-from whit.mesh.engine import Engine, Situation
-from whit.mesh.identities import IdentityBook, service_name
-from whit.mesh.learned import with_learned
-from whit.mesh.lines import Line
-from whit.mesh.named import NamedAddresses
-from whit.mesh.outside import Network, Numbers, Outside, Set, names_matching, outside_of
-from whit.mesh.policies import Addresses
-from whit.mesh.rulebook import RuleBook, RuleHead, RuleSegment
-from whit.mesh.rules import Side
+from whit.mesh.dns import names
+from whit.mesh.dns.learned import with_learned
+from whit.mesh.dns.named import NamedAddresses
+from whit.mesh.policy import identities
+from whit.mesh.policy.compiler import ordered
+from whit.mesh.policy.engine import Engine, Situation
+from whit.mesh.policy.identities import IdentityBook, service_name
+from whit.mesh.policy.lines import Line
+from whit.mesh.policy.outside import Network, Numbers, Outside, Set, names_matching, outside_of
+from whit.mesh.policy.policies import Addresses
+from whit.mesh.policy.rulebook import RuleBook, RuleHead, RuleSegment
+from whit.mesh.policy.rules import Side
 from whit.model.app import AppSpec
 from whit.model.instance import InstanceSpec, NetworkSpec
 from whit.model.operation import Operation, carry_out

@@ -15,12 +15,12 @@ from dataclasses import dataclass, field
 from whit.base.errors import WhitError
 from whit.base.settings import Settings
 from whit.cluster.documents import Documents
-from whit.control.alarms import alarms_of_names
 from whit.control.network import NodeNetwork
-from whit.mesh.announce import Announcement, Reception
-from whit.mesh.learned import MOST_SETS, Learned, LearnedNames, Timing
-from whit.mesh.named import can_be_named
-from whit.mesh.outside import names_matching
+from whit.control.observing.alarms import alarms_of_names
+from whit.mesh.dns.announce import Announcement, Reception
+from whit.mesh.dns.learned import MOST_SETS, Learned, LearnedNames, Timing
+from whit.mesh.dns.named import can_be_named
+from whit.mesh.policy.outside import names_matching
 from whit.mesh.sweeper import Sweep
 from whit.model.alarm import Alarm
 

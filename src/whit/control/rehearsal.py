@@ -9,13 +9,13 @@ from datetime import datetime
 from whit.control.network import NodeNetwork
 from whit.kernel import sockets
 from whit.kernel.thread import in_thread
-from whit.mesh.check import check
-from whit.mesh.flows import FlowLog
-from whit.mesh.identities import service_name
-from whit.mesh.learn import learn
-from whit.mesh.recorded import gather
-from whit.mesh.replay import replay
-from whit.mesh.scenario import Listening, Present
+from whit.mesh.flows.log import FlowLog
+from whit.mesh.policy.check import check
+from whit.mesh.policy.identities import service_name
+from whit.mesh.policy.learn import learn
+from whit.mesh.policy.recorded import gather
+from whit.mesh.policy.replay import replay
+from whit.mesh.policy.scenario import Listening, Present
 from whit.model.app import AppSpec
 from whit.model.finding import Candidate, Finding
 from whit.model.instance import InstanceStatus

@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 1.0
 """Between a resolver's end and a look for the next: one that cannot start is not tried all the time."""
-MODULE = "whit.mesh.resolver"
+MODULE = "whit.mesh.dns.resolver"
 FORM = "--form=2"
 """Of what the resolver and the agent tell each other. One of another form is started anew."""
 

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from whit.image import manifest
 from whit.image.bill import Bill
-from whit.image.linking import Order
-from whit.image.manifest import Layer
+from whit.image.linking.link import Order
+from whit.image.oci import manifest
+from whit.image.oci.manifest import Layer
 from whit.image.plan import Plan, Step
 from whit.image.records import StepResult
 from whit.model.image import ImageConfig

@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Literal
 
 from whit.base.errors import Conflict, system_failure
-from whit.image import layer, manifest, merged, unpack
-from whit.image.layout import Layout
-from whit.image.manifest import Descriptor
+from whit.image import merged, unpack
 from whit.image.needs import Graph
+from whit.image.oci import layer, manifest
+from whit.image.oci.layout import Layout
+from whit.image.oci.manifest import Descriptor
 from whit.image.tree import Entry, Extent
 
 Target = Literal["oci", "oci-archive", "rootfs"]

@@ -10,8 +10,9 @@ import hashlib
 import tempfile
 from pathlib import Path
 
-from whit.image import cpio, kernel
-from whit.image.kernel import Kernel
+from whit.image import cpio
+from whit.image.sources import kernel
+from whit.image.sources.kernel import Kernel
 from whit.image.tree import Entry, Tree
 
 MODULES = ("virtio_pci", "virtio_console", "virtio_net", "virtiofs", "virtio_rng")

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from whit.image.bill import Bill, Package
-from whit.image.manifest import Descriptor, Layer
+from whit.image.oci.manifest import Descriptor, Layer
 from whit.model.lock import Locked
 
 

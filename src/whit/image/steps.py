@@ -12,13 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from whit.base.errors import DigestMismatch
-from whit.image import archive, directory, layer, manifest, project, worker
+from whit.image import worker
 from whit.image.bill import Bill, Package
-from whit.image.layout import Layout
-from whit.image.linking import Order
-from whit.image.manifest import Descriptor, Layer
+from whit.image.linking.link import Order
+from whit.image.oci import archive, layer, manifest
+from whit.image.oci.layout import Layout
+from whit.image.oci.manifest import Descriptor, Layer
 from whit.image.plan import Plan, Step
 from whit.image.records import Records, StepResult, write_whole
+from whit.image.sources import directory, project
 from whit.image.tree import MERGED_USR, Tree
 from whit.image.workshop import Bench, Workshop
 from whit.model.lock import Locked, LockedPackage, LockedWheel, not_locked

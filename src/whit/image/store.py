@@ -19,16 +19,18 @@ from typing import Any, TypeVar
 
 from whit.base.errors import Conflict, NotFound, Permanent, WhitError, system_failure
 from whit.base.settings import Settings
-from whit.image import archive, export, manifest, merged, plan, prove, reference, unpack, worker
+from whit.image import export, merged, plan, unpack, worker
 from whit.image.assembly import Made, config_of, labels, order
 from whit.image.bill import Bill
-from whit.image.closure import OBSERVED
 from whit.image.export import Exported, Target
-from whit.image.layout import Layout
-from whit.image.manifest import Descriptor, Layer
+from whit.image.linking import prove
+from whit.image.linking.closure import OBSERVED
+from whit.image.oci import archive, manifest, reference
+from whit.image.oci.layout import Layout
+from whit.image.oci.manifest import Descriptor, Layer
+from whit.image.oci.reference import PathReference, RegistryReference
 from whit.image.plan import Plan, Step
 from whit.image.records import Records, StepResult
-from whit.image.reference import PathReference, RegistryReference
 from whit.image.steps import Say, Steps
 from whit.image.tree import Entry
 from whit.image.workshop import Workshop, failure, module_environment

@@ -19,10 +19,13 @@ from pathlib import Path
 from typing import Any
 
 from whit.base.errors import WhitError, system_failure
-from whit.image import confine, debian, depends, layer, linking, merged, unpack
+from whit.image import confine, depends, merged, unpack
 from whit.image.bill import Package
+from whit.image.linking import link as linking
 from whit.image.needs import Graph
-from whit.image.python import Installer, metadata
+from whit.image.oci import layer
+from whit.image.sources import debian
+from whit.image.sources.python import Installer, metadata
 from whit.image.tree import Tree
 from whit.model.lock import Locked, LockedPackage, not_locked
 from whit.tools import apt, skopeo

@@ -12,7 +12,7 @@ from whit.datapath.address import Address, prefix_of
 from whit.kernel import sysctl
 from whit.kernel.links import CreateHostLink, Link
 from whit.mesh.addresses import AddressBook
-from whit.mesh.outside import Network
+from whit.mesh.policy.outside import Network
 from whit.model.policy import HOST, RESOLVER, UNASSIGNED
 
 LOOPBACKS = (IPv4Network("127.0.0.0/8"), IPv6Network("::1/128"))

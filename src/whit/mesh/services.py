@@ -17,7 +17,7 @@ from typing import Literal
 
 from whit.datapath.abi import BackendState, BackendValue, FrontendFlags, FrontendKey, FrontendValue, SlotKey
 from whit.datapath.address import Address
-from whit.mesh.rules import PROTOCOLS
+from whit.mesh.policy.rules import PROTOCOLS
 from whit.model.service import Algorithm, PortSpec
 
 ANYWHERE = ("0.0.0.0", "::")

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from whit.datapath import abi
 from whit.datapath.maps import HashMap
-from whit.mesh.identities import NAME_SCOPE
+from whit.mesh.policy.identities import NAME_SCOPE
 
 _SECOND = 10**9
 _TCP, _UDP = 6, 17

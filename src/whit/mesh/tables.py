@@ -26,8 +26,9 @@ from whit.datapath.abi import (
 )
 from whit.datapath.datapath import Datapath
 from whit.datapath.maps import HashMap
-from whit.mesh import compiler, maglev
-from whit.mesh.identities import NAME_SCOPE, NETWORK_SCOPE, scope_of
+from whit.mesh import maglev
+from whit.mesh.policy import compiler
+from whit.mesh.policy.identities import NAME_SCOPE, NETWORK_SCOPE, scope_of
 from whit.mesh.services import Service, ServiceTables, service_tables
 from whit.model.policy import WORLD
 

@@ -12,8 +12,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from whit.image import cpio, kernel
-from whit.image.kernel import Kernel
+from whit.image import cpio
+from whit.image.sources import kernel
+from whit.image.sources.kernel import Kernel
 from whit.image.tree import Content, Entry, Extent, Tree
 
 MEMORY_MODULES = ("virtio_pci", "virtio_console", "virtio_net", "virtio_rng")

@@ -19,12 +19,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID
 
-from whit.image import layer
 from whit.image.forms import efi, erofs, gpt
 from whit.image.forms.bootable import VERITY_MODULES, Bootable, modules
 from whit.image.forms.efi import identity_of
 from whit.image.forms.gpt import Partition, Table
-from whit.image.kernel import Kernel
+from whit.image.oci import layer
+from whit.image.sources.kernel import Kernel
 from whit.tools import mke2fs, mtools, veritysetup
 from whit.tools.veritysetup import Tree
 

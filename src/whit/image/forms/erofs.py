@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from whit.base.errors import InputError
-from whit.image import layer
+from whit.image.oci import layer
 from whit.image.tree import Entry, Extent
 
 BLOCK = 4096

@@ -8,10 +8,10 @@ import asyncio
 from pathlib import Path
 
 from whit.base.errors import InputError
-from whit.image import layer
 from whit.image.forms import efi
 from whit.image.forms.bootable import MEMORY, MEMORY_MODULES, Bootable, modules
-from whit.image.kernel import Kernel
+from whit.image.oci import layer
+from whit.image.sources.kernel import Kernel
 from whit.tools import mtools, xorriso
 
 LARGEST = 0xFFFF * 512

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from whit.base.errors import InputError, Place
-from whit.image import directory
+from whit.image.sources import directory
 from whit.image.tree import Entry, Extent, Tree
 from whit.model.machine import FileSpec
 

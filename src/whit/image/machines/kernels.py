@@ -12,10 +12,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from whit.base.errors import InputError, NotFound, Place
-from whit.image import kernel as debian
-from whit.image import manifest
 from whit.image.forms.bootable import VERITY_MODULES
 from whit.image.machines.parts import Kernel, Root
+from whit.image.oci import manifest
+from whit.image.sources import kernel as debian
 from whit.image.tree import Entry, read_tar
 from whit.model.machine import KernelSpec, MachineSpec
 from whit.tools import modprobe

@@ -17,10 +17,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from whit.base.errors import InputError, NotFound, Place
-from whit.image import manifest
 from whit.image.forms.bootable import Bootable, file
 from whit.image.machines import files, oci_config, records
 from whit.image.machines.parts import Kernel, Parts, key_of
+from whit.image.oci import manifest
 from whit.image.tree import MERGED_USR, Entry, Tree
 from whit.model.machine import ContainerSpec, MachineSpec, Stage, VolumeSpec
 

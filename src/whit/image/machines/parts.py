@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from whit.image.accounts_file import identity_of
-from whit.image.kernel import Kernel as Linux
+from whit.image.sources.kernel import Kernel as Linux
 from whit.image.tree import Content, Entry
 from whit.model.image import ImageConfig
 from whit.model.machine import ImageSource

@@ -1,0 +1,1 @@
+"""Machines: settled, made to boot, booted."""

@@ -1,0 +1,165 @@
+"""Makes of a service and its image a machine that boots by itself: what an instance would be told, its init is told.
+
+Linking is image/'s, records are the driver's: here the one is handed to the other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import signal
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from whit.base.errors import Conflict, InputError, Place
+from whit.control.machines.guests import KERNELS
+from whit.image.export import Exported
+from whit.image.forms import disk, iso, microvm
+from whit.image.forms.bootable import Bootable, file
+from whit.image.oci import manifest
+from whit.image.sources import kernel
+from whit.image.sources.kernel import Kernel
+from whit.image.store import ImageStore
+from whit.image.tree import Entry
+from whit.model.image import Image
+from whit.model.service import ServiceSpec
+from whit.runtime import bundle, users
+from whit.runtime.capabilities import effective_set
+from whit.runtime.microvm import build, records
+from whit.tools import qemu_img
+
+APPEND = "console={} quiet loglevel=3 panic=-1 random.trust_cpu=on no_timer_check"
+FAST_BOOT = (
+    "initcall_blacklist=load_system_certificate_list,bpf_dummy_struct_ops_init,jent_mod_init,bpf_tcp_ca_kfunc_init,"
+    "trace_eval_init cryptomgr.notests"
+)
+"""What a kernel does at every boot that no application needs: tests of its ciphers, and keys of signatures (which
+Secure Boot needs for modules). Names that a kernel does not have are passed over."""
+CONSOLES = {"amd64": "ttyS0", "arm64": "ttyAMA0"}
+MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}
+"""As the kernel names them."""
+MICROVMS = ("microvm", "microvm-archive")
+TARGETS = (*MICROVMS, "disk", "disk-qcow2", "iso")
+
+
+async def write(
+    store: ImageStore, target: str, name: str, service: ServiceSpec, image: Image, output: Path, *, fast: bool = False
+) -> Exported:
+    """Write the service's machine to `output` in a form of TARGETS; `fast` is with FAST_BOOT.
+
+    Raises:
+        InputError: the service asks for what only a node has.
+        Unavailable, Permanent: the kernel cannot be had.
+    """
+    if not output.absolute().parent.is_dir():
+        raise InputError(
+            f"there is no directory {output.absolute().parent}", hint="make it, or choose another --output"
+        )
+    linux = await kernel.obtain(KERNELS, architecture_of(service))
+    with tempfile.TemporaryDirectory(prefix=".new-", dir=output.absolute().parent) as scratch:
+        machine = await asyncio.to_thread(bootable, store, name, service, image, linux, Path(scratch))
+        if fast:
+            machine = replace(machine, append=f"{machine.append} {FAST_BOOT}")
+        return await write_form(target, machine, linux, Path(scratch), output)
+
+
+def architecture_of(service: ServiceSpec) -> str:
+    """Which machines the service's image is for."""
+    return (service.build.architecture if service.build else "") or manifest.architecture()
+
+
+async def write_form(target: str, machine: Bootable, linux: Kernel, scratch: Path, output: Path) -> Exported:
+    """Write what boots to `output` in a form of TARGETS. It is made in `scratch`, on the same file system."""
+    work = scratch / "work"
+    work.mkdir()
+    if target in MICROVMS:
+        await microvm.write(machine, linux, work)
+        return await asyncio.to_thread(_publish_microvm, target, work, output)
+    made = scratch / "made"
+    await (iso if target == "iso" else disk).write(machine, linux, made, work)
+    if target == "disk-qcow2":
+        raw, made = made, scratch / "qcow2"
+        await qemu_img.to_qcow2(raw, made)
+    return await asyncio.to_thread(_publish, made, output)
+
+
+def _publish_microvm(target: str, made: Path, output: Path) -> Exported:
+    if target == "microvm":
+        digest, size = microvm.digest(made), sum(path.stat().st_size for path in made.iterdir())
+        microvm.publish(made, output)
+        return Exported(output, digest, size)
+    microvm.archive(made, made.parent / "archive")
+    return _publish(made.parent / "archive", output)
+
+
+def _publish(made: Path, output: Path) -> Exported:
+    if output.is_dir():
+        raise Conflict(f"{output} is a directory", hint="name a file with --output")
+    with made.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    made.chmod(0o644)
+    made.rename(output)
+    return Exported(output, f"sha256:{digest}", output.stat().st_size)
+
+
+def bootable(
+    store: ImageStore, name: str, service: ServiceSpec, image: Image, linux: Kernel, scratch: Path
+) -> Bootable:
+    """What boots as the service would run. Layers that others packed are unpacked to `scratch`, and stay there."""
+    files = store.files(image.name, scratch)
+    volumes = (mount.target for mount in service.mounts if mount.kind == "volume")
+    kept = tuple(sorted({*volumes, *image.config.volumes}))
+    architecture = architecture_of(service)
+    program = build.program("appliance", machine=MACHINES[architecture])
+    return Bootable(
+        name=name,
+        architecture=architecture,
+        kernel=file(linux.image),
+        init=Entry("init", mode=0o755, content=program.read_bytes()),
+        append=APPEND.format(CONSOLES[architecture]),
+        root=tuple(files),
+        kept=kept,
+        system=(*_system(name, service), *(f"keep={place}={_folder(place)}" for place in kept)),
+        process=tuple(_process(name, service, image, files)),
+    )
+
+
+def _folder(place: str) -> str:
+    """The name of a kept directory on the disk, as systemd-escape(1) --path gives it."""
+    return place.strip("/").replace("-", "\\x2d").replace("/", "-") or "-"
+
+
+def _system(name: str, service: ServiceSpec) -> list[str]:
+    found = [f"hostname={name}", "dhcp=eth0"]
+    found += [f"sysctl={path.replace('.', '/')}={value}" for path, value in bundle.SYSCTLS.items()]
+    found += ["readonly=1"] if service.read_only else []
+    for mount in service.mounts:
+        if mount.kind == "bind":
+            hint = "put the files into the image, or keep them in a volume"
+            raise InputError(f"{mount.source} is a directory of a node", place=Place(key=f"services.{name}"), hint=hint)
+        if mount.kind == "tmpfs":
+            found.append(f"tmpfs={mount.target}=mode=1777")
+    return found
+
+
+def _process(name: str, service: ServiceSpec, image: Image, files: Sequence[Entry]) -> list[str]:
+    config = image.config
+    texts = {one.path: one.data().decode(errors="replace") for one in files if one.path in ("etc/passwd", "etc/group")}
+    user = service.user if service.user is not None else config.user
+    owner = users.resolve(user, texts.get("etc/passwd", ""), texts.get("etc/group", ""), name)
+    words = bundle.command_line(name, service.entrypoint, service.command, config.entrypoint, config.command)
+    env = bundle.environment(config.env | service.environment, owner)
+    capabilities = effective_set(service.cap_add, service.cap_drop)
+    hard = bundle.OPEN_FILES[1]
+    process = {
+        "user": {"uid": owner.uid, "gid": owner.gid, "additionalGids": list(owner.groups)},
+        "args": list(words),
+        "env": [f"{key}={value}" for key, value in sorted(env.items())],
+        "cwd": service.working_dir or config.working_dir or "/",
+        "capabilities": bundle.capability_sets(capabilities, root=owner.uid == 0),
+        "rlimits": [{"type": "RLIMIT_NOFILE", "soft": bundle.OPEN_FILES[0], "hard": hard}],
+    }
+    number = signal.Signals[service.stop_signal or config.stop_signal].value
+    return [*records.of_process(process), "console=1", f"stop={number}"]

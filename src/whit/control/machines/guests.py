@@ -1,0 +1,29 @@
+"""What microVMs boot is an image's business, running them is a driver's: here the one is handed to the other."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+from whit.image import guest
+from whit.image.oci import manifest
+from whit.image.sources import kernel
+from whit.runtime.microvm import build
+from whit.runtime.microvm.bundle import Guest
+
+KERNELS = Path("/var/cache/whit/kernels")
+"""Kept for all agents of this machine: a kernel is the same for all, and 70 MB."""
+
+_making = asyncio.Lock()
+
+
+async def obtain() -> Guest:
+    """The kernel with its first root; fetched from Debian's mirror and made the first time.
+
+    Raises:
+        Unavailable: the host is not Debian, or the programs of init/ were not built.
+        Permanent: the kernel's package cannot be fetched.
+    """
+    async with _making:
+        linux = await kernel.obtain(KERNELS, manifest.architecture())
+        return Guest(linux.release, linux.image, await guest.first_root(linux, build.program("guest")))

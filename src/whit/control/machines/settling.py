@@ -1,0 +1,153 @@
+"""Settles a machine: its images are built or found, its kernel obtained, what images say of themselves merged, and all
+of it linked into one tree. Whatever is written from the tree is an image form's business."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from whit.base.errors import InputError, NotFound, NotLocked, Place
+from whit.control.images import How
+from whit.control.machines import appliances
+from whit.control.machines.guests import KERNELS
+from whit.formats.machine.container import LABEL, read_label
+from whit.image import export
+from whit.image.export import Exported
+from whit.image.machines import kernels, link
+from whit.image.machines.link import LinkedMachine
+from whit.image.machines.parts import Kernel, Parts, Root, key_of
+from whit.image.store import ImageStore
+from whit.image.tree import Entry
+from whit.model.build import BuildSpec, CheckSpec, DebianPart
+from whit.model.machine import ContainerSpec, ImageSource, MachineSpec, Stage
+from whit.model.progress import Progress, Report
+from whit.runtime.microvm import build
+
+RUNTIME = BuildSpec(
+    parts=(DebianPart(name="crun", link="closure"),),
+    check=(CheckSpec(run=("/usr/bin/crun", "--version")),),
+)
+"""What runs a machine's containers, with the libraries that it reaches and nothing else."""
+_RUNTIME_NAME = "whit-machine-runtime"
+
+
+async def settle_machine(
+    spec: MachineSpec, store: ImageStore, report: Report, scratch: Path, how: How | None = None
+) -> LinkedMachine:
+    """The linked machine. Contents of images that others packed lie in `scratch`, which has to outlive the result.
+
+    Raises:
+        InputError: it has no kernel, an image is not there, or a container contradicts itself.
+        WhitError: a build or a download failed.
+    """
+    if spec.kernel is None:
+        raise link.no_kernel(spec)
+    how = how or How()
+    found = await _images(spec, store, report, how)
+    runtime = await store.build(_RUNTIME_NAME, RUNTIME, report, lock=how.lock, fetch=how.fetch)
+    roots = {key: await asyncio.to_thread(_root, store, name, scratch) for key, name in found.items()}
+    merged = await asyncio.to_thread(_merged, spec, store, found)
+    kernel = await _kernel(merged, roots, scratch, how)
+    system = await asyncio.to_thread(_root, store, runtime.name, scratch)
+    layouts = await asyncio.to_thread(_layouts, merged, store, found)
+    parts = Parts(kernel, build.program("supervisor"), system, roots, layouts)
+    linked = await asyncio.to_thread(link.link, merged, parts)
+    report(Progress(subject=spec.name, step=f"linked {sum(1 for _ in linked.tree)} files", done=True))
+    return linked
+
+
+async def write(
+    spec: MachineSpec, store: ImageStore, report: Report, target: str, output: Path, how: How | None = None
+) -> Exported:
+    """Write the machine to `output` in a form of appliances.TARGETS.
+
+    Raises:
+        InputError: as settle_machine, or machines have no such form.
+        Conflict: something else is there.
+    """
+    if target not in appliances.TARGETS:
+        hint = f"known of machines: {', '.join(appliances.TARGETS)}"
+        raise InputError(f"a machine does not take the form {target}", hint=hint)
+    parent = output.absolute().parent
+    if not parent.is_dir():
+        raise InputError(f"there is no directory {parent}", hint="make it, or choose another --output")
+    with tempfile.TemporaryDirectory(prefix=".new-", dir=parent) as scratch:
+        linked = await settle_machine(spec, store, report, Path(scratch), how)
+        machine = await asyncio.to_thread(linked.bootable)
+        return await appliances.write_form(target, machine, linked.kernel.linux, Path(scratch), output)
+
+
+def sources(spec: MachineSpec) -> Iterator[tuple[str, ImageSource]]:
+    """Every image that the machine needs, with what it is for."""
+    if spec.kernel and spec.kernel.image:
+        yield "kernel", spec.kernel.image
+    for number, source in enumerate(spec.init):
+        yield f"init-{number}", source
+    for container in spec.containers:
+        yield container.name, container.source
+    for volume in spec.volumes:
+        if volume.source:
+            yield volume.name, volume.source
+
+
+async def _images(spec: MachineSpec, store: ImageStore, report: Report, how: How) -> dict[str, str]:
+    """The name in the store of each image, by its key. One after the other: builds share what they fetch."""
+    found: dict[str, str] = {}
+    for name, source in sources(spec):
+        if key_of(source) not in found:
+            found[key_of(source)] = await _settle(f"{spec.name}-{name}", source, store, report, how)
+    return found
+
+
+async def _settle(name: str, source: ImageSource, store: ImageStore, report: Report, how: How) -> str:
+    if source.build is not None:
+        image = await store.build(
+            name.lower(), source.build, report, refresh=how.refresh, lock=how.lock, fetch=how.fetch
+        )
+        return image.name
+    try:
+        return (await store.obtain(source.reference, report, fetch=False)).name
+    except (NotFound, NotLocked) as error:
+        hint = "whit image ls shows what is; fetch it with whit image pull, or say with build: what it is linked from"
+        missing = InputError(f"the image {source.reference} is not here", place=Place(source.place), hint=hint)
+        missing.code = "machine-no-such-image"
+        raise missing from error
+
+
+def _root(store: ImageStore, name: str, scratch: Path) -> Root:
+    image = store.image(name)
+    return Root(name, image.digest, tuple(store.files(name, scratch)), image.config)
+
+
+def _layouts(spec: MachineSpec, store: ImageStore, names: dict[str, str]) -> dict[str, tuple[Entry, ...]]:
+    """The OCI layouts of the images that volumes hold as such."""
+    found = {}
+    for volume in spec.volumes:
+        if volume.source is not None and volume.format == "oci":
+            key = key_of(volume.source)
+            descriptor = store.layout.find(names[key])
+            assert descriptor is not None
+            found[key] = tuple(export.archive(store.layout, names[key], descriptor))
+    return found
+
+
+def _merged(spec: MachineSpec, store: ImageStore, names: dict[str, str]) -> MachineSpec:
+    """The machine with what its images say of themselves. Raises InputError."""
+
+    def merge(container: ContainerSpec) -> ContainerSpec:
+        name = names[key_of(container.source)]
+        label = store.labels(name).get(LABEL)
+        return container.merged(read_label(label, name)) if label else container.settled()
+
+    stages: tuple[Stage, ...] = ("onboot", "onshutdown", "services")
+    return spec.model_copy(update={stage: tuple(map(merge, spec.stage(stage))) for stage in stages})
+
+
+async def _kernel(spec: MachineSpec, roots: dict[str, Root], scratch: Path, how: How) -> Kernel:
+    assert spec.kernel is not None
+    names = kernels.needed(spec)
+    if spec.kernel.image is not None:
+        return await kernels.of_image(spec.kernel, roots[key_of(spec.kernel.image)], names, scratch)
+    return await kernels.of_debian(KERNELS, spec.kernel, names, refresh=how.refresh)

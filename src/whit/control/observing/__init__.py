@@ -1,0 +1,1 @@
+"""What a person sees of the mesh: flows, edges, metrics, traces, explanations."""

@@ -1,0 +1,1 @@
+"""App files: whit.yaml and Compose."""

@@ -1,0 +1,1 @@
+"""Machine files: LinuxKit's YAML."""

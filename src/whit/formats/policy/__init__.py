@@ -1,0 +1,1 @@
+"""Policies, of Kubernetes and of app files."""

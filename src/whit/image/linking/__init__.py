@@ -1,0 +1,1 @@
+"""Linking: which files come into an image, and the proof that they suffice."""

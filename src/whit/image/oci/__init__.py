@@ -1,0 +1,1 @@
+"""Documents and layers of the OCI image specification."""

@@ -1,0 +1,1 @@
+"""Flows: what the datapath tells, kept, and with names in place of numbers."""

@@ -3,38 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import time
-import urllib.request
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 from support.load import Load, Tally
+from support.shop import call, rows
 from support.whit import SHOP, Whit
 
 pytestmark = [pytest.mark.machine, pytest.mark.network, pytest.mark.slow, pytest.mark.timeout(900)]
 
 LOAD_SHARE = 0.6
 """Of the measured saturation."""
-
-
-def url(shop: Whit) -> str:
-    return f"http://127.0.0.1:{shop.environment['SHOP_PORT']}"
-
-
-def call(address: str, body: dict[str, Any] | None = None) -> Any:
-    data = json.dumps(body).encode() if body is not None else None
-    request = urllib.request.Request(address, data, {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=10) as reply:
-        return json.load(reply)
-
-
-def rows(shop: Whit) -> int:
-    """Counted by PostgreSQL itself, in its own instance."""
-    query = "SELECT count(*) FROM orders"
-    psql = ["/usr/lib/postgresql/15/bin/psql", "-h", "127.0.0.1", "-U", "postgres", "-Atc", query, "postgres"]
-    return int(shop("exec", "-e", "PGPASSWORD=shop", "db", *psql).stdout)
 
 
 def test_what_runs_is_told(shop: Whit) -> None:
@@ -67,14 +47,14 @@ def test_second_up_changes_nothing(shop: Whit, record_number: Callable[[str, obj
 
 
 def test_order_is_in_postgresql_also_after_down_and_up(shop: Whit) -> None:
-    order = call(f"{url(shop)}/orders", {"item": "teapot", "quantity": 2})
+    order = call(shop, "/orders", {"item": "teapot", "quantity": 2})
     before = rows(shop)
     assert before >= 1
     shop("down", "shop")
     assert shop.json("ps") == []
     shop("up", str(SHOP))
     assert rows(shop) == before
-    assert call(f"{url(shop)}/orders/{order['id']}") == {"id": order["id"], "item": "teapot", "quantity": 2}
+    assert call(shop, f"/orders/{order['id']}") == {"id": order["id"], "item": "teapot", "quantity": 2}
 
 
 PROBE = "import socket; socket.create_connection(('db', 5432), timeout=1.5); print('connected')"

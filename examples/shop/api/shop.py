@@ -28,7 +28,12 @@ class Order(BaseModel):
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     pool = AsyncConnectionPool(
-        os.environ["DATABASE"], min_size=2, max_size=8, kwargs={"row_factory": dict_row}, open=False
+        os.environ["DATABASE"],
+        min_size=2,
+        max_size=8,
+        kwargs={"row_factory": dict_row},
+        check=AsyncConnectionPool.check_connection,  # so that no order meets a connection from before a restart
+        open=False,
     )
     async with pool, Redis.from_url(os.environ["CACHE"], decode_responses=True) as cache:
         async with pool.connection() as connection:

@@ -55,9 +55,14 @@ def plan_start(spec: InstanceSpec, settings: Settings, host: HostFacts, files: N
         WriteNetworkFiles(layout, spec, files),
         WriteBundle(layout, spec, host),
         *_own_cgroup(layout, host),
-        CreateContainer(layout, spec, host),
-        StartContainer(layout, spec, host),
+        *_created_and_started(layout, spec, host),
     ]
+
+
+def _created_and_started(layout: Layout, spec: InstanceSpec, host: HostFacts) -> list[Operation]:
+    if host.runtime.begins_at_once:
+        return [CreateContainer(layout, spec, host, begins=True)]
+    return [CreateContainer(layout, spec, host), StartContainer(layout, spec, host)]
 
 
 def _own_cgroup(layout: Layout, host: HostFacts) -> list[Operation]:

@@ -137,7 +137,7 @@ class WriteBundle:
 
 @dataclass(frozen=True)
 class CreateContainer:
-    """Have the monitor create the container; its program does not run yet."""
+    """Have the monitor create the container. Its program does not run yet, or `begins`."""
 
     layout: Layout
     spec: InstanceSpec
@@ -145,9 +145,11 @@ class CreateContainer:
     restarts: int = 0
     runtime: str = ""
     """What `whit ps` shows; empty: the container runtime itself."""
+    begins: bool = False
 
     def describe(self) -> str:
-        return f"create container {self.layout.name} with {self.host.runtime.kind} under conmon"
+        done = "run" if self.begins else "create"
+        return f"{done} container {self.layout.name} with {self.host.runtime.kind} under conmon"
 
     async def do(self) -> None:
         monitored = self.layout.monitored
@@ -155,7 +157,7 @@ class CreateContainer:
             path.unlink(missing_ok=True)
         logs.prepare(self.layout)
         try:
-            await conmon.create(monitored, self.host.runtime)
+            await conmon.create(monitored, self.host.runtime, begins=self.begins)
         except CommandError as error:
             raise _explained(error, self.spec) from error
         label = self.runtime or self.host.runtime.label

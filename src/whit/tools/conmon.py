@@ -44,8 +44,9 @@ class Monitored:
         return self.bundle / "init.pid"
 
 
-def arguments(container: Monitored, runtime: Runtime) -> list[str]:
-    """The command line that creates the container and monitors it."""
+def arguments(container: Monitored, runtime: Runtime, *, begins: bool = False) -> list[str]:
+    """The command line that creates the container and monitors it. `begins`: its program is to run at once."""
+    program, *words = runtime.beginning(container.name) if begins else runtime.arguments(container.name)
     return [
         "conmon",
         *("--api-version", "1"),
@@ -53,8 +54,8 @@ def arguments(container: Monitored, runtime: Runtime) -> list[str]:
         *("--cuuid", container.name),
         *("--name", container.name),
         *("--bundle", str(container.bundle)),
-        *("--runtime", str(runtime.path)),
-        *(word for one in runtime.global_arguments(container.name) for word in ("--runtime-arg", one)),
+        *("--runtime", program),
+        *(word for one in words for word in ("--runtime-arg", one)),
         *("--conmon-pidfile", str(container.monitor_pid_file)),
         *("--container-pidfile", str(container.pid_file)),
         *("--exit-dir", str(container.exit_dir)),
@@ -66,14 +67,15 @@ def arguments(container: Monitored, runtime: Runtime) -> list[str]:
     ]
 
 
-async def create(container: Monitored, runtime: Runtime, *, timeout: float = 60.0) -> int:
+async def create(container: Monitored, runtime: Runtime, *, begins: bool = False, timeout: float = 60.0) -> int:
     """Start the monitor, which has the runtime create the container; the pid of the container's first process.
+    `begins`: its program runs then.
 
     Raises:
         CommandError: with what the runtime printed.
         TimedOut: no answer came.
     """
-    argv = arguments(container, runtime)
+    argv = arguments(container, runtime, begins=begins)
     reading, writing = os.pipe()
     try:
         try:

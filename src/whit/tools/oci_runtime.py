@@ -11,6 +11,7 @@ import contextlib
 import json
 import logging
 import os
+import shlex
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -56,6 +57,8 @@ class Runtime:
     """Given with every call, before the command."""
     makes_cgroup: bool = False
     """It sets no limits in a cgroup that exists already."""
+    begins_at_once: bool = False
+    """To create and to start in one call saves time."""
 
     @property
     def label(self) -> str:
@@ -78,6 +81,14 @@ class Runtime:
     def arguments(self, name: str, *arguments: str) -> list[str]:
         """The command line of a call for this container."""
         return [str(self.path), *self.global_arguments(name), *arguments]
+
+    def running(self, name: str) -> list[str]:
+        """The call that creates and starts; what follows is as for `create`."""
+        return self.arguments(name, "run", "--detach")
+
+    def beginning(self, name: str) -> list[str]:
+        """`running` for a monitor that knows of `create` only, and adds that word."""
+        return ["/bin/sh", "-c", f'shift; exec {shlex.join(self.running(name))} "$@"', "sh"]
 
     def exists(self, name: str) -> bool:
         """Whether the runtime keeps anything of this container. crun and runc keep it in a directory of its name."""

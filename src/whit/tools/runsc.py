@@ -116,9 +116,15 @@ class Runsc(Runtime):
         return self.root / name / f"{name}_sandbox:{name}.state"
 
     async def start(self, name: str) -> None:
+        await process.run(self.starting(name, "start", name, hide=self._hides), timeout=60)
+
+    def running(self, name: str) -> list[str]:
+        return self.starting(name, "run", "--detach", hide=self._hides)
+
+    @property
+    def _hides(self) -> bool:
         found = self.finding()
-        hide = found is not None and found.mistakes_namespaces
-        await process.run(self.starting(name, "start", name, hide=hide), timeout=60)
+        return found is not None and found.mistakes_namespaces
 
     async def delete(self, name: str) -> None:
         """Kill whatever runs in it and forget it; its cgroups are left to the caller.
@@ -168,6 +174,7 @@ def of(settings: Settings) -> Runsc:
         root=settings.run_dir / "runsc",
         flags=FLAGS,
         makes_cgroup=True,
+        begins_at_once=True,
         memory=programs / "runsc.json",
         settings=settings,
     )

@@ -37,6 +37,6 @@ def named_app(given: str, apps: Sequence[AppStatus]) -> str:
         return names.choose_app(apps, default_app())
     if any(app.name == given for app in apps):
         return given
-    if Path(given).exists():
+    if Path(given).exists() or given.startswith("catalog:"):
         return names.require_app(load(Path(given)).name, apps)
     return names.require_app(given, apps)

@@ -140,6 +140,7 @@ def _built(run: Invocation, what: str, service: str, output: Path) -> Path:
     from whit.cli import building, local, machines, progress
     from whit.control.machines import appliances
     from whit.formats.app.appfile import valid_name
+    from whit.formats.catalog import is_named
     from whit.model.service import ServiceSpec
 
     if machines.is_machine(Path(what)):
@@ -147,7 +148,7 @@ def _built(run: Invocation, what: str, service: str, output: Path) -> Path:
     store = local.store(run.settings)
 
     async def work(report: Callable[..., None]) -> dict[str, object]:
-        if Path(what).exists():
+        if Path(what).exists() or is_named(what):
             name, spec, image = await building.settled(store, Path(what), service, report)
         else:
             image = await store.obtain(what, report)

@@ -93,6 +93,7 @@ def build(
       whit build examples/machine/minimal.yml -o minimal
     """
     from whit.cli import local, machines, progress
+    from whit.formats.catalog import is_named
     from whit.model.lock import FILE, read
 
     if machines.is_machine(path):
@@ -111,6 +112,9 @@ def build(
             explain=None if explain == EVERYTHING else explain,
         )
         return
+    if (lock or observe) and is_named(str(path)):
+        hint = "write an app file that extends it; whit.lock stands beside that"
+        raise InputError("the catalogue is part of Whit: nothing is written there", hint=hint)
     if lock and locked:
         raise InputError("--lock fetches, and --locked fetches nothing", hint="give one of them")
     spec = chosen(path, service or [])

@@ -16,6 +16,7 @@ from whit.base.errors import InputError, WhitError
 from whit.cli import (
     boot,
     building,
+    catalog,
     debug,
     doctor,
     execute,
@@ -72,7 +73,7 @@ def whit(
 
 
 for area in (
-    *(lifecycle, building, boot, debug, image, inspection, surface, execute),
+    *(lifecycle, building, boot, debug, image, catalog, inspection, surface, execute),
     *(flows, top, service_map, trace, policy, doctor),
 ):
     area.add(app)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from whit.base.errors import InputError, Place
-from whit.formats import shapes
+from whit.formats import catalog, shapes
 from whit.formats.app.checks import check
 from whit.formats.app.dotenv import read_env_file
 from whit.formats.app.draft import Source, places_of
@@ -113,6 +113,7 @@ def valid_name(text: str) -> str:
 
 
 def _chosen_file(path: Path) -> Path:
+    path = catalog.resolve(path)
     if not path.exists():
         raise InputError("there is no such file", place=Place(str(path)), hint=f"looked for: {', '.join(FILES)}")
     if not path.is_dir():

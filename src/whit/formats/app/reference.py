@@ -188,7 +188,12 @@ A part may be a table: `part` is one of these, `provides` and `requires` are nam
 the app itself. What no part provides comes from Debian: {", ".join(f"`{name}`" for name in CATALOGUE)}.
 
 `build: DIR` is short for one part: a Python project if the directory has {" or ".join(parts.PYTHON_FILES)}, else its
-files. A Dockerfile is not run. Short items of `uses` are names of services, and {entities}.
+files. A Dockerfile is not run.
+
+`extends: catalog:NAME` takes over a service of the catalogue (`whit catalog ls`): own keys win; own parts, `needs`,
+`include` and `exclude` come after those of the entry; own checks replace its checks.
+
+Short items of `uses` are names of services, and {entities}.
 """
 
 

@@ -13,12 +13,13 @@ from pathlib import PurePosixPath
 from typing import get_args
 
 from whit.base.errors import InputError
-from whit.formats import shapes
+from whit.formats import catalog, shapes
 from whit.formats.app.balance import read_balance, read_endpoints, read_scale
 from whit.formats.app.capabilities import capability
 from whit.formats.app.draft import Draft, Placed, Source
 from whit.formats.app.environment import read_env_files, read_environment
 from whit.formats.app.health import read_healthcheck
+from whit.formats.app.interpolate import interpolate
 from whit.formats.app.limits import read_cpus, read_deploy, read_egress, read_memory, read_pids
 from whit.formats.app.mounts import read_mount, read_tmpfs
 from whit.formats.app.networks import read_memberships
@@ -26,7 +27,7 @@ from whit.formats.app.parts import read_build
 from whit.formats.app.ports import read_port
 from whit.formats.app.unsupported import refuse
 from whit.formats.app.uses import read_use
-from whit.formats.nodes import Entry, Table
+from whit.formats.nodes import Entry, Expand, Table
 from whit.formats.paths import absolute
 from whit.formats.policy.ports import read_exposed
 from whit.formats.problems import make
@@ -65,7 +66,7 @@ def read_service(entry: Entry, source: Source) -> Draft:
     """All that can be read of a service; what cannot is among the problems."""
     draft = Draft(entry.key, entry.place, source)
     with source.problems.guard():
-        table = shapes.table(entry.value)
+        table = catalog.extended(shapes.table(entry.value), _expander(source), source.problems)
         refuse(table, "services.*", KEYS, source.problems)
         for found in table.entries.values():
             if found.key in KEYS:
@@ -79,6 +80,11 @@ def read_service(entry: Entry, source: Source) -> Draft:
             hint = "leave image out; what is built is named for its service"
             raise InputError("has both image and build", place=table.entries["image"].place, hint=hint)
     return draft
+
+
+def _expander(source: Source) -> Expand:
+    """For an entry of the catalogue: its variables have defaults, so none is missing."""
+    return lambda text, place: interpolate(text, source.environment, place, lambda _: "")
 
 
 def finish(draft: Draft) -> ServiceSpec:

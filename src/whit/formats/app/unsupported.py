@@ -54,7 +54,7 @@ _SERVICE = {
     "dns_opt": "names are answered by the app's resolver; leave it out",
     "dns_search": "names are answered by the app's resolver; leave it out",
     "domainname": "the host name is the instance's; leave it out",
-    "extends": "use a YAML anchor and `<<`",
+    "extends": "extend an entry of the catalogue (catalog:NAME), or use a YAML anchor and `<<`",
     "external_links": "name the address in `uses` with cidr",
     "extra_hosts": "bring /etc/hosts in a part, or name services as they are in the app",
     "gpus": "devices of the node are not given to instances; leave it out",

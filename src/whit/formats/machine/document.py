@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from whit.base.errors import InputError, Place
-from whit.formats import shapes
+from whit.formats import catalog, shapes
 from whit.formats.app.appfile import valid_name
 from whit.formats.app.unsupported import refuse
 from whit.formats.machine.container import read_container
@@ -74,6 +74,7 @@ def load_machine(*paths: Path) -> MachineSpec:
         InvalidApp: its content is wrong; all that is.
     """
     problems = Problems()
+    paths = tuple(catalog.resolve(path) for path in paths)
     first = paths[0]
     draft = _Draft(first.parent.resolve(), problems)
     texts = [_text(path) for path in paths]
@@ -101,6 +102,7 @@ def load_machine(*paths: Path) -> MachineSpec:
 
 def is_machine_file(path: Path) -> bool:
     """Whether a YAML file is a machine's, not an app's: its services are a list, or it has what only machines have."""
+    path = catalog.resolve(path)
     if not path.is_file() or path.suffix not in (".yml", ".yaml"):
         return False
     try:

@@ -228,6 +228,12 @@ def _raise_loopback() -> None:
         fcntl.ioctl(sock, 0x8914, struct.pack("16sh14x", b"lo", 0x41))
 
 
+def _open_low_ports() -> None:
+    """As in an instance, whoever runs a server may listen at any port; ip-sysctl.rst, ip_unprivileged_port_start."""
+    with contextlib.suppress(OSError):  # where /proc/sys is read-only, a check that needs it says so
+        Path("/proc/sys/net/ipv4/ip_unprivileged_port_start").write_text("0")
+
+
 def _give_up() -> None:
     prctl = ctypes.CDLL(None, use_errno=True).prctl
     for capability in range(_LAST_CAPABILITY + 1):
@@ -239,6 +245,7 @@ def _give_up() -> None:
 def main() -> int:
     request = json.load(sys.stdin)
     _raise_loopback()
+    _open_low_ports()
     with contextlib.ExitStack() as stack:
         root = make([Path(path) for path in request["layers"]], Path(request["scratch"]), request["memory"])
         opened = stack.enter_context(fanotify.opened_below(root)) if request["observe"] else None

@@ -7,7 +7,13 @@ WhitError
 │   ├── DigestMismatch    a content is not what its digest says
 │   ├── HostileArchive    an archive that would write outside of its place, or cannot be read
 │   ├── CheckFailed       an image did not pass its own checks
-│   └── NotLocked         the lock file does not have it, or it would have to be fetched
+│   ├── NotLocked         the lock file does not have it, or it would have to be fetched
+│   ├── BadKey            a key that cannot be used to sign or to verify
+│   └── WrongPassword     the password does not open the private key
+├── Untrusted             it may not be run: no signature vouches for it
+│   ├── NotSigned         there is no signature at all
+│   ├── WrongKey          signed, but by none of the keys that are asked for
+│   └── ForeignSignature  signed by the right key, but something else
 ├── NotFound              the thing named does not exist
 ├── Conflict              it clashes with something that exists
 ├── Unavailable           this machine lacks a feature; the hint says what to do
@@ -90,6 +96,31 @@ class CheckFailed(InputError):
 
 class NotLocked(InputError):
     code = "not-locked"
+
+
+class BadKey(InputError):
+    code = "bad-key"
+
+
+class WrongPassword(InputError):
+    code = "wrong-password"
+
+
+class Untrusted(WhitError):
+    code = "untrusted"
+    exit_code = 8
+
+
+class NotSigned(Untrusted):
+    code = "not-signed"
+
+
+class WrongKey(Untrusted):
+    code = "wrong-key"
+
+
+class ForeignSignature(Untrusted):
+    code = "foreign-signature"
 
 
 class NotFound(WhitError):

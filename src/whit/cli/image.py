@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from whit.cli import signing
 from whit.cli.invocation import Invocation, command
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The image, as
 def add(app: typer.Typer) -> None:
     for function in (ls, inspect, tree, diff, sbom, rm, gc):
         command(image)(function)
+    signing.add(image)
     app.add_typer(image)
 
 

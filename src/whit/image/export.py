@@ -21,6 +21,7 @@ from whit.image.oci import layer, manifest
 from whit.image.oci.layout import Layout
 from whit.image.oci.manifest import Descriptor
 from whit.image.tree import Entry, Extent
+from whit.image.trust import signing
 
 Target = Literal["oci", "oci-archive", "rootfs"]
 
@@ -92,17 +93,19 @@ def _replace(new: Path, output: Path) -> None:
 
 
 def archive(layout: Layout, name: str, descriptor: Descriptor) -> Iterator[Entry]:
-    """The files of a layout with this image only, sorted (image-spec image-layout.md)."""
+    """The files of a layout with this image and its signatures only, sorted (image-spec image-layout.md)."""
     document = manifest.parse_manifest(layout.read(descriptor.digest))
-    blobs = sorted({descriptor.digest, document.config.digest, *(one.digest for one in document.layers)})
+    signed = signing.blobs(layout, descriptor.digest)
+    blobs = {descriptor.digest, document.config.digest, *(one.digest for one in (*document.layers, *signed))}
     yield Entry("blobs", "directory", 0o755)
     yield Entry("blobs/sha256", "directory", 0o755)
-    for digest in blobs:
+    for digest in sorted(blobs):
         path = layout.path(digest)
         content = Extent(path, 0, path.stat().st_size)
         yield Entry(f"blobs/sha256/{digest.removeprefix('sha256:')}", content=content)
     named = Descriptor(descriptor.media_type, descriptor.digest, descriptor.size, {manifest.REF_NAME: name})
-    index = {"schemaVersion": 2, "mediaType": manifest.INDEX, "manifests": [named.document()]}
+    listed = [named.document(), *(one.document() for one in signed[-1:])]
+    index = {"schemaVersion": 2, "mediaType": manifest.INDEX, "manifests": listed}
     yield Entry("index.json", content=manifest.encode(index))
     yield Entry("oci-layout", content=manifest.encode({"imageLayoutVersion": "1.0.0"}))
 

@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import json
 import os
-import shutil
 import sys
 from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -19,10 +18,11 @@ from typing import Any, TypeVar
 
 from whit.base.errors import Conflict, NotFound, Permanent, WhitError, system_failure
 from whit.base.settings import Settings
-from whit.image import export, merged, plan, unpack, worker
+from whit.image import export, garbage, merged, plan, unpack, worker
 from whit.image.assembly import Made, config_of, labels, order
 from whit.image.bill import Bill
 from whit.image.export import Exported, Target
+from whit.image.garbage import Collected
 from whit.image.linking import prove
 from whit.image.linking.closure import OBSERVED
 from whit.image.oci import archive, manifest, reference
@@ -33,6 +33,8 @@ from whit.image.plan import Plan, Step
 from whit.image.records import Records, StepResult
 from whit.image.steps import Say, Steps
 from whit.image.tree import Entry
+from whit.image.trust import signing
+from whit.image.trust.keys import PrivateKey, PublicKey
 from whit.image.workshop import Workshop, failure, module_environment
 from whit.model.build import BuildSpec
 from whit.model.image import Image, ImageConfig
@@ -54,15 +56,6 @@ class Stored:
     name: str
     digest: str
     size: int
-
-
-@dataclass(frozen=True)
-class Collected:
-    """What garbage collection removed."""
-
-    blobs: int
-    layers: int
-    bytes: int
 
 
 @dataclass
@@ -216,7 +209,26 @@ class ImageStore:
     def images(self) -> list[Stored]:
         """What is stored under a name, sorted by name."""
         self.prepare()
-        return [Stored(name, item.digest, self._size(item)) for name, item in sorted(self.layout.names().items())]
+        found = sorted(self.layout.names().items())
+        return [Stored(name, item.digest, self._size(item)) for name, item in found if not manifest.is_signature(name)]
+
+    def sign(self, name: str, key: PrivateKey) -> str:
+        """Add a signature to the image with this name; the name of the signatures. Raises NotFound."""
+        self.prepare()
+        return signing.sign(self.layout, self._found(name), name, key).annotations[manifest.REF_NAME]
+
+    def verify(self, name: str, wanted: Sequence[PublicKey], *, digest: str = "", deep: bool = False) -> PublicKey:
+        """Which of the keys vouches for the image with this name, which must be that of `digest` if it is given.
+
+        With `deep` the blobs are read too. Raises NotFound, DigestMismatch, Untrusted.
+        """
+        self.prepare()
+        descriptor = self._found(name)
+        if digest not in ("", descriptor.digest):
+            raise Conflict(f"{name} was given to another image meanwhile", hint="try again")
+        if deep:
+            signing.verify_blobs(self.layout, descriptor)
+        return signing.verify(self.layout, descriptor, name, wanted)
 
     def remove(self, name: str) -> None:
         """Take the name away; `collect` frees what nothing else needs. Raises NotFound."""
@@ -257,7 +269,7 @@ class ImageStore:
         self._records.prepare()
         self._workshop.prepare()
         with contextlib.suppress(BlockingIOError), self._workshop.all_quiet():
-            self._remove_leftovers()
+            garbage.remove_leftovers(self.layout, self.layers_dir)
         self._prepared = True
 
     @contextlib.asynccontextmanager
@@ -341,6 +353,7 @@ class ImageStore:
     async def _import(self, name: str, origin: archive.Source, wanted: str | None, say: Say) -> Image:
         chosen = await asyncio.to_thread(archive.choose, origin, wanted)
         imported = await asyncio.to_thread(archive.bring, origin, chosen, self.layout)
+        await asyncio.to_thread(signing.bring, origin, self.layout, chosen.digest)
         image = await self._unpacked(name, imported.descriptor, say)
         self.layout.tag(name, Descriptor(manifest.MANIFEST, imported.descriptor.digest, imported.descriptor.size))
         return image.model_copy(update={"cached": image.cached and not imported.fresh})
@@ -352,6 +365,7 @@ class ImageStore:
             request = {
                 "job": "registry",
                 "reference": str(wanted),
+                "repository": f"{wanted.host}/{wanted.name}",
                 "architecture": manifest.architecture(),
                 "verify_tls": not wanted.loopback,
             }
@@ -410,38 +424,10 @@ class ImageStore:
     def _collect(self) -> Collected:
         try:
             with self._workshop.all_quiet():
-                self._remove_leftovers()
-                return self._remove_unreferenced()
+                garbage.remove_leftovers(self.layout, self.layers_dir)
+                return garbage.collect(self.layout, self.layers_dir, self._records)
         except BlockingIOError as error:
             raise Conflict("images are being built", hint="collect garbage when they are done") from error
-
-    def _remove_unreferenced(self) -> Collected:
-        blobs, layers = self._referenced()
-        gone = set(self.layout.digests()) - blobs
-        freed = sum(self.layout.path(digest).stat().st_size for digest in gone)
-        self._records.forget(gone)
-        for digest in gone:
-            self.layout.remove_blob(digest)
-        unused = [path for path in self.layers_dir.iterdir() if path.name not in layers | self._records.leased()]
-        for path in unused:
-            _remove_directory(path)
-        return Collected(len(gone), len(unused), freed)
-
-    def _referenced(self) -> tuple[set[str], set[str]]:
-        """Digests of blobs, and names of unpacked layers, that a name leads to."""
-        blobs: set[str] = set()
-        layers: set[str] = set()
-        for descriptor in self.layout.descriptors():
-            document = manifest.parse_manifest(self.layout.read(descriptor.digest))
-            blobs |= {descriptor.digest, document.config.digest, *(item.digest for item in document.layers)}
-            layers |= {self._directory(item).name for item in self._layers(descriptor)}
-        return blobs, layers
-
-    def _remove_leftovers(self) -> None:
-        self.layout.remove_leftovers()
-        for pattern in (".new-*", ".gone-*"):
-            for path in self.layers_dir.glob(pattern):
-                shutil.rmtree(path, ignore_errors=True)
 
 
 @contextlib.contextmanager
@@ -451,13 +437,6 @@ def _told() -> Iterator[None]:
         yield
     except OSError as error:
         raise system_failure("write", error) from error
-
-
-def _remove_directory(path: Path) -> None:
-    """Renamed first: a layer is there whole or not at all, also after a crash."""
-    gone = path.with_name(f".gone-{path.name}")
-    path.rename(gone)
-    shutil.rmtree(gone, ignore_errors=True)
 
 
 def _sayer(subject: str, report: Report) -> Say:

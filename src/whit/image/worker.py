@@ -8,7 +8,9 @@ takes them verifies their digests.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
 import shutil
@@ -18,12 +20,13 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from whit.base.errors import WhitError, system_failure
+from whit.base.errors import NotFound, WhitError, system_failure
 from whit.image import confine, depends, merged, unpack
 from whit.image.bill import Package
 from whit.image.linking import link as linking
 from whit.image.needs import Graph
-from whit.image.oci import layer
+from whit.image.oci import layer, manifest
+from whit.image.oci.layout import Layout
 from whit.image.sources import debian
 from whit.image.sources.python import Installer, metadata
 from whit.image.tree import Tree
@@ -105,16 +108,21 @@ async def _project(request: Request, work: Path) -> Result:
 
 
 async def _registry(request: Request, work: Path) -> Result:
+    """The image, and its signatures if it is signed."""
     say(f"pull {request['reference']}")
-    authfile = work / "in" / AUTH
-    await skopeo.copy(
-        request["reference"],
-        work / "out" / LAYOUT,
+    authfile, layout = work / "in" / AUTH, work / "out" / LAYOUT
+    copy = functools.partial(
+        skopeo.copy,
+        layout=layout,
         architecture=request["architecture"],
         verify_tls=request["verify_tls"],
         authfile=authfile if authfile.exists() else None,
         env=_environment(work),
     )
+    await copy(request["reference"])
+    with contextlib.suppress(NotFound):
+        name = manifest.signature_name(Layout(layout).descriptors()[0].digest)
+        await copy(f"{request['repository']}:{name}", name=name)
     return {}
 
 

@@ -104,11 +104,27 @@ def choose(origin: Source, reference: str | None) -> Descriptor:
         NotFound: no image has the name, or none is for this architecture.
         InputError: there are several images and no name was given.
     """
-    index = manifest.parse(_read(origin, "index.json"), f"{origin.name}: index.json")
-    items = [Descriptor.parse(item) for item in index.get("manifests") or ()]
+    items = [item for item in _index(origin) if not manifest.is_signature(item.annotations.get(manifest.REF_NAME, ""))]
     if reference is not None:
         items = [item for item in items if item.annotations.get(manifest.REF_NAME) == reference]
     return _follow(origin, items, reference or "an image", _INDEX_DEPTH)
+
+
+def find(origin: Source, name: str) -> dict[str, Any]:
+    """The manifest with this name; empty if there is none."""
+    item = next((item for item in _index(origin) if item.annotations.get(manifest.REF_NAME) == name), None)
+    return manifest.parse(_document(origin, item), item.digest) if item else {}
+
+
+def copy(origin: Source, blob: Descriptor, layout: Layout) -> None:
+    """Raises DigestMismatch."""
+    with origin.open(_blob_path(blob)) as file:
+        layout.put(file, blob.digest)
+
+
+def _index(origin: Source) -> list[Descriptor]:
+    index = manifest.parse(_read(origin, "index.json"), f"{origin.name}: index.json")
+    return [Descriptor.parse(item) for item in index.get("manifests") or ()]
 
 
 def _follow(origin: Source, items: list[Descriptor], what: str, depth: int) -> Descriptor:
@@ -147,8 +163,7 @@ def bring(origin: Source, descriptor: Descriptor, layout: Layout) -> Imported:
     blobs = [*parsed.layers, parsed.config, descriptor]
     missing = [blob for blob in blobs if not layout.has(blob.digest)]
     for blob in missing:
-        with origin.open(_blob_path(blob)) as file:
-            layout.put(file, blob.digest)
+        copy(origin, blob, layout)
     return Imported(descriptor, parsed, config, bool(missing))
 
 

@@ -82,6 +82,10 @@ class Layout:
 
     def read(self, digest: str) -> dict[str, Any]:
         """A JSON blob, its digest verified. Raises NotFound, InputError."""
+        return manifest.parse(self.read_bytes(digest), str(self.path(digest)))
+
+    def read_bytes(self, digest: str) -> bytes:
+        """A small blob, its digest verified. Raises NotFound, DigestMismatch."""
         path = self.path(digest)
         try:
             with path.open("rb") as file:
@@ -92,7 +96,7 @@ class Layout:
             raise DigestMismatch(
                 f"{path} does not have the content that its name says", hint="remove it and build again"
             )
-        return manifest.parse(data, str(path))
+        return data
 
     def descriptors(self) -> list[Descriptor]:
         """What index.json lists. Raises InputError if this is not a layout."""

@@ -23,6 +23,7 @@ LAYERS = {LAYER: "", f"{LAYER}+gzip": "gzip", f"{LAYER}+zstd": "zstd"}
 """Media types of layers that can be unpacked, and how they are compressed."""
 REF_NAME = "org.opencontainers.image.ref.name"
 
+_SIGNATURE = re.compile(r"sha256-[0-9a-f]{64}\.sig")
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "riscv64": "riscv64", "s390x": "s390x"}
 
@@ -38,6 +39,20 @@ def checked_digest(digest: str) -> str:
     if not _DIGEST.fullmatch(digest):
         raise InputError(f"{digest!r} is not a sha256 digest", hint="images with other digests are not supported")
     return digest
+
+
+def signature_name(digest: str) -> str:
+    """The name under which cosign keeps the signatures of the image with this digest."""
+    return f"{checked_digest(digest).replace(':', '-')}.sig"
+
+
+def is_signature(name: str) -> bool:
+    return bool(_SIGNATURE.fullmatch(name))
+
+
+def signed_digest(name: str) -> str:
+    """The digest of the image that the signatures with this name are of."""
+    return name.removesuffix(".sig").replace("-", ":", 1)
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,12 @@ import shutil
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 from support.leftovers import leftovers_after
-from support.warm import Warm
+from support.warm import Warm, ask_port
 from support.whit import Whit
 
 from whit.base.settings import Settings
@@ -21,11 +23,16 @@ HEALTH = 'healthcheck: {test: [CMD, /late, "0"], interval: 30s, start_interval: 
 
 @pytest.fixture(scope="module", params=["sandbox", "microvm"])
 def warm(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Warm]:
-    where = tmp_path_factory.mktemp(request.param)
+    with warm_app(tmp_path_factory.mktemp(request.param), f"isolation: {request.param}\n    {HEALTH}") as warm:
+        yield warm
+
+
+@contextmanager
+def warm_app(where: Path, more: str, after: str = "1s", late: int = 0) -> Iterator[Warm]:
     settings = Settings(id=f"t{secrets.token_hex(3)}", state_root=where / "state")
     whit = Whit(settings)
     try:
-        yield Warm(whit, where / "app", "frozen", after="1s", more=f"isolation: {request.param}\n    {HEALTH}")
+        yield Warm(whit, where / "app", "frozen", after, more, late)
     finally:
         whit("down", "warm", check=False)
         whit.clean()
@@ -57,3 +64,31 @@ def test_a_new_agent_and_the_end_of_one_that_stands_still(warm: Warm) -> None:
     warm.whit("down", "warm")
     assert time.monotonic() - began < 30
     assert not warm.group.exists()
+
+
+@pytest.mark.parametrize("isolation", ["sandbox", pytest.param("microvm", marks=pytest.mark.full)])
+def test_without_health_check_it_sleeps_once_it_has_answered(isolation: str, tmp_path: Path) -> None:
+    """Before that nobody can say whether it listens, and who woke it would be refused."""
+    with warm_app(tmp_path, f"isolation: {isolation}", after="200ms", late=2500) as warm:
+        until = time.monotonic() + 30
+        while not answers(warm.port):
+            assert not warm.is_frozen(), "before it listened"
+            assert time.monotonic() < until
+            time.sleep(0.1)
+        warm.wait_until_frozen()
+        assert warm.ask() < 2
+        warm.wait_until_frozen()
+        warm.whit.kill_agent()
+        warm.whit.start_agent()
+        warm.wait_until_frozen()
+        assert warm.ask() < 2, "the next agent knows that it has answered"
+        warm.whit("restart", "warm", "web")
+        time.sleep(1)
+        assert not warm.is_frozen(), "and that now it has not"
+
+
+def answers(port: int) -> bool:
+    try:
+        return ask_port(port, timeout=1) > 0
+    except (OSError, AssertionError):
+        return False

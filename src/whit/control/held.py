@@ -59,9 +59,12 @@ class Held:
             self._kept.pop(record.spec.name, None)
 
     def may_listen(self, record: Record) -> bool:
-        """False of one that is certain to listen nowhere, or not yet: nobody could wake it."""
+        """False of one that listens nowhere, or is not known to do so yet: whoever woke it would be refused. Where its
+        sockets are not seen, somebody must have had an answer of it."""
+        if record.spec.isolation != "container":
+            return record.spec.healthcheck is not None or record.answered
         process = self.instances.driver(record.spec).pid_of(record.spec.name)
-        return record.spec.isolation != "container" or (process is not None and bool(sockets.listening(process)))
+        return process is not None and bool(sockets.listening(process))
 
     async def wait_and_hand_over(self, record: Record) -> None:
         """Deliver as soon as somebody listens. Returns when nothing is left and there is a listener at all, when the

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from whit.formats.app.appfile import FILES, find_app_file, load_app, valid_name
+from whit.formats.app.appfile import FILES, find_app_file, load_app
+from whit.formats.app.naming import valid_name
 from whit.model.app import NAME, VolumeSpec
 
 MINIMAL = "services: {web: {image: x}}\n"

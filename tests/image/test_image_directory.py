@@ -41,6 +41,16 @@ def test_entries(site: Path) -> None:
     assert {(entry.uid, entry.gid) for entry in entries.values()} == {(0, 0)}
 
 
+def test_a_file_or_a_directory_goes_to_its_target(site: Path) -> None:
+    (program,) = directory.take(site / "run.sh", "usr/bin/run")
+    assert (program.path, program.mode, program.data()) == ("usr/bin/run", 0o755, b"#!/bin/sh")
+    assert [entry.path for entry in directory.take(site / "etc", "srv")] == ["srv/conf"]
+    assert [entry.path for entry in directory.take(site, "", ("/etc", "link"))] == ["run.sh"]
+    before = directory.digest(site / "run.sh", "usr/bin/run")
+    (site / "run.sh").write_text("other")
+    assert directory.digest(site / "run.sh", "usr/bin/run") != before
+
+
 def test_link_out_of_the_directory_is_refused(site: Path) -> None:
     (site / "etc" / "secret").symlink_to("../../../etc/shadow")
     with pytest.raises(InputError, match="outside of the directory"):

@@ -23,7 +23,9 @@ def load(path: Path) -> AppSpec:
 def default_app() -> str:
     """The name of the app whose file is in the current directory; empty if there is no such file."""
     # Reading app files costs 150 ms of imports, which most directories need not pay.
-    if not any(entry.suffix in (".yaml", ".yml") for entry in Path.cwd().iterdir()):
+    if not any(
+        entry.suffix in (".yaml", ".yml") or entry.name in ("Capstanfile", "meta") for entry in Path.cwd().iterdir()
+    ):
         return ""
     from whit.formats.app.appfile import find_app_file
 

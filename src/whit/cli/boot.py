@@ -139,7 +139,7 @@ def _built(run: Invocation, what: str, service: str, output: Path) -> Path:
     """A microVM of an app or of an image of the store."""
     from whit.cli import building, local, machines, progress
     from whit.control.machines import appliances
-    from whit.formats.app.appfile import valid_name
+    from whit.formats.app.naming import valid_name
     from whit.formats.catalog import is_named
     from whit.model.service import ServiceSpec
 

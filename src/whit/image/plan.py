@@ -45,6 +45,9 @@ class Step:
     locked: Locked | None = None
     architecture: str = ""
     """Which machines it is for; empty is this one's."""
+    target: str = ""
+    ignored: tuple[str, ...] = ()
+    """Of a directory: where in the image its files go, and what of it stays out."""
     parts: tuple[str, ...] = ()
     """Ids of the nodes that it links; for reasons, and no part of the key."""
 
@@ -166,9 +169,10 @@ def _steps(node: Node, python: str, merged: bool) -> list[Step]:
     if isinstance(part, PythonPart):
         return _python_steps(part, python, named)
     if isinstance(part, DirectoryPart):
-        digest = directory.scan(part.path).digest()
-        title = "files of a directory"
-        return [Step("directory", title, (digest,), path=part.path, merged_usr=merged, parts=named)]
+        digest = directory.digest(part.path, part.target, part.ignored)
+        inputs = (digest, part.target) if part.target else (digest,)
+        step = Step("directory", "files of a directory", inputs, path=part.path, merged_usr=merged, parts=named)
+        return [replace(step, target=part.target, ignored=part.ignored)]
     if isinstance(part, LayoutPart):
         chosen = archive.choose(archive.source(part.path), part.reference)
         inputs = (chosen.digest,)

@@ -125,7 +125,7 @@ class Steps:
     def _directory(self, step: Step) -> StepResult:
         """Made by this process, since the files may be readable to it alone; nothing in them is interpreted."""
         tree = Tree(MERGED_USR if step.merged_usr else None)
-        for entry in directory.scan(step.path).entries():
+        for entry in directory.take(step.path, step.target, step.ignored):
             tree.add(entry)
         with self.layout.scratch() as path:
             written = layer.write(tree, path)

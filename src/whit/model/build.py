@@ -54,10 +54,12 @@ class PythonPart(PartBase):
 
 
 class DirectoryPart(PartBase):
-    """The files below a directory, copied to the image's root."""
+    """The files below a directory, copied to the image's root or to a path in it; or one file."""
 
     kind: Literal["directory"] = "directory"
-    path: Path = Field(description="The directory.")
+    path: Path = Field(description="The directory, or a file if a target is given.")
+    target: str = Field(default="", pattern=r"^([^/].*)?$", description="Path in the image; the root if left out.")
+    ignored: tuple[str, ...] = Field(default=(), description="Patterns of what stays out, as in .whitignore.")
 
 
 class LayoutPart(PartBase):

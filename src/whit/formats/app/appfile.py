@@ -20,10 +20,12 @@ from whit.formats.app.dotenv import read_env_file
 from whit.formats.app.draft import Source, places_of
 from whit.formats.app.interpolate import interpolate
 from whit.formats.app.mounts import is_volume_name
+from whit.formats.app.naming import valid_name
 from whit.formats.app.networks import check_networks, read_networks
 from whit.formats.app.parts import project
 from whit.formats.app.service import finish, read_service
 from whit.formats.app.unsupported import refuse
+from whit.formats.capstan import app as capstan
 from whit.formats.nodes import Entry, Table, parse
 from whit.formats.policy.app_policies import Known, read_policies
 from whit.formats.problems import Problems, make
@@ -35,7 +37,7 @@ log = logging.getLogger(__name__)
 
 DECLARED_FILES = ("whit.yaml", "whit.yml")
 OPEN_FILES = ("compose.yaml", "compose.yml", "docker-compose.yaml", "docker-compose.yml")
-FILES = (*DECLARED_FILES, *OPEN_FILES)
+FILES = (*DECLARED_FILES, *OPEN_FILES, *capstan.FILES)
 """In the order in which they are looked for."""
 
 KEYS = {
@@ -74,6 +76,8 @@ def load_app_file(path: Path, *, environment: Mapping[str, str] | None = None) -
         InvalidApp: its content is wrong; all that is.
     """
     file = _chosen_file(path)
+    if capstan.is_capstan_file(file):
+        return AppFile(file, capstan.load_capstan(file), {})
     directory = file.parent.resolve()
     variables = _variables(directory, os.environ if environment is None else environment)
     problems = Problems()
@@ -104,12 +108,6 @@ def find_app_file(directory: Path) -> Path | None:
 def mode_of(file: Path) -> Mode:
     """open for a file that has compose in its name; default-deny for every other."""
     return "open" if "compose" in file.name else "declared"
-
-
-def valid_name(text: str) -> str:
-    """`text` made the name of an app or service: a DNS label of at most 39 characters that begins with a letter."""
-    name = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
-    return (name if name[:1].isalpha() else f"app-{name}".rstrip("-"))[:39].rstrip("-")
 
 
 def _chosen_file(path: Path) -> Path:

@@ -38,11 +38,12 @@ _OPENING = f"""\
 <!-- Written by `python -m whit.formats.app.reference`; do not edit. -->
 
 An app is one YAML file. In a directory these are looked for, in this order:
-`{"`, `".join(appfile.FILES)}`.
+`{"`, `".join((*appfile.DECLARED_FILES, *appfile.OPEN_FILES))}`.
 A file that has `compose` in its name is **open**: who reaches whom is as in Compose. Every other is **declared**: a
 service reaches what it `uses`, and nothing else. The keys are those of the
 [Compose Specification](https://github.com/compose-spec/compose-spec) and a few of Whit's own: `uses`, `isolation` and
-`build.parts`. What is not honoured is refused with its place, never passed over.
+`build.parts`. What is not honoured is refused with its place, never passed over. Last come Capstan's files,
+`Capstanfile` and `meta/run.yaml`: an open app of one service; [Images](../explanation/images.md#capstans-files) says how.
 
 A declared service has a read-only root file system, and memory (tmpfs) at `{"`, `".join(SCRATCH)}` unless it mounts
 something there itself. `read_only: false` makes the root writable instead.

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from whit.base.errors import InputError, Place
 from whit.formats import catalog, shapes
-from whit.formats.app.appfile import valid_name
+from whit.formats.app.naming import valid_name
 from whit.formats.app.unsupported import refuse
 from whit.formats.machine.container import read_container
 from whit.formats.machine.files import check_volumes, read_file, read_volume

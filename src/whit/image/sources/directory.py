@@ -83,6 +83,24 @@ def scan(path: Path, ignored: Sequence[str] = ()) -> Directory:
     return Directory(root, tuple(sorted(_walk(root, "", patterns), key=lambda item: item[0].split("/"))))
 
 
+def take(path: Path, target: str = "", ignored: Sequence[str] = ()) -> Iterator[Entry]:
+    """The entries of a directory below `target`, or of one file at it. Raises InputError."""
+    if target and path.is_file():
+        source = path.resolve()
+        status = source.stat()
+        yield Entry(target, mode=stat.S_IMODE(status.st_mode), content=Extent(source, 0, status.st_size))
+        return
+    yield from scan(path, ignored).entries(target)
+
+
+def digest(path: Path, target: str = "", ignored: Sequence[str] = ()) -> str:
+    """Of what `take` gives, but for `target`. Raises InputError."""
+    if target and path.is_file():
+        source = path.resolve()
+        return f"{stat.S_IMODE(source.stat().st_mode):o} {_content_digest(source).hex()}"
+    return scan(path, ignored).digest()
+
+
 def _walk(root: Path, below: str, patterns: Sequence[str]) -> Iterator[tuple[str, os.stat_result]]:
     with os.scandir(root / below) as items:
         for item in items:

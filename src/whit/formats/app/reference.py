@@ -43,7 +43,7 @@ A file that has `compose` in its name is **open**: who reaches whom is as in Com
 service reaches what it `uses`, and nothing else. The keys are those of the
 [Compose Specification](https://github.com/compose-spec/compose-spec) and a few of Whit's own: `uses`, `isolation` and
 `build.parts`. What is not honoured is refused with its place, never passed over. Last come Capstan's files,
-`Capstanfile` and `meta/run.yaml`: an open app of one service; [Images](../explanation/images.md#capstans-files) says how.
+`Capstanfile` and `meta/run.yaml`: an open app of one service ([how](../explanation/images.md#capstans-files)).
 
 A declared service has a read-only root file system, and memory (tmpfs) at `{"`, `".join(SCRATCH)}` unless it mounts
 something there itself. `read_only: false` makes the root writable instead.

@@ -167,7 +167,7 @@ class C:
 
 def test_byte_code_is_the_same_in_every_process() -> None:
     script = (
-        "import sys, hashlib; from whit.image import bytecode\n"
+        "import sys, hashlib; from whit.image.sources import bytecode\n"
         "if sys.argv[1] == 'many': import json, xml.dom.minidom, http.client, unittest\n"
         f"print(hashlib.sha256(bytecode.compile_source({SOURCE!r}, '/app/x.py')).hexdigest())"
     )

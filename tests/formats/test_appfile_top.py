@@ -17,6 +17,7 @@ MINIMAL = "services: {web: {image: x}}\n"
 
 def test_the_first_of_several_files_is_read(tmp_path: Path) -> None:
     assert find_app_file(tmp_path) is None
+    (tmp_path / "meta").mkdir()
     for name in reversed(FILES):
         (tmp_path / name).write_text(MINIMAL)
         assert find_app_file(tmp_path) == tmp_path / name

@@ -264,6 +264,7 @@ async def test_a_spec_that_cannot_be_read(machine: Machine) -> None:
     assert "cannot be read" in found.status.message
 
 
+@pytest.mark.timeout(1200)
 async def test_many_at_once(machine: Machine, sample: Callable[[int, int], int]) -> None:
     """Every exit status and every last byte."""
     count = sample(8, 100)

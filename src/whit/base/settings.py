@@ -10,6 +10,7 @@ from pathlib import Path
 from whit.base.errors import InputError
 
 DEFAULT_ID = "whit"
+TRUST = Path("/etc/whit/trust.yaml")
 _ID = re.compile(r"[a-z][a-z0-9]{0,6}")
 
 
@@ -32,6 +33,8 @@ class Settings:
     otlp_endpoint: str = ""
     """The base address of an OTLP collector, as http://127.0.0.1:4318; empty is none."""
 
+    trust: Path | None = None
+    """The file that says which images have to be signed, by whom; None: no image."""
     runsc: Path | None = None
     """The gVisor program to use; None: whatever works, fetched if there is none."""
 
@@ -48,6 +51,7 @@ class Settings:
             id=os.environ.get("WHIT_ID", DEFAULT_ID),
             run_root=Path(os.environ.get("WHIT_RUN_ROOT", "/run/whit")),
             state_root=Path(os.environ.get("WHIT_STATE_ROOT", "/var/lib/whit")),
+            trust=_trust(os.environ.get("WHIT_TRUST")),
             runsc=Path(path) if (path := os.environ.get("WHIT_RUNSC")) else None,
             flows_mib=_number("WHIT_FLOWS_MIB", 64),
             warm_mib=_number("WHIT_WARM_MIB", 0),
@@ -131,6 +135,13 @@ class Settings:
     @property
     def link_prefix(self) -> str:
         return f"w-{self.id}-"
+
+
+def _trust(named: str | None) -> Path | None:
+    """The file of this name, which has to be there then, or the machine's own, if there is one."""
+    if named is not None:
+        return Path(named) if named else None
+    return TRUST if TRUST.exists() else None
 
 
 def _number(variable: str, default: int) -> int:

@@ -51,6 +51,9 @@ def boot(
     first_boot: Annotated[
         Path | None, typer.Option("--first-boot", metavar="FILE", help="Tell it a cloud-config or an Ignition config.")
     ] = None,
+    key: Annotated[
+        list[Path] | None, typer.Option("--key", metavar="FILE", help="Only if this public key vouches for the FILE.")
+    ] = None,
     test: Annotated[bool, typer.Option("--test", help="End with the exit status of what it ran.")] = False,
     timeout: Annotated[
         float | None, typer.Option("--timeout", metavar="SECONDS", help="It has to end by then.")
@@ -81,6 +84,7 @@ def boot(
         discard=discard,
     )
     with tempfile.TemporaryDirectory(prefix="whit-boot-") as scratch:
+        _vouched(what, key)
         machine = _told(_machine(run, what, service, wishes, Path(scratch)), first_boot, Path(scratch))
         machine = _debugged(machine, debug)
         with _console(log) as show:
@@ -100,6 +104,14 @@ def forward(text: str) -> qemu.Forward:
     if protocol not in ("", "tcp", "udp"):
         raise InputError(f"{protocol!r} is no protocol", hint="tcp or udp")
     return qemu.Forward(address or "127.0.0.1", int(host), int(rest), "udp" if protocol == "udp" else "tcp")
+
+
+def _vouched(what: str, key: list[Path] | None) -> None:
+    """Raises Untrusted unless one of the keys, if there are any, signed the file beside it."""
+    from whit.image.trust import signing
+
+    if key:
+        signing.verify_file(Path(what).resolve(), signing.read_public_keys(key))
 
 
 def _machine(run: Invocation, what: str, service: str, wishes: Wishes, scratch: Path) -> qemu.Machine:
@@ -138,6 +150,7 @@ def _debugged(machine: qemu.Machine, place: Path | None) -> qemu.Machine:
 def _built(run: Invocation, what: str, service: str, output: Path) -> Path:
     """A microVM of an app or of an image of the store."""
     from whit.cli import building, local, machines, progress
+    from whit.control import trust
     from whit.control.machines import appliances
     from whit.formats.app.naming import valid_name
     from whit.formats.catalog import is_named
@@ -149,9 +162,10 @@ def _built(run: Invocation, what: str, service: str, output: Path) -> Path:
 
     async def work(report: Callable[..., None]) -> dict[str, object]:
         if Path(what).exists() or is_named(what):
-            name, spec, image = await building.settled(store, Path(what), service, report)
+            name, spec, image = await building.settled(run, store, Path(what), service, report)
         else:
             image = await store.obtain(what, report)
+            trust.require(store, [image], trust.rules(run.settings, ()))
             name, spec = valid_name(what.rpartition("/")[2].partition(":")[0]), ServiceSpec(image=what)
         exported = await appliances.write(store, "microvm", name, spec, image, output)
         return {"path": str(exported.path)}

@@ -231,13 +231,17 @@ async def write(
     return await asyncio.to_thread(store.export, image.name, cast("Target", target), output)
 
 
-async def settled(store: ImageStore, path: Path, service: str, report: Report) -> tuple[str, ServiceSpec, Image]:
-    """The one service of an app, or the one named, with its image, built or found. Raises InputError."""
+async def settled(
+    run: Invocation, store: ImageStore, path: Path, service: str, report: Report
+) -> tuple[str, ServiceSpec, Image]:
+    """The one service of an app, or the one named, with its image, built or found. Raises InputError, Untrusted."""
+    from whit.control import trust
     from whit.control.images import settle_images
 
     spec = chosen(path, [service] if service else [])
     _refuse_several(spec, about_one=True)
     images = await settle_images(spec, store, report)
+    trust.require(store, images.values(), trust.rules(run.settings, spec.trust))
     name = next(iter(spec.services))
     return name, spec.services[name], images[name]
 

@@ -21,7 +21,7 @@ from whit.base.errors import NotFound, WhitError
 from whit.base.settings import Settings
 from whit.cluster.documents import Documents
 from whit.cluster.sqlite import SqliteStore
-from whit.control import admission, doctor, images, preview, resolver, status, waiting
+from whit.control import admission, doctor, images, preview, resolver, status, trust, waiting
 from whit.control.desired import Wanted, instance_names, volume_directory, wanted_instances
 from whit.control.instances import Instances, Record
 from whit.control.machines import guests
@@ -42,6 +42,7 @@ from whit.model.image import Image, StoredImage
 from whit.model.instance import InstanceSpec, InstanceStatus
 from whit.model.learned import Learned
 from whit.model.lock import read
+from whit.model.operation import Operation
 from whit.model.policy import PolicySpec
 from whit.model.progress import Progress, Report
 from whit.model.release import Release
@@ -72,7 +73,7 @@ class Agent:
         self.network = network
         self.drivers = drivers
         self.images = images_
-        self.instances = Instances(drivers, network, images_, self._changed, self._write_maps)
+        self.instances = Instances(drivers, network, images_, self._changed, self._write_maps, self._verification)
         self.policies = Policies(documents, network)
         self.warmth = Warmth(network.datapath, self.instances, lambda: self.wanted)
         self.observation = Observation(settings, network, self.instance_statuses)
@@ -198,6 +199,11 @@ class Agent:
             found |= wanted_instances(release, networks, self.settings)
         return found
 
+    def _verification(self, spec: InstanceSpec) -> Sequence[Operation]:
+        release = self.releases.get(spec.app)
+        asked = trust.rules(self.settings, release.spec.trust if release else ())
+        return trust.verification(self.images, spec.image, asked)
+
     def _dependencies_of(self, spec: InstanceSpec) -> Mapping[str, DependencySpec]:
         release = self.releases.get(spec.app)
         service = release.spec.services.get(spec.service) if release else None
@@ -212,6 +218,8 @@ class Agent:
         async with self._app_lock(spec.name):
             await self._admit(spec)
             settled = await self.settle_images(spec, report, refresh=refresh)
+            asked = trust.rules(self.settings, spec.trust)
+            await asyncio.to_thread(trust.require, self.images, settled.values(), asked)
             before = self.releases.get(spec.name)
             release = Release(spec=spec, images=settled, restarts=before.restarts if before else {})
             changed = before is None or _essence(before) != _essence(release)
@@ -225,6 +233,8 @@ class Agent:
         await self._admit(spec)
         before = self.releases.get(spec.name)
         images_, lines = preview.known_images(spec, before)
+        asked = trust.rules(self.settings, spec.trust)
+        lines += [one.describe() for image in images_.values() for one in trust.verification(self.images, image, asked)]
         release = Release(spec=spec, images=images_, restarts=before.restarts if before else {})
         releases = list((self.releases | {spec.name: release}).values())
         books = self.network.assigned([one.spec for one in releases], self._owners(releases))

@@ -102,7 +102,7 @@ class Record:
 
 class Instances:
     """The instances of this node. `changed` is called after everything that may make another action due, `publish`
-    brings what is ready to the mesh and returns when it is there."""
+    brings what is ready to the mesh and returns when it is there; `verification` says what has to hold of an image."""
 
     def __init__(
         self,
@@ -111,12 +111,14 @@ class Instances:
         leases: Leases,
         changed: Callable[[], None],
         publish: Callable[[], Awaitable[None]],
+        verification: Callable[[InstanceSpec], Sequence[Operation]],
     ) -> None:
         self.drivers = drivers
         self.networks = networks
         self.leases = leases
         self.changed = changed
         self.publish = publish
+        self.verification = verification
         self.records: dict[str, Record] = {}
 
     def driver(self, spec: InstanceSpec) -> Driver:
@@ -190,7 +192,13 @@ class Instances:
     def _starting(self, spec: InstanceSpec) -> list[Operation]:
         connect = self.networks.plan_connect(spec)
         hold = HoldImage(self.leases, spec.name, spec.image)
-        return [hold, *_sources(spec), *connect, *self.driver(spec).plan_start(spec, self.networks.files(spec))]
+        return [
+            *self.verification(spec),
+            hold,
+            *_sources(spec),
+            *connect,
+            *self.driver(spec).plan_start(spec, self.networks.files(spec)),
+        ]
 
     def restarting(self, spec: InstanceSpec, restarts: int) -> list[Operation]:
         """From one that ended to one that runs."""

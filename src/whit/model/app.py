@@ -11,6 +11,7 @@ from pydantic import Field
 from whit.model.base import Noun
 from whit.model.policy import PolicySpec
 from whit.model.service import ServiceSpec
+from whit.model.trust import TrustRule
 
 NAME = r"^[a-z][a-z0-9-]{0,38}$"
 """Names of apps and services: they become DNS labels and parts of paths."""
@@ -44,6 +45,7 @@ class AppSpec(Noun):
     networks: dict[str, AppNetworkSpec] = Field(default_factory=dict, description="Networks by name.")
     labels: dict[str, str] = Field(default_factory=dict, description="Labels of the app, which policies select.")
     policies: tuple[PolicySpec, ...] = Field(default=(), description="Policies of the app's services.")
+    trust: tuple[TrustRule, ...] = Field(default=(), description="Who has to vouch for which images.")
 
     @cached_property
     def _has_networks(self) -> bool:

@@ -24,6 +24,7 @@ from whit.formats.app.naming import valid_name
 from whit.formats.app.networks import check_networks, read_networks
 from whit.formats.app.parts import project
 from whit.formats.app.service import finish, read_service
+from whit.formats.app.trust import read_trust
 from whit.formats.app.unsupported import refuse
 from whit.formats.capstan import app as capstan
 from whit.formats.nodes import Entry, Table, parse
@@ -44,6 +45,7 @@ KEYS = {
     "name": "The app's name; the directory's if left out.",
     "services": "The services by name.",
     "policies": "Who may reach whom beside what is used: policies by name.",
+    "trust": "Who has to vouch for images that run: a list of `{images: NAMES, keys: [FILE]}`, `*` being any text.",
     "labels": "Labels of the app, which policies of other apps select: a table, or a list of `KEY=value`.",
     "networks": "Networks by name: nothing, or `{internal: true}`. Services that share one may talk, others may not.",
     "volumes": "Named volumes: nothing, or `{labels: …}`.",
@@ -169,6 +171,7 @@ def _top_level(top: Table, source: Source) -> dict[str, object]:
         fields["services"] = _services(top, source, volumes, networks)
     with source.problems.guard():
         fields["labels"] = _labels(top.entries.get("labels"))
+    fields["trust"] = read_trust(top.entries.get("trust"), source.directory, source.problems)
     if "policies" in top.entries:
         with source.problems.guard():
             known = Known(str(fields.get("name", "app")), _names_of_services(top), source.problems)

@@ -254,6 +254,7 @@ enum hook {
 	HOOK_TO_INSTANCE = 2,   /* TC egress on the same */
 	HOOK_FROM_UPLINK = 3,   /* TC ingress on a link of the host */
 	HOOK_SOCKET = 4,        /* connect() and sendmsg() of host processes */
+	HOOK_TO_UPLINK = 5,     /* TC egress on a link of the host */
 	HOOK_LOST_EVENTS = 255, /* not a hook: counts events that found the ring full, in drops with reason 0 */
 };
 

@@ -144,10 +144,10 @@ is_taken(const struct packet *packet, const struct flow_key *way, const struct f
 	       found->translation_port != wanted->translation_port;
 }
 
-/* An instance that was given itself as a backend. */
-static __always_inline bool is_hairpin(const struct flow_event *event)
+/* An instance that was given itself as a backend. Of who is outside and is that, the stack translates the source. */
+static __always_inline bool is_hairpin(const struct packet *packet, const struct flow_event *event)
 {
-	return same_address(&event->source, &event->destination);
+	return packet->hook != HOOK_FROM_UPLINK && same_address(&event->source, &event->destination);
 }
 
 /* The entry of the initiator's way; NULL cannot be. */
@@ -165,7 +165,7 @@ entry_of(const struct packet *packet, const struct flow_event *event, __u32 back
 	flow->translation = event->destination;
 	flow->translation_port = event->destination_port;
 	flow->flags = packet->hook == HOOK_FROM_UPLINK ? FLOW_UPLINK : 0;
-	if (is_hairpin(event))
+	if (is_hairpin(packet, event))
 		flow->flags |= FLOW_HAIRPIN;
 	if (!same_address(&event->destination, &event->service) || event->destination_port != event->service_port)
 		flow->flags |= FLOW_TRANSLATED;

@@ -20,7 +20,7 @@ struct macs {
 static __always_inline int deliver_to_stack(const struct packet *packet)
 {
 	hop(packet, HOP_STACK, 0, 0);
-	if (packet->hook == HOOK_FROM_INSTANCE)
+	if (packet->hook != HOOK_TO_INSTANCE)
 		packet->skb->mark = (packet->skb->mark & ~mark_mask) | (mark & mark_mask);
 	return TC_ACT_OK;
 }
@@ -61,6 +61,7 @@ static __noinline int deliver(const struct packet *packet, __u32 uplink)
 		return deliver_to_endpoint(packet, endpoint);
 	if (uplink) {
 		hop(packet, HOP_OUTSIDE, uplink, 0);
+		packet->skb->tc_index = TC_INDEX_JUDGED;
 		/* Past routing and FORWARD chains, which know nothing of this flow; the neighbour is looked up. */
 		return bpf_redirect_neigh(uplink, NULL, 0, 0);
 	}

@@ -291,6 +291,68 @@ int from_uplink(struct __sk_buff *skb)
 	return forward_flow(&packet);
 }
 
+/* The way back of a flow from outside to a backend that is no instance, whose answers come by the stack. */
+static __noinline struct flow_value *answered(const struct packet *packet)
+{
+	const __u16 wanted = FLOW_UPLINK | FLOW_REPLY | FLOW_TRANSLATED;
+	struct flow_value *flow = flow_of(packet);
+
+	if (!flow || (flow->flags & wanted) != wanted)
+		return NULL;
+	if (packet->tuple.protocol != IPPROTO_TCP)
+		return is_over(packet, flow) ? NULL : flow;
+	if (!(packet->tcp_flags & TCP_SYN) || !(flow->flags & FLOW_CLOSING))
+		return flow;
+	/* The client's port again, with which it has asked the backend itself. */
+	forget(packet, flow);
+	return NULL;
+}
+
+/* An error about a packet of such a flow; those about all others are the stack's. */
+static __noinline int answer_with_error(struct packet *packet)
+{
+	struct carried carried = {};
+	const struct flow_value *flow = flow_of_error(packet, &carried);
+
+	if (!flow || (flow->flags & (FLOW_UPLINK | FLOW_REPLY)) != (FLOW_UPLINK | FLOW_REPLY))
+		return TC_ACT_UNSPEC;
+	return translate_error(packet, &carried, flow) ? drop(packet, DROP_REWRITE_FAILED) : TC_ACT_UNSPEC;
+}
+
+/* An answer comes from whom the client asked. */
+static __noinline int answer_outside(struct packet *packet, struct flow_value *flow)
+{
+	struct edge_value *edge = touch(packet, flow);
+
+	if (packet->tuple.protocol == IPPROTO_TCP && packet->l4_head)
+		observe(packet, flow, edge);
+	if (translate(packet, flow))
+		return drop(packet, DROP_REWRITE_FAILED);
+	trace_also(packet, &packet->tuple);
+	hop(packet, HOP_TRANSLATED, 0, 0);
+	hop(packet, HOP_OUTSIDE, packet->skb->ifindex, 0);
+	return TC_ACT_UNSPEC;
+}
+
+SEC("tc")
+int to_uplink(struct __sk_buff *skb)
+{
+	struct packet packet = begin(skb, HOOK_TO_UPLINK);
+	struct flow_value *flow;
+
+	if (skb->tc_index == TC_INDEX_JUDGED || parse(&packet) || packet.kind == PACKET_NEIGHBOUR)
+		return TC_ACT_UNSPEC;
+	if (packet.kind == PACKET_ICMP_ERROR)
+		return answer_with_error(&packet);
+	if (packet.fragment && follow_fragment(&packet))
+		return TC_ACT_UNSPEC;
+	flow = answered(&packet);
+	if (!flow)
+		return TC_ACT_UNSPEC;
+	recall_state(&packet);
+	return answer_outside(&packet, flow);
+}
+
 SEC("cgroup/connect4")
 int connect4(struct bpf_sock_addr *ctx)
 {

@@ -93,7 +93,7 @@ def console(tmp_path: Path) -> str:
 def test_linux_6_1_loads_every_program(console: str, record_number: Callable[[str, object], None]) -> None:
     said = re.findall(r"LOADED (\w+) (-?\d+) (.*?)\r?\n\r?\n?(?=LOADED|\Z|\[)", console, re.S)
     results = {name: (int(result), log) for name, result, log in said}
-    assert results.keys() == {"from_instance", "to_instance", "from_uplink", *CGROUP_HOOKS}, console
+    assert results.keys() == {"from_instance", "to_instance", "from_uplink", "to_uplink", *CGROUP_HOOKS}, console
     for name, (result, log) in results.items():
         assert result == 0, f"{name}: {log[-1500:]}"
         walked = re.search(r"processed (\d+) insns", log)

@@ -41,7 +41,7 @@ from whit.datapath.abi import LAYOUT
 from whit.datapath.attach import CGROUP_HOOKS
 from whit.datapath.btf import Btf
 
-PROGRAMS = ("from_instance", "to_instance", "from_uplink", *CGROUP_HOOKS)
+PROGRAMS = ("from_instance", "to_instance", "from_uplink", "to_uplink", *CGROUP_HOOKS)
 _VERIFIED_INSTRUCTIONS = 216
 """Offset of verified_insns in struct bpf_prog_info, Linux 5.16."""
 
@@ -133,6 +133,7 @@ def test_no_packet_upsets_a_program(lab: Lab, sample: Callable[[int, int], int])
         "from_instance": {OK, SHOT, REDIRECT},
         "to_instance": {OK, SHOT},
         "from_uplink": {UNSPEC, SHOT, REDIRECT},
+        "to_uplink": {UNSPEC, SHOT},
     }
     seen: Counter[tuple[str, int]] = Counter()
     packets = mutated(rng)

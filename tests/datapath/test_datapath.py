@@ -59,7 +59,7 @@ def test_installing_twice_changes_nothing(own: Settings) -> None:
     with Datapath.install(own, CONFIG) as first:
         first.flows.put(KEY, VALUE)
         before = program_ids(own)
-    assert set(before) == {"from_instance", "to_instance", "from_uplink", *CGROUP_HOOKS}
+    assert set(before) == {"from_instance", "to_instance", "from_uplink", "to_uplink", *CGROUP_HOOKS}
     with Datapath.install(own, CONFIG) as second:
         assert second.flows.get(KEY) == VALUE
         assert second.flows.max_entries == 1000
@@ -91,6 +91,7 @@ def test_a_changed_configuration_replaces_programs_and_keeps_flows(own: Settings
             "instance-1-ingress": after["from_instance"],
             "instance-1-egress": after["to_instance"],
             "uplink-eth0%2E5": after["from_uplink"],
+            "uplink_egress-eth0%2E5": after["to_uplink"],
         }
         assert datapath.flows.get(KEY) == VALUE
         assert len(list(Pins.of(own).programs.iterdir())) == 1
@@ -118,6 +119,7 @@ def attached(settings: Settings) -> list[tuple[Path, int]]:
 def expected(settings: Settings) -> list[tuple[Path, int]]:
     programs, links = program_ids(settings), Pins.of(settings).links
     names = {"instance-1-egress": "to_instance", "instance-1-ingress": "from_instance", "uplink-eth0": "from_uplink"}
+    names |= {"uplink_egress-eth0": "to_uplink"}
     return [(links / name, programs[program]) for name, program in names.items()]
 
 

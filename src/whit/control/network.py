@@ -295,7 +295,9 @@ class NodeNetwork:
     def _masquerade(self) -> Masquerade:
         book = self.books.addresses
         pools = book.network, (book.network,)
-        return Masquerade(self.settings.nft_table, *pools, self.settings.link_prefix, book.network6, book.mesh6)
+        mark = mark_of(self.settings.id)
+        pools6 = book.network6, book.mesh6
+        return Masquerade(self.settings.nft_table, *pools, self.settings.link_prefix, *pools6, mark, MARK_MASK)
 
     def _forwarding(self, link: str) -> list[WriteSysctl]:
         """Answers to instances come in by an uplink and are forwarded."""
@@ -306,7 +308,8 @@ class NodeNetwork:
     def _attach_uplinks(self, found: Sequence[links.Link]) -> None:
         attached = {(one.pin.name, one.ifindex) for one in self.datapath.attachments()}
         for name, index in node.uplinks(found, self.settings).items():
-            if (self.datapath.pins.uplink(name).name, index) not in attached:
+            pins = [self.datapath.pins.uplink(name, direction) for direction in ("ingress", "egress")]
+            if any((pin.name, index) not in attached for pin in pins):
                 self.datapath.attach_uplink(index, name)
                 log.info("attached to uplink %s", name)
 
@@ -447,8 +450,10 @@ def config_of(settings: Settings, book: AddressBook) -> DatapathConfig:
 
 
 def reaches_outside(app: AppSpec) -> bool:
-    """Whether masquerade is declared: an open app, or a service that uses the world or a network."""
-    return app.mode == "open" or any(use.is_outside for service in app.services.values() for use in service.uses)
+    """Whether masquerade is declared: an open app, a service that uses the world or a network, or published endpoints."""
+    services = app.services.values()
+    published = any(service.endpoints and service.ports for service in services)
+    return app.mode == "open" or published or any(use.is_outside for service in services for use in service.uses)
 
 
 def _all_links() -> list[links.Link]:

@@ -85,6 +85,7 @@ class Hook(IntEnum):
     TO_INSTANCE = 2
     FROM_UPLINK = 3
     SOCKET = 4
+    TO_UPLINK = 5
     LOST_EVENTS = 255
 
 
@@ -1758,6 +1759,7 @@ ENUMS: dict[str, dict[str, int]] = {
         "HOOK_TO_INSTANCE": 2,
         "HOOK_FROM_UPLINK": 3,
         "HOOK_SOCKET": 4,
+        "HOOK_TO_UPLINK": 5,
         "HOOK_LOST_EVENTS": 255,
     },
     "event_kind": {

@@ -180,15 +180,17 @@ class Datapath:
             attach.detach(self.pins.instance(number, direction), self.form)
 
     def attach_uplink(self, ifindex: int, name: str) -> None:
-        """The program for packets that come in by a link of the host. `name` is the link's.
+        """The programs for packets that come in and leave by a link of the host. `name` is the link's.
 
         Again when its MTU has changed, which the datapath does not see by itself.
         """
         self._note_mtu(ifindex)
+        self._attach(ifindex, "egress", self.pins.uplink(name, "egress"))
         self._attach(ifindex, "ingress", self.pins.uplink(name))
 
     def detach_uplink(self, name: str) -> None:
-        attach.detach(self.pins.uplink(name), self.form)
+        for direction in ("ingress", "egress"):
+            attach.detach(self.pins.uplink(name, direction), self.form)
 
     def attach_host_sockets(self, cgroup: Path) -> None:
         """The programs for connect() and its like, of all processes in a cgroup2 directory and below."""

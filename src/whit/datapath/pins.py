@@ -2,7 +2,8 @@
 
     <bpf_dir>/v<ABI_VERSION>/maps/<name>
                              programs/<digest>/<name>    what the links run; the digest is that of object and constants
-                             links/instance-<n>-ingress, instance-<n>-egress, uplink-<link>, host-<program>
+                             links/instance-<n>-ingress, instance-<n>-egress, uplink-<link>,
+                             uplink_egress-<link>, host-<program>
 
 The digest is a directory of bpffs and not a file elsewhere, so that it cannot outlive, or be outlived by, the programs.
 """
@@ -62,9 +63,10 @@ class Pins:
     def instance(self, number: int, direction: str) -> Path:
         return self.links / f"instance-{number}-{direction}"
 
-    def uplink(self, name: str) -> Path:
+    def uplink(self, name: str, direction: str = "ingress") -> Path:
         """Names in bpffs have no dots, those of links may."""
-        return self.links / f"uplink-{quote(name, safe='').replace('.', '%2E')}"
+        kind = "uplink" if direction == "ingress" else "uplink_egress"
+        return self.links / f"{kind}-{quote(name, safe='').replace('.', '%2E')}"
 
     def host(self, program: str) -> Path:
         return self.links / f"host-{program}"
@@ -97,7 +99,7 @@ def program_of(pin: Path) -> str:
     kind, _, rest = pin.name.partition("-")
     if kind == "instance":
         return "from_instance" if rest.endswith("-ingress") else "to_instance"
-    return "from_uplink" if kind == "uplink" else rest
+    return {"uplink": "from_uplink", "uplink_egress": "to_uplink"}.get(kind, rest)
 
 
 def mount_bpffs() -> bool:

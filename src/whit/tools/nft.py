@@ -1,4 +1,4 @@
-"""nft(8): the agent's own table, which masquerades what instances send to the world.
+"""nft(8): the agent's own table, which masquerades what instances send to the world, and what is passed on to it.
 
 Nothing else of the packet filter is touched here. Rules in tables of others, which nft cannot overrule from outside
 (a drop in any base chain is final), are found and reported; those of iptables are in iptables.py.
@@ -27,7 +27,8 @@ _SRCNAT = 100
 
 @dataclass(frozen=True)
 class Masquerade:
-    """What `pool` sends outside of `mesh` gets the node's address, unless it leaves by the link of an instance."""
+    """What `pool` sends outside of `mesh`, and what else carries the mark, gets the node's address, unless it leaves by
+    the link of an instance."""
 
     table: str
     pool: IPv4Network
@@ -38,6 +39,9 @@ class Masquerade:
     """Of the links of instances, as `w-whit-`."""
     pool6: IPv6Network | None = None
     mesh6: IPv6Network | None = None
+    mark: int = 0
+    """What the datapath sends on for who asks from outside carries this mark in the bits of `mask`; 0: nothing does."""
+    mask: int = 0
 
 
 def ruleset(wanted: Masquerade) -> Statement:
@@ -60,21 +64,31 @@ def ruleset(wanted: Masquerade) -> Statement:
 def _rules(wanted: Masquerade) -> Iterator[list[Statement]]:
     # The ranges of a set must not overlap.
     mesh = [_prefix(network) for network in collapse_addresses([wanted.pool, *wanted.mesh])]
-    yield _rule("ip", wanted, _prefix(wanted.pool), mesh)
+    yield from _of_family("ip", wanted, wanted.pool, mesh)
     if wanted.pool6 is not None:
-        yield _rule("ip6", wanted, _prefix(wanted.pool6), [_prefix(wanted.mesh6 or wanted.pool6)])
+        yield from _of_family("ip6", wanted, wanted.pool6, [_prefix(wanted.mesh6 or wanted.pool6)])
 
 
-def _rule(protocol: str, wanted: Masquerade, pool: Statement, mesh: list[Statement]) -> list[Statement]:
+def _of_family(
+    protocol: str, wanted: Masquerade, pool: IPv4Network | IPv6Network, mesh: list[Statement]
+) -> Iterator[list[Statement]]:
+    of_pool = _match("==", {"payload": {"protocol": protocol, "field": "saddr"}}, _prefix(pool))
+    yield _rule(of_pool, protocol, wanted, mesh)
+    if wanted.mark:
+        marked = _match("==", {"&": [{"meta": {"key": "mark"}}, wanted.mask]}, wanted.mark)
+        yield _rule(marked, protocol, wanted, mesh)
+
+
+def _rule(whose: Statement, protocol: str, wanted: Masquerade, mesh: list[Statement]) -> list[Statement]:
     return [
-        _match("==", {"payload": {"protocol": protocol, "field": "saddr"}}, pool),
+        whose,
         _match("!=", {"payload": {"protocol": protocol, "field": "daddr"}}, {"set": mesh}),
         _match("!=", {"meta": {"key": "oifname"}}, f"{wanted.link_prefix}*"),
         {"masquerade": None},
     ]
 
 
-def _match(operator: str, left: Statement, right: Statement | str) -> Statement:
+def _match(operator: str, left: Statement, right: Statement | str | int) -> Statement:
     return {"match": {"op": operator, "left": left, "right": right}}
 
 

@@ -152,7 +152,7 @@ def test_the_flow_is_followed_and_its_answers_are_counted(site: FarSite, family:
     assert site.ask(site.outside, site.node_address(family), PUBLISHED).startswith("far ")
     target = Address.from_ip(site.backend("far", family))
     (flow,) = (v for k, v in site.network.datapath.flows.items() if k.source == target and k.source_port == PORT)
-    assert flow.packets >= 3
+    assert flow.packets >= 2
     assert flow.translation == Address.from_ip(site.node_address(family))
     assert flow.translation_port == PUBLISHED
     dropped = {Hook(key.hook) for key, _ in site.network.datapath.drops.items()}

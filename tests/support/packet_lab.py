@@ -296,6 +296,9 @@ class Lab:
     def from_uplink(self, packet: Packet | bytes, **more: int) -> Result:
         return self.run("from_uplink", packet, OUTSIDE, **more)
 
+    def to_uplink(self, packet: Packet | bytes, **more: int) -> Result:
+        return self.run("to_uplink", packet, OUTSIDE, **more)
+
     def events(self) -> list[FlowEvent]:
         return list(self.datapath.events.poll())
 

@@ -450,7 +450,7 @@ def config_of(settings: Settings, book: AddressBook) -> DatapathConfig:
 
 
 def reaches_outside(app: AppSpec) -> bool:
-    """Whether masquerade is declared: an open app, a service that uses the world or a network, or published endpoints."""
+    """Whether masquerade is declared: an open app, a service that uses the world or a network, published endpoints."""
     services = app.services.values()
     published = any(service.endpoints and service.ports for service in services)
     return app.mode == "open" or published or any(use.is_outside for service in services for use in service.uses)

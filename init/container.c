@@ -13,6 +13,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "listening.h"
 #include "place.h"
 #include "records.h"
 
@@ -254,31 +255,13 @@ void container_kill(struct container *container, int signal)
 		kill(container->pid, signal);
 }
 
-/* Whether something listens at the port in the network of the container; proc(5), /proc/net/tcp. */
-static bool listens(pid_t pid, const char *table, unsigned port)
-{
-	char path[64], text[256];
-	unsigned local, state;
-	bool found = false;
-	FILE *file;
-
-	snprintf(path, sizeof(path), "/proc/%d/net/%s", pid, table);
-	file = fopen(path, "re");
-	while (file && !found && fgets(text, sizeof(text), file))
-		found = sscanf(text, " %*d: %*[0-9A-F]:%x %*[0-9A-F]:%*x %x", &local, &state) == 2 && local == port &&
-			state == 0x0a;
-	if (file)
-		fclose(file);
-	return found;
-}
-
 bool container_is_ready(const struct container *container)
 {
 	const char *path = text_of(container, "ready-path");
 	long port = number_of(container, "ready-tcp");
 
 	if (port)
-		return listens(container->pid, "tcp", port) || listens(container->pid, "tcp6", port);
+		return is_listening(container->pid, port);
 	return !*path || !access(path, F_OK);
 }
 

@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "records.h"
+#include "slots.h"
 #include "verity.h"
 
 #define LOWER "/lower"
@@ -85,28 +86,22 @@ static bool mount_serial(const char *serial, const char *place)
 	return find_device("/sys/class/block/*/serial", serial, device, sizeof(device)) && mount_over(device, place);
 }
 
-static bool find_partition(const char *name, char *device, size_t size)
-{
-	char line[128];
-
-	snprintf(line, sizeof(line), "PARTNAME=%s", name);
-	return find_device("/sys/class/block/*/uevent", line, device, size);
-}
-
-/* Partitions are named by what is in them, so that those of another version on the disk are not taken for them. */
+/* Partitions of the disk that this version was booted from: another disk may have some of the same names. */
 static bool mount_verified(const char *place)
 {
 	struct verity verity;
-	char name[64], data[300], tree[300], device[32];
+	char name[16], data[300], tree[300], device[32];
 
 	if (!verity_read(&verity))
 		return complain("read", "whit.verity of the command line");
-	snprintf(name, sizeof(name), "root-%.24s", verity.root_hash);
-	if (!find_partition(name, data, sizeof(data)))
-		return false;
-	snprintf(name, sizeof(name), "hash-%.24s", verity.root_hash);
-	if (!find_partition(name, tree, sizeof(tree)))
-		return false;
+	if (!slots_find())
+		return complain("find", "the disk of this version");
+	snprintf(name, sizeof(name), "root-%c", slots_letter());
+	if (!slots_partition(name, data, sizeof(data)))
+		return complain("find", name);
+	snprintf(name, sizeof(name), "hash-%c", slots_letter());
+	if (!slots_partition(name, tree, sizeof(tree)))
+		return complain("find", name);
 	if (!verity_open(&verity, data, tree, device, sizeof(device)))
 		return complain("verify", data);
 	return mount_over(device, place);
@@ -155,8 +150,8 @@ bool root_keep(const char *records, size_t length, const char *place)
 	if (!partition)
 		return true;
 	mkdir(STATE, 0700);
-	if (!find_partition(partition, device, sizeof(device)))
-		return false;
+	if (!slots_partition(partition, device, sizeof(device)))
+		return complain("find", partition);
 	if (mount(device, STATE, "ext4", MS_NOSUID | MS_NODEV, NULL))
 		return complain("mount", device);
 	while ((value = next_record(records, length, "keep", &position)))

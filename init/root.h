@@ -5,9 +5,9 @@
  *   shared          from the host (virtiofs, tag "root"); also if there is no such record
  *   memory          /image of the first root
  *   erofs:SERIAL    the virtio disk with this serial number, what is written goes to memory
- *   verity          the same, of the partitions that the kernel's command line names by the hash of what is in them
+ *   verity          the same, of the slot with the version that the kernel's command line names (slots.h)
  *
- * The record `state` names a partition that is kept; each record `keep` is PLACE=NAME, a directory of it and where it is
+ * The record `state` names a partition of that disk that is kept; each record `keep` is PLACE=NAME, a directory of it and where it is
  * seen.
  */
 #ifndef WHIT_ROOT_H

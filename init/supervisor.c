@@ -5,6 +5,9 @@
  * There is no shell: /containers/plan says what there is (records: dhcp, volume, onboot, service, onshutdown), and
  * each container's directory how it is run (container.h).
  *
+ * A machine with two versions (slots.h) keeps the one that it runs once that is up. One on trial whose onboot fails, whose
+ * services fail or are not ready in time, boots again, until the other has its turn.
+ *
  * Commands on the port: status, logs NAME, follow, start NAME, stop NAME, poweroff, reboot. Signals as busybox's
  * poweroff and reboot send them: SIGUSR2 and SIGPWR power off, SIGTERM and SIGINT reboot.
  */
@@ -32,6 +35,7 @@
 #include "report.h"
 #include "root.h"
 #include "setup.h"
+#include "slots.h"
 
 #define MOST 256
 #define PLAN "/containers/plan"
@@ -44,6 +48,7 @@
 #define LONG_RUN 10000 /* after which a service begins anew with the shortest */
 #define CANNOT_RUN 125
 #define REST 500
+#define TRIAL 120000 /* in which a new version has to be up */
 #define MOST_LINES 200 /* of one container, on the console, in a second */
 #define SAFE (MS_NOSUID | MS_NODEV)
 
@@ -501,6 +506,26 @@ static int until_next(void)
 	return pause;
 }
 
+/* A service that ended and is not started again has to have ended well. */
+static bool has_failed(const struct container *service)
+{
+	return service->state == STATE_FAILED && service->status;
+}
+
+static void tend_version(void)
+{
+	bool failed = false;
+
+	for (size_t at = 0; at < service_count; at++)
+		failed |= has_failed(services + at);
+	if (told_up && !failed)
+		slots_commit();
+	if (!slots_on_trial() || (!failed && now() < TRIAL))
+		return;
+	say("whit: ---- the new version is not well: booting again ----");
+	wish = WISH_REBOOT;
+}
+
 static void tell_when_up(void)
 {
 	for (size_t at = 0; at < service_count; at++)
@@ -516,13 +541,21 @@ static void tell_when_up(void)
 	told_up = true;
 }
 
+static int until_next_or(int pause)
+{
+	int next = until_next();
+
+	return next < 0 || next > pause ? pause : next;
+}
+
 static void run_services(void)
 {
 	while (!wish) {
 		for (size_t at = 0; at < service_count; at++)
 			tend(services + at);
 		tell_when_up();
-		turn(until_next());
+		tend_version();
+		turn(slots_on_trial() ? until_next_or(REST) : until_next());
 	}
 }
 
@@ -569,7 +602,9 @@ static void finish(bool failed)
  */
 static void wait_for_end(void)
 {
-	if (report_boot_port() >= 0 || from_environment("whit.failed=poweroff"))
+	if (slots_on_trial())
+		wish = WISH_REBOOT;
+	else if (report_boot_port() >= 0 || from_environment("whit.failed=poweroff"))
 		wish = WISH_POWER_OFF;
 	while (!wish)
 		turn(-1);
@@ -588,7 +623,8 @@ int main(void)
 	umask(022);
 	if (!set_up()) {
 		say("whit: ---- the boot stopped: the machine has no root ----");
-		reboot(RB_POWER_OFF);
+		/* A version of two is none without it. */
+		reboot(strcmp(record(form, form_length, "root", ""), "verity") ? RB_POWER_OFF : RB_AUTOBOOT);
 	}
 	up = run_first_boot() && run_onboot();
 	if (up)

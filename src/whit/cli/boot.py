@@ -54,6 +54,7 @@ def boot(
     key: Annotated[
         list[Path] | None, typer.Option("--key", metavar="FILE", help="Only if this public key vouches for the FILE.")
     ] = None,
+    reboot: Annotated[bool, typer.Option("--reboot", help="Boot it again where it asks for that.")] = False,
     test: Annotated[bool, typer.Option("--test", help="End with the exit status of what it ran.")] = False,
     timeout: Annotated[
         float | None, typer.Option("--timeout", metavar="SECONDS", help="It has to end by then.")
@@ -86,7 +87,7 @@ def boot(
     with tempfile.TemporaryDirectory(prefix="whit-boot-") as scratch:
         _vouched(what, key)
         machine = _told(_machine(run, what, service, wishes, Path(scratch)), first_boot, Path(scratch))
-        machine = _debugged(machine, debug)
+        machine = dataclasses.replace(_debugged(machine, debug), reboots=reboot)
         with _console(log) as show:
             verdict = asyncio.run(_run(machine, show, timeout))
     return _status(verdict, test)
@@ -119,7 +120,7 @@ def _machine(run: Invocation, what: str, service: str, wishes: Wishes, scratch: 
 
     path = Path(what)
     if not booting.is_machine(path):
-        path = _built(run, what, service, scratch / "built")
+        path = built(run, what, service, scratch / "built")
     unpacked = scratch / "unpacked"
     unpacked.mkdir()
     return booting.machine(path, wishes, unpacked)
@@ -147,8 +148,8 @@ def _debugged(machine: qemu.Machine, place: Path | None) -> qemu.Machine:
     return dataclasses.replace(machine, ports=(*machine.ports, tool.Port(PORT, place.absolute())))
 
 
-def _built(run: Invocation, what: str, service: str, output: Path) -> Path:
-    """A microVM of an app or of an image of the store."""
+def built(run: Invocation, what: str, service: str, output: Path, target: str = "microvm") -> Path:
+    """A machine of an app, a machine file, or an image of the store."""
     from whit.cli import building, local, machines, progress
     from whit.control import trust
     from whit.control.machines import appliances
@@ -157,7 +158,7 @@ def _built(run: Invocation, what: str, service: str, output: Path) -> Path:
     from whit.model.service import ServiceSpec
 
     if machines.is_machine(Path(what)):
-        return machines.written(run, Path(what), output)
+        return machines.written(run, Path(what), output, target)
     store = local.store(run.settings)
 
     async def work(report: Callable[..., None]) -> dict[str, object]:
@@ -167,7 +168,7 @@ def _built(run: Invocation, what: str, service: str, output: Path) -> Path:
             image = await store.obtain(what, report)
             trust.require(store, [image], trust.rules(run.settings, ()))
             name, spec = valid_name(what.rpartition("/")[2].partition(":")[0]), ServiceSpec(image=what)
-        exported = await appliances.write(store, "microvm", name, spec, image, output)
+        exported = await appliances.write(store, target, name, spec, image, output)
         return {"path": str(exported.path)}
 
     return Path(progress.last(local.stream(work))["path"])

@@ -60,15 +60,15 @@ def build(
         run.output.table(("BROUGHT BY", "FILES", "BYTES"), [tuple(map(str, row)) for row in result["because"]])
 
 
-def written(run: Invocation, path: Path, output: Path) -> Path:
-    """The machine as a microVM, for whit boot."""
+def written(run: Invocation, path: Path, output: Path, target: str = DEFAULT_TARGET) -> Path:
+    """The machine in a form, for whit boot and whit upgrade."""
     spec = _load(path)
     store = local.store(run.settings)
 
     async def work(report: Callable[..., None]) -> dict[str, Any]:
         from whit.control.machines import settling as machines
 
-        await machines.write(spec, store, report, DEFAULT_TARGET, output, await asyncio.to_thread(_how, spec))
+        await machines.write(spec, store, report, target, output, await asyncio.to_thread(_how, spec))
         return {}
 
     progress.last(local.stream(work))

@@ -29,6 +29,7 @@ from whit.cli import (
     surface,
     top,
     trace,
+    upgrade,
 )
 from whit.cli.invocation import IdOption, Invocation, JsonOption, VerboseOption, of_context
 from whit.cli.output import OutputClosed, print_error
@@ -73,7 +74,7 @@ def whit(
 
 
 for area in (
-    *(lifecycle, building, boot, debug, image, catalog, inspection, surface, execute),
+    *(lifecycle, building, boot, upgrade, debug, image, catalog, inspection, surface, execute),
     *(flows, top, service_map, trace, policy, doctor),
 ):
     area.add(app)

@@ -122,6 +122,8 @@ class Machine:
     architecture: str = ""
     """As OCI names it; empty for this machine's own. Another one is translated."""
     qmp: Path | None = None
+    reboots: bool = False
+    """Where it asks to be booted again, it is; otherwise that is its end."""
     name: str = "whit"
 
 
@@ -191,7 +193,7 @@ async def _runs_on_kvm() -> bool:
 def _bare(accelerator: Accelerator, architecture: str = "") -> list[str]:
     return [
         *("-machine", _BOARDS[architecture or "amd64"], "-accel", _ACCELERATORS[accelerator]),
-        *("-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-sandbox", _SANDBOX),
+        *("-nodefaults", "-no-user-config", "-display", "none", "-sandbox", _SANDBOX),
     ]
 
 
@@ -216,6 +218,8 @@ def _core(machine: Machine, model: str) -> Iterator[str]:
         yield from ("-initrd", str(machine.initrd))
     form = "socket,id=console,fd={}" if isinstance(machine.console, int) else "file,id=console,path={}"
     yield from ("-chardev", form.format(_escaped(machine.console)), "-serial", "chardev:console")
+    if not machine.reboots:
+        yield "-no-reboot"
     if machine.qmp is not None:
         yield from ("-qmp", f"unix:{_escaped(machine.qmp)},server=on,wait=off")
 

@@ -9,7 +9,7 @@ import asyncio
 import hashlib
 import signal
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -122,7 +122,8 @@ def bootable(
         root=tuple(files),
         kept=kept,
         system=(*_system(name, service), *(f"keep={place}={_folder(place)}" for place in kept)),
-        process=tuple(_process(name, service, image, files)),
+        process=tuple(process := _process(name, service, image, files)),
+        check=tuple(_check(service, process)),
     )
 
 
@@ -135,6 +136,7 @@ def _system(name: str, service: ServiceSpec) -> list[str]:
     found = [f"hostname={name}", "dhcp=eth0"]
     found += [f"sysctl={path.replace('.', '/')}={value}" for path, value in bundle.SYSCTLS.items()]
     found += ["readonly=1"] if service.read_only else []
+    found += [f"port={number}" for number in sorted({one.target for one in service.ports if one.protocol == "tcp"})]
     for mount in service.mounts:
         if mount.kind == "bind":
             hint = "put the files into the image, or keep them in a volume"
@@ -142,6 +144,13 @@ def _system(name: str, service: ServiceSpec) -> list[str]:
         if mount.kind == "tmpfs":
             found.append(f"tmpfs={mount.target}=mode=1777")
     return found
+
+
+def _check(service: ServiceSpec, process: Sequence[str]) -> Iterator[str]:
+    """The service's health check, which runs as its process does."""
+    if service.healthcheck is not None:
+        yield from (f"arg={word}" for word in service.healthcheck.test)
+        yield from (one for one in process if not one.startswith("arg="))
 
 
 def _process(name: str, service: ServiceSpec, image: Image, files: Sequence[Entry]) -> list[str]:

@@ -39,6 +39,8 @@ class Bootable:
     root: tuple[Entry, ...]
     system: tuple[str, ...]
     process: tuple[str, ...]
+    check: tuple[str, ...] = ()
+    """Another process, which ends with 0 when the first is well; empty for none."""
     kept: tuple[str, ...] = ()
     """Directories of the image whose contents outlive the machine where it has a disk."""
     drivers: tuple[str, ...] = ()
@@ -61,6 +63,8 @@ class Bootable:
         tree.add(Entry("modules", content="".join(f"/{entry.path}\n" for entry in modules).encode()))
         tree.add(Entry("system", content=_encoded([*records, *self.system])))
         tree.add(Entry("process", content=_encoded(self.process)))
+        if self.check:
+            tree.add(Entry("check", content=_encoded(self.check)))
         if MEMORY in records:
             for entry in self.files():
                 tree.add(replace(entry, path=f"{IN_MEMORY}/{entry.path}"))

@@ -29,23 +29,28 @@ def installed(machine: Bootable, name: str) -> Path:
     return path
 
 
-async def program(
-    machine: Bootable, append: str, records: Sequence[str], drivers: Sequence[Entry], work: Path, *, version: str
-) -> Path:
-    """The UKI, written below `work`: kernel, first root and command line in one."""
+async def initrd(machine: Bootable, records: Sequence[str], drivers: Sequence[Entry], work: Path) -> Path:
+    """The first root, written below `work`."""
     boot = work / "boot"
     boot.mkdir()
     await first_root(machine, records, drivers, boot / "initrd")
-    release = f'ID=whit\nNAME="{machine.name}"\nPRETTY_NAME="{machine.name}"\nVERSION_ID={version}\n'
+    return boot / "initrd"
+
+
+def program(machine: Bootable, append: str, first: Path, output: Path) -> None:
+    """Write the UKI: kernel, first root and command line in one.
+
+    It does not say a version: systemd-boot then takes those of a disk by their names, the greatest first.
+    """
+    release = f'ID=whit\nNAME="{machine.name}"\nPRETTY_NAME="{machine.name}"\n'
     kernel = Entry("kernel", content=machine.kernel).data()
     sections = (
         (".osrel", release.encode()),
         (".cmdline", append.encode()),
-        (".initrd", (boot / "initrd").read_bytes()),
+        (".initrd", first.read_bytes()),
         (".linux", kernel),
     )
-    (boot / "uki").write_bytes(uki.link(installed(machine, "linux{}.efi.stub").read_bytes(), sections))
-    return boot / "uki"
+    output.write_bytes(uki.link(installed(machine, "linux{}.efi.stub").read_bytes(), sections))
 
 
 def identity_of(digest: str, what: str) -> UUID:

@@ -12,8 +12,8 @@ from pathlib import Path
 from uuid import UUID
 
 from whit.base.errors import InputError
+from whit.model.blocks import SECTOR, Blocks
 
-SECTOR = 512
 ALIGNMENT = 1 << 20
 """Bytes: where every partition begins, for disks with large sectors beneath."""
 ESP = UUID("c12a7328-f81f-11d2-ba4b-00a0c93ec93b")
@@ -129,20 +129,26 @@ def _protective(last: int) -> bytes:
     return bytes(446) + entry + bytes(48) + b"\x55\xaa"
 
 
-def read(disk: Path) -> dict[str, tuple[int, int]]:
-    """Offset and size in bytes of each named partition. Raises InputError if there is no table."""
-    with disk.open("rb") as file:
-        file.seek(SECTOR)
-        header = file.read(SECTOR)
-        if header[:8] != b"EFI PART":
-            raise InputError(f"{disk} has no partition table")
-        table = _HEADER.unpack_from(header)[10]
-        file.seek(table * SECTOR)
-        data = file.read(_ENTRIES * _ENTRY.size)
+@dataclass(frozen=True)
+class Found:
+    """A partition as a table on a disk has it, in bytes."""
+
+    kind: UUID
+    offset: int
+    size: int
+
+
+def read(disk: Blocks) -> dict[str, Found]:
+    """Each named partition. Raises InputError if there is no table."""
+    header = disk.read(SECTOR, SECTOR)
+    if header[:8] != b"EFI PART":
+        raise InputError("it has no partition table", hint="whit build --target disk writes a disk")
+    data = disk.read(_HEADER.unpack_from(header)[10] * SECTOR, _ENTRIES * _ENTRY.size)
     found = {}
     for kind, _, first, last, _, name in _ENTRY.iter_unpack(data):
         if any(kind):
-            found[name.decode("utf-16-le").rstrip("\0")] = (first * SECTOR, (last + 1 - first) * SECTOR)
+            place = Found(UUID(bytes_le=kind), first * SECTOR, (last + 1 - first) * SECTOR)
+            found[name.decode("utf-16-le").rstrip("\0")] = place
     return found
 
 

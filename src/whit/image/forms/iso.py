@@ -28,7 +28,8 @@ async def write(machine: Bootable, linux: Kernel, output: Path, work: Path) -> N
         Unavailable: xorriso, systemd-boot, dosfstools or mtools are not installed.
     """
     drivers = await modules(machine, linux, MEMORY_MODULES)
-    program = await efi.program(machine, machine.append, (MEMORY,), drivers, work, version="1")
+    first, program = await efi.initrd(machine, (MEMORY,), drivers, work), work / "uki"
+    await asyncio.to_thread(efi.program, machine, machine.append, first, program)
     identity = await asyncio.to_thread(efi.digest, program)
     size = -(-(program.stat().st_size + _ROOM) // 4096) * 4096
     if size > LARGEST:

@@ -49,13 +49,25 @@ def link(stub: bytes, sections: Sequence[tuple[str, bytes]]) -> bytes:
     return bytes(image)
 
 
+def section(image: bytes, name: str) -> bytes:
+    """What is in a section. Raises InputError if there is none of this name."""
+    if image[:2] == b"MZ":
+        pe = _number(image, _NEW_HEADER, "<I")
+        count, optional_size = _number(image, pe + 6, "<H"), _number(image, pe + 20, "<H")
+        for number in range(count):
+            found = _HEADER.unpack_from(image, pe + _COFF + optional_size + number * _HEADER.size)
+            if found[0].rstrip(b"\0") == name.encode():
+                return image[found[4] : found[4] + found[1]]
+    raise InputError(f"the program has no section {name}", hint="was it made by whit build?")
+
+
 def _end(image: bytearray, table: int, count: int) -> int:
     """Where in memory the last section ends."""
     headers = [_HEADER.unpack_from(image, table + number * _HEADER.size) for number in range(count)]
     return max(int(header[2]) + int(header[1]) for header in headers)
 
 
-def _number(image: bytearray, place: int, form: str) -> int:
+def _number(image: bytes | bytearray, place: int, form: str) -> int:
     found: int = struct.unpack_from(form, image, place)[0]
     return found
 

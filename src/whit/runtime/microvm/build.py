@@ -21,12 +21,13 @@ from whit.base.errors import CommandError, Unavailable, WhitError
 PROGRAMS = Path(__file__).resolve().parent / "programs"
 SOURCES = Path(__file__).resolve().parents[4] / "init"
 STAMP = ".stamp"
+_ROOT = ("entry.c", "lease.c", "root.c", "slots.c", "verity.c")
 PARTS = {
-    "guest": ("guest.c", "group.c", "lease.c", "process.c", "root.c", "setup.c", "stream.c", "verity.c", "wire.c"),
-    "appliance": ("appliance.c", "lease.c", "process.c", "root.c", "setup.c", "verity.c"),
+    "guest": ("guest.c", "group.c", "process.c", "setup.c", "stream.c", "wire.c", *_ROOT),
+    "appliance": ("appliance.c", "listening.c", "process.c", "setup.c", *_ROOT),
     "supervisor": (
-        *("supervisor.c", "button.c", "container.c", "debug.c", "first_boot.c", "lease.c", "place.c"),
-        *("report.c", "root.c", "setup.c", "verity.c", "wire.c"),
+        *("supervisor.c", "button.c", "container.c", "debug.c", "first_boot.c", "listening.c", "place.c"),
+        *("report.c", "setup.c", "wire.c", *_ROOT),
     ),
     "machine": ("machine.c", "client.c", "stream.c", "wire.c"),
 }

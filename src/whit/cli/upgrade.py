@@ -1,0 +1,79 @@
+"""whit upgrade: another version of a machine, beside the one that a disk boots."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from whit.cli.invocation import Invocation, command
+
+
+def add(app: typer.Typer) -> None:
+    command(app)(upgrade)
+
+
+def upgrade(
+    run: Invocation,
+    disk: Annotated[Path, typer.Argument(metavar="DISK", help="What whit build --target disk wrote.")],
+    to: Annotated[
+        str | None,
+        typer.Option("--to", metavar="DISK|APP|MACHINE", help="The new version; left out, the disk's are listed."),
+    ] = None,
+    service: Annotated[str, typer.Option("--service", "-s", metavar="SERVICE", help="Of an app with several.")] = "",
+) -> None:
+    """Write another version of a machine to its disk, or list those that it has.
+
+    The version that boots is kept, and so is the state. The new one is booted next; if it does not come up in three
+    boots, the kept one has its turn again. A cut at any moment leaves a version that boots. Needs no root.
+
+    \b
+    Example:
+      whit build examples/hello --target disk -o hello.raw
+      whit upgrade hello.raw --to examples/hello
+      whit upgrade hello.raw
+    """
+    if to is None:
+        _list(run, disk)
+        return
+    with tempfile.TemporaryDirectory(prefix="whit-upgrade-") as scratch:
+        _write(run, disk, _new(run, to, service, Path(scratch)))
+
+
+def _new(run: Invocation, to: str, service: str, scratch: Path) -> Path:
+    """The disk that the new version comes from."""
+    from whit.cli import boot
+    from whit.control.machines import booting
+
+    path = Path(to)
+    return path if booting.is_machine(path) else boot.built(run, to, service, scratch / "new", "disk")
+
+
+def _write(run: Invocation, disk: Path, new: Path) -> None:
+    from whit.cli import local, progress
+    from whit.control.machines import upgrading
+    from whit.model.progress import Progress
+
+    async def work(report: Callable[[Progress], None]) -> dict[str, Any]:
+        def say(step: str) -> None:
+            report(Progress(subject=disk.name, step=step))
+
+        return await upgrading.into_file(disk, new, say)
+
+    result = progress.follow(local.stream(work), run.output)
+    if not run.json:
+        run.output.line("number {number}, version {version}, in slot {slot}: it is booted next".format(**result))
+
+
+def _list(run: Invocation, disk: Path) -> None:
+    from whit.control.machines import upgrading
+
+    found = upgrading.versions(disk)
+    if run.json:
+        run.output.document({"versions": found})
+        return
+    rows = [(str(one["number"]), one["version"], one["slot"], one["state"], str(one["tries"])) for one in found]
+    run.output.table(("NUMBER", "VERSION", "SLOT", "STATE", "TRIES"), rows)

@@ -12,6 +12,7 @@ from support.whit import Whit
 
 from whit.base.settings import Settings
 from whit.image.forms import gpt
+from whit.kernel import disk_file
 from whit.runtime.microvm import build
 
 pytestmark = [
@@ -65,13 +66,11 @@ def test_state_is_kept_and_a_changed_root_does_not_boot(whit: Whit, tiny_root: P
 
 
 def change_in_root(disk: Path, old: bytes, new: bytes) -> None:
-    (offset, size) = next(place for name, place in gpt.read(disk).items() if name.startswith("root-"))
-    with disk.open("r+b") as file:
-        file.seek(offset)
-        data = file.read(size)
+    with disk_file.opened(disk, write=True) as blocks:
+        root = gpt.read(blocks)["root-a"]
+        data = blocks.read(root.offset, root.size)
         assert old in data
-        file.seek(offset + data.index(old))
-        file.write(new)
+        blocks.write(root.offset + data.index(old), new)
 
 
 @pytest.mark.parametrize("form", ["disk", "disk-qcow2", "iso", "microvm-archive --arch arm64"])

@@ -14,6 +14,7 @@ from whit.base.errors import InputError
 from whit.image.forms import gpt, probes, uki
 from whit.image.forms.efi import identity_of
 from whit.image.forms.gpt import Partition, Table
+from whit.kernel import disk_file
 
 MIB = 1 << 20
 STUB = Path("/usr/lib/systemd/boot/efi/linuxx64.efi.stub")
@@ -52,7 +53,12 @@ def test_both_tables_are_whole_and_name_each_other(tmp_path: Path) -> None:
     assert (second[5], second[6]) == (last, 1)
     assert data[510:512] == b"\x55\xaa"
     assert data[450] == 0xEE
-    assert gpt.read(disk) == {"esp": (MIB, 2 * MIB), "root-a": (3 * MIB, 3 * MIB)}
+    with disk_file.opened(disk) as blocks:
+        found = gpt.read(blocks)
+    assert found == {
+        "esp": gpt.Found(gpt.ESP, MIB, 2 * MIB),
+        "root-a": gpt.Found(gpt.ROOT["amd64"], 3 * MIB, 3 * MIB),
+    }
 
 
 def test_what_is_in_the_partitions_stays(tmp_path: Path) -> None:
@@ -66,8 +72,8 @@ def test_what_is_in_the_partitions_stays(tmp_path: Path) -> None:
 def test_bad_tables_are_refused(tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.write_bytes(bytes(4096))
-    with pytest.raises(InputError, match="has no partition table"):
-        gpt.read(disk)
+    with disk_file.opened(disk) as blocks, pytest.raises(InputError, match="has no partition table"):
+        gpt.read(blocks)
     with pytest.raises(InputError, match="more than 36 letters"):
         Table(UUID(int=1), (Partition("n" * 37, gpt.ESP, UUID(int=1), MIB),)).write(disk)
 
@@ -89,6 +95,9 @@ def test_sections_are_found_where_the_headers_say() -> None:
     assert list(found)[-1] == ".linux"
     assert struct.unpack_from("<I", linked, pe + 24 + 56)[0] >= end
     assert linked == uki.link(stub, given)
+    assert uki.section(linked, ".initrd") == b"i" * 5000
+    with pytest.raises(InputError, match="has no section"):
+        uki.section(linked, ".pcrsig")
     with pytest.raises(InputError, match="no room for more sections"):
         uki.link(stub, given * 20)
 

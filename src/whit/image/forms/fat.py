@@ -96,10 +96,15 @@ class Fat:
         self.blocks.flush()
 
     def remove(self, file: File) -> None:
-        """Remove a file: its name first, then what it took."""
-        for place in reversed(file.places):
-            self._change(place, bytes([_DELETED]))
-        self.blocks.flush()
+        """Remove a file: its name first, then what it took. Of an old name in two sectors, the short one goes first:
+        the rest is none."""
+        for sector in dict.fromkeys(place // SECTOR * SECTOR for place in reversed(file.places)):
+            data = bytearray(self._read(sector, SECTOR))
+            for place in file.places:
+                if sector <= place < sector + SECTOR:
+                    data[place - sector] = _DELETED
+            self.blocks.write(sector, bytes(data))
+            self.blocks.flush()
         for cluster in self._chain(file.cluster):
             self._next[cluster] = 0
         self._flush_tables()

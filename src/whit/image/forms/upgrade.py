@@ -1,6 +1,7 @@
 """Upgrade: writes a version to the slot of a disk that is not needed. At every moment a whole version boots.
 
-  1. the name of the version that lay in that slot goes: from now on nobody boots what is being overwritten
+  1. the name of the version that lay in that slot goes, and what else the loader might take for one: from now on
+     nobody boots what is being overwritten
   2. root and hash tree are written, read back, and checked by the root hash
   3. the UKI is written, and at last, in one sector, its name
 
@@ -16,6 +17,7 @@ from uuid import UUID
 
 from whit.base.errors import Conflict, InputError
 from whit.image.forms import slots, uki, verity
+from whit.image.forms.fat import File
 from whit.image.forms.slots import Disk, Entry, Version
 from whit.model.blocks import Blocks, Window
 from whit.tools.veritysetup import BLOCK, Tree
@@ -73,12 +75,12 @@ def write(blocks: Blocks, new: Source, report: Report, running: UUID | None = No
     versions = disk.versions()
     keep = _kept(disk, slots.worth_keeping(versions, running), running)
     letter = slots.other(keep.letter if keep else "b")
-    gone = [one for one in versions if one is not keep]
+    gone = [one for one in disk.esp.files(slots.DIRECTORY) if keep is None or one != keep.file]
     _check(disk, new, keep)
     _check_room(disk, new, letter, gone)
-    for one in gone:
-        report(f"removing version {one.entry.number}, which is {one.entry.state}")
-        disk.esp.remove(one.file)
+    for file in gone:
+        report(f"removing {file.name}")
+        disk.esp.remove(file)
     report(f"writing {new.tree.blocks * BLOCK >> 20} MiB to slot {letter}")
     _fill(disk, new, letter)
     report("checking what was written by its root hash")
@@ -108,13 +110,13 @@ def _check(disk: Disk, new: Source, keep: Version | None) -> None:
         raise Conflict(f"the disk has this version already, as number {keep.entry.number}")
 
 
-def _check_room(disk: Disk, new: Source, letter: str, gone: Sequence[Version]) -> None:
+def _check_room(disk: Disk, new: Source, letter: str, gone: Sequence[File]) -> None:
     wanted = new.tree.blocks * BLOCK
     room = disk.part(f"root-{letter}").size
     if wanted > room or verity.size(new.tree) > disk.part(f"hash-{letter}").size:
         hint = "link less, or build a new disk"
         raise Conflict(f"the new root takes {wanted >> 20} MiB, and the slot has {room >> 20}", hint=hint)
-    if len(new.program) > disk.esp.free() + sum(one.file.size for one in gone):
+    if len(new.program) > disk.esp.free() + sum(one.size for one in gone):
         hint = "build a new disk: its first partition is made for two kernels of the size that they have then"
         raise Conflict(f"the new kernel takes {len(new.program) >> 20} MiB, and the disk has less", hint=hint)
 

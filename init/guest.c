@@ -156,6 +156,32 @@ static void to_command(struct command *command, const struct frame *frame, const
 	}
 }
 
+static void add_table(struct buffer *answer, const char *name)
+{
+	char text[4096];
+	int file;
+	ssize_t size = snprintf(text, sizeof(text), "table %s\n", name);
+
+	buffer_add(answer, text, size);
+	snprintf(text, sizeof(text), "/proc/net/%s", name);
+	file = open(text, O_RDONLY | O_CLOEXEC);
+	while (file >= 0 && (size = read(file, text, sizeof(text))) > 0)
+		buffer_add(answer, text, size);
+	if (file >= 0)
+		close(file);
+}
+
+static void tell_listeners(uint32_t channel)
+{
+	static const char *const tables[] = { "tcp", "tcp6", "udp", "udp6" };
+	struct buffer answer = {};
+
+	for (size_t at = 0; at < sizeof(tables) / sizeof(*tables); at++)
+		add_table(&answer, tables[at]);
+	link_send(&port, channel, FRAME_LISTENERS, answer.bytes, answer.used);
+	free(answer.bytes);
+}
+
 static void handle(void *context, const struct frame *frame, const char *payload)
 {
 	struct command *command = command_of(frame->channel);
@@ -166,6 +192,8 @@ static void handle(void *context, const struct frame *frame, const char *payload
 		setup(payload, frame->length);
 	else if (frame->type == FRAME_START && whole && !leaving)
 		start_command(frame->channel, payload, frame->length);
+	else if (frame->type == FRAME_LISTENERS)
+		tell_listeners(frame->channel);
 	else if (command)
 		to_command(command, frame, payload);
 }

@@ -3,10 +3,11 @@
  * The first process of the container in which a virtual machine runs. To whoever looks at the container, it is the
  * instance's process: it prints what that prints, passes signals on, and ends with its exit status.
  *
- * usage: machine run USER GUEST PROCESS [PROGRAM ARGUMENT...] -- QEMU ARGUMENT...
+ * usage: machine run|wait USER GUEST PROCESS [PROGRAM ARGUMENT...] -- QEMU ARGUMENT...
  *        machine exec RECORD...
  *
- * GUEST and PROCESS are files of records. `run` starts PROGRAM (virtiofsd) as it is, and QEMU as USER, with its port (descriptor 3) and its console (4).
+ * GUEST and PROCESS are files of records. `wait` boots, and has the instance's process start when a client says so
+ * (FRAME_BEGIN). Both start PROGRAM (virtiofsd) as it is, and QEMU as USER, with its port (descriptor 3) and its console (4).
  * `exec` runs a command in the guest, on the caller's standard streams.
  */
 #include <errno.h>
@@ -52,6 +53,7 @@ static struct sink output, errors;
 static pid_t machine; /* 0 when it has ended */
 static pid_t server; /* serves its root */
 static uint32_t last_channel;
+static struct buffer process; /* records of the instance's own; none once it has been started */
 static long status = -1; /* of the instance's process, once it has ended */
 
 static void die(const char *what)
@@ -148,11 +150,26 @@ static void forget(struct client *client)
 	*client = (struct client){};
 }
 
+/* Once is enough, however often it is said. */
+static void begin(void)
+{
+	if (!process.used)
+		return;
+	link_send(&port, 0, FRAME_START, process.bytes, process.used);
+	link_send(&port, 0, FRAME_INPUT, NULL, 0);
+	buffer_drop(&process, process.used);
+}
+
 /* What a client says is passed on, of its own channel only. */
 static void from_client(void *context, const struct frame *frame, const char *payload)
 {
 	struct client *client = context;
 
+	if (frame->type == FRAME_BEGIN) {
+		begin();
+		link_send(&client->link, 0, FRAME_BEGIN, NULL, 0);
+		return;
+	}
 	link_send(&port, client->channel, frame->type, payload, frame->length);
 }
 
@@ -308,14 +325,15 @@ static char **after_dashes(char **words)
 	return words;
 }
 
-static int run(char **words)
+static int run(char **words, bool waits)
 {
 	int port_ends[2], console_ends[2], listening;
 	uid_t user = strtoul(words[0], NULL, 10);
-	struct buffer guest = read_file(words[1]), process = read_file(words[2]);
+	struct buffer guest = read_file(words[1]);
 	char **server = words + 3, **qemu = after_dashes(server);
 	sigset_t all;
 
+	process = read_file(words[2]);
 	sigfillset(&all);
 	sigprocmask(SIG_BLOCK, &all, NULL);
 	signal(SIGPIPE, SIG_IGN);
@@ -336,8 +354,8 @@ static int run(char **words)
 		start_server(server);
 	machine = start_machine(qemu, user, port_ends[1], console_ends[1]);
 	link_send(&port, 0, FRAME_SETUP, guest.bytes, guest.used);
-	link_send(&port, 0, FRAME_START, process.bytes, process.used);
-	link_send(&port, 0, FRAME_INPUT, NULL, 0);
+	if (!waits)
+		begin();
 	serve(signalfd(-1, &all, SFD_NONBLOCK | SFD_CLOEXEC), listening);
 	let_power_off();
 	if (status < 0)
@@ -348,9 +366,11 @@ static int run(char **words)
 int main(int count, char **words)
 {
 	if (count >= 7 && !strcmp(words[1], "run"))
-		return run(words + 2);
+		return run(words + 2, false);
+	if (count >= 7 && !strcmp(words[1], "wait"))
+		return run(words + 2, true);
 	if (count >= 3 && !strcmp(words[1], "exec"))
 		return run_client(SOCKET, words + 2);
-	fprintf(stderr, "usage: machine run USER GUEST PROCESS [PROGRAM ...] -- QEMU ... | machine exec RECORD...\n");
+	fprintf(stderr, "usage: machine run|wait USER GUEST PROCESS [PROGRAM ...] -- QEMU ... | machine exec RECORD...\n");
 	return CANNOT_RUN;
 }

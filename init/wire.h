@@ -26,6 +26,8 @@ enum frame_type {
 	FRAME_EXIT,	 /* uint32_t: exit status, 128 + signal; the channel's last frame */
 	FRAME_CLOSE,	 /* nobody listens any more: end the process */
 	FRAME_MEMORY,	 /* from the guest, before the instance's exit: its kernel has killed for memory */
+	FRAME_LISTENERS, /* where somebody listens in the guest? Answered by the same, with tables as listeners.c prints them */
+	FRAME_BEGIN,	 /* to `machine wait`: let the instance's process start. Answered by the same */
 };
 
 struct frame {

@@ -107,11 +107,11 @@ class Warm:
             assert time.monotonic() < until, f"it is not {state} but {found}"
             time.sleep(0.02)
 
-    def wait_until_asleep(self) -> None:
+    def wait_until_asleep(self, patience: float = 15) -> None:
         if self.idle == "frozen":
-            self.wait_until_frozen()
+            self.wait_until_frozen(patience)
         else:
-            self.wait_until(self.idle)
+            self.wait_until(self.idle, patience)
 
     def wait_until_frozen(self, patience: float = 15) -> None:
         """Asks the kernel, which takes no time."""

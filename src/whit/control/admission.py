@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from whit.base.errors import Conflict, InputError
 from whit.model.app import AppSpec
 from whit.model.release import Release
-from whit.model.service import PortSpec, ServiceSpec
+from whit.model.service import PortSpec
 
 
 def admit(spec: AppSpec, others: Iterable[Release]) -> None:
@@ -18,23 +18,12 @@ def admit(spec: AppSpec, others: Iterable[Release]) -> None:
         if other.spec.name != spec.name:
             _refuse_same_ports(spec, other.spec)
     for name, service in spec.services.items():
-        _refuse_unseen_listener(name, service)
         for mount in service.mounts:
             if mount.kind == "volume" and mount.source not in spec.volumes:
                 raise InputError(
                     f"service {name} mounts the volume {mount.source}, which the app does not name",
                     hint=f"add `{mount.source}:` below the top-level key `volumes`",
                 )
-
-
-def _refuse_unseen_listener(name: str, service: ServiceSpec) -> None:
-    """What is held until somebody listens needs a kernel in which that can be seen."""
-    scale = service.scale
-    if scale is not None and scale.idle != "frozen" and service.isolation != "container":
-        raise InputError(
-            f"service {name}: `idle: {scale.idle}` is for containers; sockets of a {service.isolation} are not seen",
-            hint="use `idle: frozen`",
-        )
 
 
 def _refuse_same_ports(spec: AppSpec, other: AppSpec) -> None:

@@ -12,7 +12,7 @@ import time
 
 from whit.base.errors import WhitError
 from whit.control.instances import Instances, Record
-from whit.kernel import frames, sockets
+from whit.kernel import frames
 from whit.kernel.sockets import Place
 
 log = logging.getLogger(__name__)
@@ -22,7 +22,9 @@ MOST = 4096
 PATIENCE = 30.0
 """Seconds after which what is held is delivered although nobody listens: its kernel will say so."""
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.0005, 0.02
-_TCP = 6
+_TCP, _UDP = 6, 17
+UNSEEN = 0.05
+"""Seconds for which a sandbox has listened somewhere, after which its UDP sockets are taken to be there too."""
 
 Key = tuple[int, bytes, int, int, int]
 
@@ -58,26 +60,28 @@ class Held:
         if not kept:
             self._kept.pop(record.spec.name, None)
 
-    def may_listen(self, record: Record) -> bool:
-        """False of one that listens nowhere, or is not known to do so yet: whoever woke it would be refused. Where its
-        sockets are not seen, somebody must have had an answer of it."""
-        if record.spec.isolation != "container":
-            return record.spec.healthcheck is not None or record.answered
-        process = self.instances.driver(record.spec).pid_of(record.spec.name)
-        return process is not None and bool(sockets.listening(process))
+    async def may_listen(self, record: Record) -> bool:
+        """False of one that listens nowhere, or not yet: nobody could wake it. Raises WhitError."""
+        return bool(await self.instances.driver(record.spec).listening(record.spec.name))
 
     async def wait_and_hand_over(self, record: Record) -> None:
         """Deliver as soon as somebody listens. Returns when nothing is left and there is a listener at all, when the
         process has ended, or after PATIENCE."""
-        until = time.monotonic() + PATIENCE
-        pause = _FIRST_PAUSE
-        process = self.instances.driver(record.spec).pid_of(record.spec.name)
-        while time.monotonic() < until and process is not None:
-            there = sockets.listening(process)
+        driver, name = self.instances.driver(record.spec), record.spec.name
+        began, heard = time.monotonic(), 0.0
+        pause, lives = _FIRST_PAUSE, driver.pid_of(name) is not None
+        while time.monotonic() < began + PATIENCE and lives:
+            there = await driver.listening(name)
+            heard = heard or (time.monotonic() if there else 0.0)
             self.hand_over(record, there)
-            if there and record.spec.name not in self._kept:
+            if heard and record.spec.isolation == "sandbox" and time.monotonic() > heard + UNSEEN:
+                self._hand_over_datagrams(record)
+            if there and name not in self._kept:
                 return
             await asyncio.sleep(pause)
             pause = min(pause * 1.2, _LONGEST_PAUSE)
-            if pause == _LONGEST_PAUSE:
-                process = self.instances.driver(record.spec).pid_of(record.spec.name)
+            lives = pause < _LONGEST_PAUSE or driver.pid_of(name) is not None
+
+    def _hand_over_datagrams(self, record: Record) -> None:
+        """gVisor does not show every UDP socket, so what listens elsewhere has to do as a sign."""
+        self.hand_over(record, {(key[0], key[3]) for key in self._kept.get(record.spec.name, {}) if key[0] == _UDP})

@@ -202,10 +202,11 @@ class Instances:
 
     def restarting(self, spec: InstanceSpec, restarts: int) -> list[Operation]:
         """From one that ended to one that runs."""
-        return [*self.preparing(spec, restarts), *self.driver(spec).plan_begin(spec)]
+        files = self.networks.files(spec)
+        return [*self.networks.plan_reconnect(spec), *self.driver(spec).plan_restart(spec, files, restarts=restarts)]
 
     def preparing(self, spec: InstanceSpec, restarts: int) -> list[Operation]:
-        """The same, up to the moment at which its program runs."""
+        """From one that ended to the moment before its program runs."""
         files = self.networks.files(spec)
         return [*self.networks.plan_reconnect(spec), *self.driver(spec).plan_prepare(spec, files, restarts=restarts)]
 

@@ -152,7 +152,7 @@ class Warmth:
         self._move(record, self._sleep(record, scale.model_copy(update={"idle": "stopped"})))
 
     async def _sleep_if_idle(self, record: Record, scale: ScaleSpec, link: int) -> None:
-        if not self.held.may_listen(record) or await in_thread(warm.has_clients, self.datapath.flows, record.spec):
+        if not await self._listens(record) or await in_thread(warm.has_clients, self.datapath.flows, record.spec):
             return
         warm.watch(self.datapath, record.spec, WATCHES[scale.idle])
         # A packet that came before that was let through without a word, but its time was noted.
@@ -160,6 +160,13 @@ class Warmth:
             warm.watch(self.datapath, record.spec, Watch.NOTE)
             return
         await self._sleep(record, scale)
+
+    async def _listens(self, record: Record) -> bool:
+        try:
+            return await self.held.may_listen(record)
+        except WhitError as error:
+            log.warning("%s stays awake: %s", record.spec.name, error)
+            return False
 
     async def _sleep(self, record: Record, scale: ScaleSpec) -> None:
         name = record.spec.name

@@ -1,4 +1,4 @@
-"""Which ports somebody listens at, in the network namespace of a process.
+"""Which ports somebody listens at, in the network namespace of a process, or in another kernel that shows its tables.
 
 Formats: /proc/net/tcp and its like, Documentation/networking/proc_net_tcp.rst of the kernel.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 _LISTEN, _UNCONNECTED = "0A", "07"
-_TABLES = (("tcp", 6, _LISTEN), ("tcp6", 6, _LISTEN), ("udp", 17, _UNCONNECTED), ("udp6", 17, _UNCONNECTED))
+_TABLES = {"tcp": (6, _LISTEN), "tcp6": (6, _LISTEN), "udp": (17, _UNCONNECTED), "udp6": (17, _UNCONNECTED)}
 
 Place = tuple[int, int]
 """Protocol and port."""
@@ -16,15 +16,26 @@ Place = tuple[int, int]
 
 def listening(pid: int) -> set[Place]:
     """Where TCP is accepted and UDP received; nothing if the process has gone. Takes some 0.1 ms with few sockets."""
-    return {place for name, protocol, state in _TABLES for place in _places(pid, name, protocol, state)}
+    return {place for name in _TABLES for place in _places(name, _read(pid, name))}
 
 
-def _places(pid: int, name: str, protocol: int, wanted: str) -> set[Place]:
+def shown(text: str) -> set[Place]:
+    """The same of tables that init/listeners.c printed: each behind a line `table NAME`."""
+    parts = (part.partition("\n") for part in f"\n{text}".split("\ntable ")[1:])
+    return {place for name, _, table in parts for place in _places(name, table)}
+
+
+def _read(pid: int, name: str) -> str:
     try:
-        lines = Path(f"/proc/{pid}/net/{name}").read_text().splitlines()[1:]
+        return Path(f"/proc/{pid}/net/{name}").read_text()
     except OSError:
-        return set()
-    return {(protocol, port_of(words[1])) for words in map(str.split, lines) if words[3] == wanted}
+        return ""
+
+
+def _places(name: str, table: str) -> set[Place]:
+    protocol, wanted = _TABLES[name]
+    rows = map(str.split, table.splitlines()[1:])
+    return {(protocol, port_of(words[1])) for words in rows if len(words) > 3 and words[3] == wanted}
 
 
 def port_of(local: str) -> int:

@@ -12,6 +12,7 @@ from typing import Protocol
 
 from pydantic import ValidationError
 
+from whit.kernel.sockets import Place
 from whit.model.instance import ExitRecord, InstanceSpec, InstanceStatus
 from whit.model.operation import Operation
 from whit.runtime.execute import ExecRequest, Stream
@@ -109,6 +110,10 @@ class Driver(Protocol):
 
     def pid_of(self, name: str) -> int | None:
         """The process of this machine that ends with it, if it lives."""
+        ...
+
+    async def listening(self, name: str) -> set[Place]:
+        """Where somebody listens in it; nothing while it does not run. Raises WhitError if that cannot be seen."""
         ...
 
     def execute(self, name: str, request: ExecRequest) -> AbstractAsyncContextManager[Session]:

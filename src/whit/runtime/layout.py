@@ -1,4 +1,4 @@
-"""Where the files of one instance are. Pure names: nothing here touches the disk."""
+"""Where the files of one instance are: pure names, but for one that is read."""
 
 from __future__ import annotations
 
@@ -38,6 +38,10 @@ class Layout:
     def asleep(self) -> Path:
         """There while it has no running process because nobody asks for it."""
         return self.bundle / "asleep"
+
+    def sleeps_as(self) -> str:
+        """The level that `asleep` says; empty if it is not there. Reads the disk, unlike all else here."""
+        return self.asleep.read_text() if self.asleep.exists() else ""
 
     @property
     def config(self) -> Path:

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from whit.base.settings import Settings
-from whit.kernel import cgroup, freezer
+from whit.kernel import cgroup, freezer, sockets
 from whit.kernel.mount import MountOverlay, unmount
+from whit.kernel.sockets import Place
 from whit.kernel.thread import in_thread
 from whit.model.instance import REACHABLE, ExitRecord, InstanceSpec, InstanceStatus, State
 from whit.model.operation import Operation
@@ -26,6 +27,7 @@ from whit.runtime.driver import Found, read_spec
 from whit.runtime.health import CheckResult
 from whit.runtime.host import HostFacts
 from whit.runtime.layout import Layout
+from whit.runtime.microvm import build
 from whit.runtime.operations import (
     ClaimName,
     CreateContainer,
@@ -40,6 +42,7 @@ from whit.runtime.operations import (
 from whit.runtime.volumes import SeedVolumes, volumes_of
 from whit.tools import conmon
 from whit.tools.oci_runtime import ContainerState
+from whit.tools.runsc import Runsc
 
 
 def plan_start(spec: InstanceSpec, settings: Settings, host: HostFacts, files: NetworkFiles) -> list[Operation]:
@@ -141,7 +144,8 @@ def leftovers(settings: Settings, host: HostFacts) -> set[str]:
 
 async def _find(layout: Layout, host: HostFacts, container: ContainerState | None) -> Found:
     spec = read_spec(layout)
-    state, message, ended = await _condition(layout, host, container)
+    waits = spec is not None and spec.isolation == "microvm" and layout.sleeps_as() == "created"
+    state, message, ended = await _condition(layout, host, container, waits=waits)
     if spec is None:
         message = f"what it was started from cannot be read; {message}".rstrip("; ")
     start = _start(layout)
@@ -167,15 +171,17 @@ async def _find(layout: Layout, host: HostFacts, container: ContainerState | Non
 
 
 async def _condition(
-    layout: Layout, host: HostFacts, container: ContainerState | None
+    layout: Layout, host: HostFacts, container: ContainerState | None, *, waits: bool
 ) -> tuple[State, str, ExitRecord | None]:
-    """Its state, why, and how it ended."""
+    """Its state, why, and how it ended. `waits`: its machine runs, and its program was not begun."""
     if logs.has_ended(layout):
         record = monitor.record(layout)
         return ("stopped" if layout.asleep.exists() else "exited"), record.cause, record
     if container is None:
         return ("stopped", "", None) if layout.asleep.exists() else ("failed", "its start was cut short", None)
     if container.status in ("running", "paused") and conmon.monitor_pid(layout.monitored) is not None:
+        if waits:
+            return "created", "", None
         stands = container.status == "paused" or await in_thread(freezer.is_frozen, cgroup.find(), layout.cgroup)
         return ("frozen" if stands else "running"), "", None
     if container.status in ("creating", "created"):
@@ -253,6 +259,13 @@ class OciDriver:
 
     def pid_of(self, name: str) -> int | None:
         return monitor.main_process(self.layout(name))
+
+    async def listening(self, name: str) -> set[Place]:
+        runtime = self.host.runtime
+        if isinstance(runtime, Runsc):
+            return await runtime.listening(name, build.program("listeners"))
+        process = self.pid_of(name)
+        return set() if process is None else sockets.listening(process)
 
     def execute(self, name: str, request: execute.ExecRequest) -> AbstractAsyncContextManager[execute.Session]:
         return execute.session(self.layout(name), self.host, request)

@@ -22,10 +22,11 @@ from typing import Any
 
 from whit.base.errors import CommandError, NotFound, Permanent, TimedOut, Unavailable, WhitError
 from whit.base.settings import Settings
-from whit.kernel import cgroup, pidfd
+from whit.kernel import cgroup, pidfd, sockets
+from whit.kernel.sockets import Place
 from whit.kernel.thread import in_thread
 from whit.model.operation import Operation
-from whit.tools import apt, apt_sources, oci_runtime, process
+from whit.tools import apt, apt_sources, oci_runtime, process, sentry
 from whit.tools.oci_runtime import ContainerState, Runtime
 
 FLAGS = (
@@ -155,6 +156,21 @@ class Runsc(Runtime):
         for pid in descendants(first, parents):
             # It may end meanwhile.
             await process.run(self.arguments(name, "kill", "--pid", str(pid), name, "KILL"), timeout=30, check=False)
+
+    async def listening(self, name: str, program: Path) -> set[Place]:
+        """`program` is init/listeners.c. gVisor's tables do not show UDP sockets of IPv6, of both families too.
+
+        Raises:
+            CommandError, Permanent: it could not be run in the sandbox.
+        """
+        try:
+            state = json.loads(await in_thread(self._state_file(name).read_bytes))
+            control = Path(state["sandbox"]["controlSocketPath"])
+            return sockets.shown(await in_thread(sentry.output_of, control, name, program))
+        except (NotFound, FileNotFoundError):
+            return set()
+        except (ValueError, KeyError, TypeError) as error:
+            raise Permanent(f"runsc keeps the state of {name} in another form", hint=NEWER) from error
 
     async def processes(self, name: str) -> dict[int, int]:
         """The parent of each process of a sandbox, both as numbered inside."""

@@ -1,5 +1,6 @@
 """Compiles init/*.c: `guest`, the first process of a microVM, `machine`, which runs one, `supervisor`, the first
-process of a declared machine, and `appliance`, that of an image that boots by itself.
+process of a declared machine, `appliance`, that of an image that boots by itself, and `listeners`, which looks into a
+sandbox.
 
 `python -m whit.runtime.microvm.build` compiles what a checkout has when its sources changed; the wheel has them for the
 architecture that it was built on. All are static. As the BPF objects' build, this never runs in the agent, and needs
@@ -31,11 +32,14 @@ PARTS = {
     ),
     "machine": ("machine.c", "client.c", "stream.c", "wire.c"),
 }
+BARE = {"listeners": ("listeners.c",)}
+"""Without a C library."""
 FOREIGN = {"aarch64": "aarch64-linux-gnu-gcc"}
 """What compiles for other machines, where it is installed: only the program that a foreign image boots."""
 FOREIGN_PACKAGE = "gcc-aarch64-linux-gnu"
 FLAGS = ("-static", "-O2", "-std=gnu11", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Werror", "-Wno-unused-result")
 """What cannot be written in a guest's first process cannot be told to anybody either."""
+BARE_FLAGS = ("-nostdlib", "-ffreestanding", "-fno-stack-protector")
 
 
 def program(name: str, programs: Path = PROGRAMS, *, machine: str = "") -> Path:
@@ -72,6 +76,10 @@ def build(sources: Path = SOURCES, programs: Path = PROGRAMS, *, force: bool = F
             made = Path(scratch) / name
             _compile([*FLAGS, "-o", str(made), *parts], sources)
             made.replace(programs / f"{name}-{os.uname().machine}")
+        for name, parts in BARE.items():
+            made = Path(scratch) / name
+            _compile([*FLAGS, *BARE_FLAGS, "-o", str(made), *parts], sources)
+            made.replace(programs / f"{name}-{os.uname().machine}")
         for machine, compiler in _foreign().items():
             made = Path(scratch) / machine
             _compile([*FLAGS, "-o", str(made), *PARTS["appliance"]], sources, compiler)
@@ -81,7 +89,7 @@ def build(sources: Path = SOURCES, programs: Path = PROGRAMS, *, force: bool = F
 
 
 def _digest(sources: Path) -> str:
-    digest = hashlib.sha256(f"{FLAGS}{PARTS}{os.uname().machine}{_foreign()}".encode())
+    digest = hashlib.sha256(f"{FLAGS}{PARTS}{BARE}{BARE_FLAGS}{os.uname().machine}{_foreign()}".encode())
     for path in sorted(sources.glob("*.[ch]")):
         digest.update(f"\0{path.name}\0".encode() + path.read_bytes())
     return digest.hexdigest()

@@ -96,13 +96,16 @@ def configuration(
     guest: Guest,
     link: InstanceLink,
     mounts: Sequence[Mapping[str, Any]],
+    *,
+    waits: bool = False,
 ) -> dict[str, Any]:
-    """The whole `config.json`. `mounts` are those of the instance."""
+    """The whole `config.json`. `mounts` are those of the instance. `waits`: its process starts when that is said."""
     devices = [_TUN, *([_KVM] if facts.accelerator == "kvm" else [])]
     server = virtiofsd.command(virtiofsd.binary(), _SHARE_SOCKET, Path(SHARE))
     machine = qemu.command(machine_of(spec, link), facts.accelerator, facts.version)
     qemu_ = [f"/usr/bin/{machine[0]}", *machine[1:]]
-    words = ["/machine", "run", str(user_of(spec)), "/guest/setup", "/guest/process", *server, "--", *qemu_]
+    how = "wait" if waits else "run"
+    words = ["/machine", how, str(user_of(spec)), "/guest/setup", "/guest/process", *server, "--", *qemu_]
     return {
         "ociVersion": "1.0.2",
         "root": {"path": str(layout.bundle / "machine"), "readonly": True},

@@ -12,9 +12,11 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any
 
+from whit.base.errors import NotFound
 from whit.base.settings import Settings
-from whit.kernel import cgroup
+from whit.kernel import cgroup, sockets
 from whit.kernel.mount import MountOverlay
+from whit.kernel.sockets import Place
 from whit.model.instance import ExitRecord, InstanceSpec
 from whit.model.operation import Operation
 from whit.runtime import bundle, execute, health, oci, rootfs, users
@@ -24,7 +26,15 @@ from whit.runtime.host import HostFacts
 from whit.runtime.layout import Layout
 from whit.runtime.microvm import bundle as machine_bundle
 from whit.runtime.microvm import records
-from whit.runtime.microvm.operations import ConnectTap, GuestSource, WriteMachine
+from whit.runtime.microvm.control import Frame
+from whit.runtime.microvm.operations import (
+    BeginProcess,
+    ConnectTap,
+    GuestSource,
+    WaitForGuest,
+    WriteMachine,
+    line_to,
+)
 from whit.runtime.oci import OciDriver
 from whit.runtime.operations import (
     ClaimName,
@@ -68,26 +78,35 @@ class MicrovmDriver:
             *seed,
             ConnectTap(layout, spec),
             *self._create(spec, files, restarts=0),
-            *self.plan_begin(spec),
+            *self.containers.plan_begin(spec),
         ]
 
     def plan_restart(self, spec: InstanceSpec, files: NetworkFiles, *, restarts: int) -> list[Operation]:
-        return [*self.plan_prepare(spec, files, restarts=restarts), *self.plan_begin(spec)]
+        started = [*self._create(spec, files, restarts=restarts), *self.containers.plan_begin(spec)]
+        return [*self.plan_forget(spec.name), *started]
 
     def plan_prepare(self, spec: InstanceSpec, files: NetworkFiles, *, restarts: int) -> list[Operation]:
-        return [*self.plan_forget(spec.name), *self._create(spec, files, restarts=restarts)]
+        """The guest boots: that is what takes long, and it holds as much memory as one that stands still."""
+        return [
+            *self.plan_forget(spec.name),
+            *self._create(spec, files, restarts=restarts, waits=True),
+            *self.containers.plan_begin(spec),
+            WaitForGuest(self.containers, spec.name),
+        ]
 
     def plan_forget(self, name: str) -> list[Operation]:
         return self.containers.plan_forget(name)
 
     def plan_begin(self, spec: InstanceSpec) -> list[Operation]:
-        return self.containers.plan_begin(spec)
+        return [BeginProcess(self.containers, spec.name)]
 
-    def _create(self, spec: InstanceSpec, files: NetworkFiles, *, restarts: int) -> list[Operation]:
+    def _create(
+        self, spec: InstanceSpec, files: NetworkFiles, *, restarts: int, waits: bool = False
+    ) -> list[Operation]:
         layout = self.layout(spec.name)
         return [
             WriteNetworkFiles(layout, spec, files),
-            WriteMachine(layout, spec, self.host, self.guests),
+            WriteMachine(layout, spec, self.host, self.guests, waits),
             cgroup.CreateCgroup(layout.cgroup),
             CreateContainer(layout, spec, self.host, restarts, self.runtime),
         ]
@@ -117,6 +136,13 @@ class MicrovmDriver:
 
     def pid_of(self, name: str) -> int | None:
         return self.containers.pid_of(name)
+
+    async def listening(self, name: str) -> set[Place]:
+        try:
+            async with line_to(self.containers, name) as line:
+                return sockets.shown((await line.ask(Frame.LISTENERS)).decode(errors="replace"))
+        except NotFound:
+            return set()
 
     def execute(self, name: str, request: execute.ExecRequest) -> AbstractAsyncContextManager[execute.Session]:
         return execute.session(self.layout(name), self.host, request, described)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ from whit.runtime.host import HostFacts
 from whit.runtime.layout import Layout
 from whit.runtime.microvm import build, records
 from whit.runtime.microvm.bundle import TAP, Facts, Guest, configuration, user_of
+from whit.runtime.microvm.control import Frame, Line, line
+from whit.runtime.oci import OciDriver
 from whit.tools import qemu
 
 GuestSource = Callable[[], Awaitable[Guest]]
@@ -30,6 +33,8 @@ GuestSource = Callable[[], Awaitable[Guest]]
 
 _LINKS = {"bin": "usr/bin", "sbin": "usr/sbin", "lib": "usr/lib", "lib64": "usr/lib64", "var/run": "/run"}
 _DEPTH = 40
+_START = 10.0
+"""Seconds for a machine that was just started to listen."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +67,8 @@ class WriteMachine:
     spec: InstanceSpec
     host: HostFacts
     guests: GuestSource
+    waits: bool = False
+    """The instance's process starts when that is said."""
 
     def describe(self) -> str:
         return f"write {self.layout.config}: a virtual machine for {' '.join(self.spec.args)}"
@@ -89,7 +96,7 @@ class WriteMachine:
             ("guest.process", records.of_process(bundle.process(self.spec, self.host, owner))),
         ):
             write_file(self.layout.bundle / name, records.encoded(content), mode=0o600)
-        document = configuration(self.spec, self.layout, self.host, facts, guest, link, mounts)
+        document = configuration(self.spec, self.layout, self.host, facts, guest, link, mounts, waits=self.waits)
         write_file(self.layout.config, json.dumps(document).encode(), mode=0o600)
 
     def _make_root(self) -> None:
@@ -106,6 +113,52 @@ class WriteMachine:
     async def undo(self) -> None:
         for path in (self.layout.config, self.layout.bundle / "guest.setup", self.layout.bundle / "guest.process"):
             path.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class WaitForGuest:
+    """Until a machine that waits has booted."""
+
+    containers: OciDriver
+    name: str
+
+    def describe(self) -> str:
+        return f"wait until the guest of {self.name} has booted"
+
+    async def do(self) -> None:
+        """Raises NotFound, TimedOut."""
+        async with line_to(self.containers, self.name, patience=_START) as line:
+            await line.ask(Frame.LISTENERS)
+
+    async def undo(self) -> None:
+        return
+
+
+@dataclass(frozen=True)
+class BeginProcess:
+    """Have the instance's process started in a machine that waits."""
+
+    containers: OciDriver
+    name: str
+
+    def describe(self) -> str:
+        return f"start the process of {self.name} in its guest"
+
+    async def do(self) -> None:
+        """Raises NotFound if the machine has ended."""
+        async with line_to(self.containers, self.name) as line:
+            await line.ask(Frame.BEGIN)
+
+    async def undo(self) -> None:
+        return
+
+
+def line_to(containers: OciDriver, name: str, *, patience: float = 0.0) -> AbstractAsyncContextManager[Line]:
+    """Waits for `patience` seconds until it listens. Raises NotFound if it has no machine that runs."""
+    process = containers.pid_of(name)
+    if process is None:
+        raise NotFound(f"the machine of {name} does not run")
+    return line(process, patience=patience)
 
 
 def without_links(root: Path, place: str) -> str:

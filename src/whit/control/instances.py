@@ -70,8 +70,6 @@ class Record:
     """Looks after its health, if it is awake."""
     deaf: frozenset[int] = frozenset()
     """TCP ports on which it listened, and does no more."""
-    answered: bool = False
-    """It was seen to answer since it started; looked at only where nothing else tells whether it listens."""
     slept: float = 0.0
     """Since when it sleeps, monotonic; 0: since before this agent."""
     users: int = 0
@@ -340,7 +338,6 @@ class Instances:
         """See when it ends and how it does, instead of whatever was watched before."""
         self.unwatch(record)
         record.deaf = frozenset()
-        self._recall_answer(record, adopted=adopted)
         record.watchers = (
             asyncio.create_task(self._watch_exit(record)),
             asyncio.create_task(self._watch_main(record)),
@@ -421,19 +418,6 @@ class Instances:
     def _health_file(self, record: Record) -> Path:
         """The last finding, for an agent that comes later: it must not take a healthy backend out of its service."""
         return self.drivers.layout(record.spec.name).bundle / "health"
-
-    def note_answer(self, record: Record) -> None:
-        """For this agent and those that come later."""
-        record.answered = True
-        self._answer_file(record).touch()
-
-    def _answer_file(self, record: Record) -> Path:
-        return self.drivers.layout(record.spec.name).bundle / "answered"
-
-    def _recall_answer(self, record: Record, *, adopted: bool) -> None:
-        if not adopted:
-            self._answer_file(record).unlink(missing_ok=True)
-        record.answered = self._answer_file(record).exists()
 
     def _recall_health(self, record: Record) -> None:
         with contextlib.suppress(FileNotFoundError):

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from typing import Any
 
@@ -31,8 +30,6 @@ log = logging.getLogger(__name__)
 LOOK_SECONDS = 5.0
 """How often it is looked whether somebody may sleep; more often if somebody is to do so sooner."""
 LEAST_SECONDS = 0.05
-ANSWER_SECONDS = 10.0
-"""For so long after a packet came it is looked for an answer."""
 WATCHES = {"frozen": Watch.TELL, "created": Watch.HOLD, "stopped": Watch.HOLD}
 """What is done about packets at each level."""
 
@@ -48,8 +45,6 @@ class Warmth:
         self._budget = instances.drivers.settings.warm_mib << 20
         self._names: dict[int, str] = {}
         """By link."""
-        self._heard = 0.0
-        """When it was last looked who answers."""
         self._moving: set[str] = set()
         """Those that are falling asleep or getting up."""
         self._knocked: set[str] = set()
@@ -63,7 +58,6 @@ class Warmth:
             while True:
                 await asyncio.sleep(self._patience())
                 try:
-                    await self._hear()
                     self._look()
                     if self._budget:
                         await self._make_room()
@@ -107,20 +101,6 @@ class Warmth:
                 if warm.silence(self.datapath, link) > want.scale.after:
                     self._knocked.discard(name)
                     self._move(record, self._sleep_if_idle(record, want.scale, link))
-
-    async def _hear(self) -> None:
-        """Who answers listens. Health checks tell it too, and of containers it is seen."""
-        began = time.monotonic()
-        for link, name in list(self._names.items()):
-            record = self.instances.records.get(name)
-            if record is None or record.spec.isolation == "container" or self.held.may_listen(record):
-                continue
-            came = began - warm.silence(self.datapath, link)
-            if came > self._heard - ANSWER_SECONDS and await in_thread(
-                warm.has_answered, self.datapath.flows, record.spec
-            ):
-                self.instances.note_answer(record)
-        self._heard = began
 
     def _move(self, record: Record, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         async def moving() -> None:

@@ -5,7 +5,6 @@ and when one last came. bpf/lib/warm.h is the other side.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from enum import IntEnum
 
@@ -14,9 +13,9 @@ from whit.datapath.address import Address
 from whit.datapath.datapath import Datapath
 from whit.datapath.maps import HashMap
 from whit.mesh.network import endpoint_keys
-from whit.model.instance import InstanceSpec, NetworkSpec
+from whit.model.instance import InstanceSpec
 
-_TCP, _UDP = 6, 17
+_TCP = 6
 
 
 class Watch(IntEnum):
@@ -77,25 +76,9 @@ def silence(datapath: Datapath, link: int) -> float:
 
 def has_clients(flows: HashMap[FlowKey, FlowValue], spec: InstanceSpec) -> bool:
     """Whether a TCP connection to the instance is open. Looks at every flow, some 5 us each: not for the event loop."""
+    own = frozenset(map(Address.from_ip, spec.network.addresses))
+    wanted, unwanted = FlowFlags.ESTABLISHED, FlowFlags.REPLY | FlowFlags.CLOSING
     return any(
-        key.protocol == _TCP and not value.flags & FlowFlags.CLOSING for key, value in _answered(flows, spec.network)
+        key.protocol == _TCP and value.translation in own and value.flags & (wanted | unwanted) == wanted
+        for key, value in flows.items()
     )
-
-
-def has_answered(flows: HashMap[FlowKey, FlowValue], spec: InstanceSpec) -> bool:
-    """Whether a connection to the instance was accepted, or a datagram answered; as far as that is remembered, of a
-    connection some 10 s after its end. Not for the event loop."""
-    return any(
-        # Who is refused sends nothing but the beginning, maybe again.
-        key.protocol == _UDP or (key.protocol == _TCP and value.packets - value.retransmits > 1)
-        for key, value in _answered(flows, spec.network)
-    )
-
-
-def _answered(flows: HashMap[FlowKey, FlowValue], network: NetworkSpec) -> Iterator[tuple[FlowKey, FlowValue]]:
-    """Flows that others began, the way of these others, of which an answer was seen; it may be a refusal."""
-    own = frozenset(map(Address.from_ip, network.addresses))
-    wanted, unwanted = FlowFlags.ESTABLISHED, FlowFlags.REPLY
-    for key, value in flows.items():
-        if value.translation in own and value.flags & (wanted | unwanted) == wanted:
-            yield key, value

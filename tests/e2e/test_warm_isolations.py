@@ -27,13 +27,15 @@ SLOWEST = {"frozen": 0.9, "created": 5.0, "stopped": 30.0}
 
 @pytest.fixture(
     scope="module",
-    params=[(isolation, idle) for isolation in ("sandbox", "microvm") for idle in ("frozen", "created", "stopped")],
+    params=[
+        *(("sandbox", "frozen"), ("sandbox", "created"), ("microvm", "frozen"), ("microvm", "created")),
+        *(pytest.param((isolation, "stopped"), marks=pytest.mark.full) for isolation in ("sandbox", "microvm")),
+    ],
     ids="-".join,
 )
 def warm(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Warm]:
     isolation, idle = request.param
-    with warm_app(tmp_path_factory.mktemp(isolation), f"isolation: {isolation}
-    {HEALTH}", idle=idle) as warm:
+    with warm_app(tmp_path_factory.mktemp(isolation), f"isolation: {isolation}\n    {HEALTH}", idle=idle) as warm:
         yield warm
 
 

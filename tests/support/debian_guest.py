@@ -19,7 +19,6 @@ from types import TracebackType
 from typing import Any
 
 from support.whit import ROOT
-
 from whit.datapath import build as datapath
 from whit.runtime.microvm import build as programs
 from whit.tools import qemu
@@ -38,7 +37,7 @@ FILES = {
     "etc/hostname": "bookworm\n",
     "etc/hosts": "127.0.0.1 localhost bookworm\n::1 localhost\n",
     "etc/resolv.conf": "nameserver 10.0.2.3\n",
-    "etc/fstab": "/dev/disk/by-id/virtio-root / ext4 defaults 0 1\n/dev/disk/by-id/virtio-checkout /checkout ext4 defaults 0 2\n",
+    "etc/fstab": "/dev/vda / ext4 defaults 0 1\n/dev/vdb /checkout ext4 defaults 0 2\n",
     "etc/systemd/network/20-any.network": "[Match]\nName=en*\n\n[Network]\nDHCP=yes\n",
     "etc/systemd/system/answer-commands.service": f"""\
 [Unit]
@@ -54,7 +53,6 @@ WantedBy=multi-user.target
 """,
 }
 ENABLED = ("systemd-networkd.service", "answer-commands.service")
-TASKS = "echo {} > {}/etc/machine-id"
 
 
 def sh(*argv: str | Path) -> str:

@@ -12,6 +12,7 @@ import fcntl
 import logging
 import os
 import resource
+import signal
 import socket
 import struct
 import sys
@@ -27,10 +28,13 @@ from whit.base import log as logs
 from whit.base.errors import Conflict, WhitError
 from whit.base.settings import Settings
 from whit.control.agent import Agent
+from whit.tools import systemctl
 
 log = logging.getLogger(__name__)
 
 DESCRIPTORS = 65_536
+REST_PATIENCE = 80.0
+"""Seconds that instances have to end when the machine goes down; the unit gives the agent ten more."""
 
 
 class RootOnly(H11Protocol):
@@ -95,12 +99,25 @@ async def serve(settings: Settings) -> None:
             access_log=False,
             timeout_graceful_shutdown=2,
         )
+        # uvicorn stops on it, and then raises it again, which would end the process before it has let go of anything.
+        signal.signal(signal.SIGTERM, lambda *_: None)
         await uvicorn.Server(config).serve(sockets=[listen(settings)])
     finally:
         if scraped:
             scraped.close()
+        if await systemctl.goes_down():
+            await rest(agent)
         await agent.stop()
         settings.socket.unlink(missing_ok=True)
+
+
+async def rest(agent: Agent) -> None:
+    """Left alone, instances would be told to end by the machine's last steps, all at once and beside their mesh."""
+    log.info("the machine goes down: stopping what runs")
+    try:
+        await agent.rest(REST_PATIENCE)
+    except WhitError as error:
+        log.warning("%s", error)
 
 
 def main() -> None:

@@ -10,6 +10,7 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
+from whit.base.errors import Permanent, WhitError
 from whit.base.settings import Settings
 
 UNIT_FILE = Path("/etc/systemd/system/whitd@.service")
@@ -31,7 +32,8 @@ ExecStart={command}
 UMask=0022
 Restart=always
 RestartSec=1
-TimeoutStopSec=30
+# When the machine goes down the agent stops the instances first.
+TimeoutStopSec=90
 # Instances and their monitors outlive the agent, also when one of them runs out of memory.
 KillMode=process
 OOMPolicy=continue
@@ -66,6 +68,18 @@ def start(settings: Settings, argv: Sequence[str], source_root: Path | None) -> 
     import asyncio
 
     asyncio.run(_start(unit_name(settings), unit_text(argv, source_root)))
+
+
+def failure(settings: Settings) -> WhitError | None:
+    """Why there is no use in waiting for the agent: it ended, and systemd has started it again."""
+    import asyncio
+
+    from whit.tools import systemctl
+
+    unit = unit_name(settings)
+    if not asyncio.run(systemctl.restarts(unit)):
+        return None
+    return Permanent(f"the agent ends as soon as {unit} starts it", hint=f"its log: journalctl -u {unit}")
 
 
 def stop(settings: Settings) -> None:

@@ -134,6 +134,14 @@ class Agent:
         self.network.datapath.close()
         await self.documents.store.close()
 
+    async def rest(self, timeout: float) -> None:
+        """Stop every instance, with time to say goodbye, because the machine goes down. What is wanted stays on record:
+        the next agent brings it up again. Raises TimedOut."""
+        self._leaving |= self.releases
+        self.releases = {}
+        self._changed()
+        await self._wait(lambda: not self.instances.records, timeout, "every instance", "at rest")
+
     # ---- the wheel ----
 
     def _changed(self) -> None:

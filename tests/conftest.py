@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from support.leftovers import leftovers_after
+from support.slowness import SLOWNESS, patient
 
 from whit.base.settings import Settings
 
@@ -28,6 +29,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
+        _allow_time(item)
         if not FULL and item.get_closest_marker("full"):
             item.add_marker(pytest.mark.skip(reason="only with --full"))
     if os.geteuid() == 0:
@@ -35,6 +37,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("root") or item.get_closest_marker("machine"):
             item.add_marker(pytest.mark.skip(reason="needs root"))
+
+
+def _allow_time(item: pytest.Item) -> None:
+    """A limit of time is for a machine of the usual speed."""
+    limit = item.get_closest_marker("timeout")
+    if limit is not None and SLOWNESS != 1:
+        item.add_marker(pytest.mark.timeout(patient(limit.args[0])), append=False)
 
 
 @pytest.fixture

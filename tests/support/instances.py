@@ -9,9 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
+from support.slowness import patient
 from whit.base.errors import Unavailable
 from whit.base.settings import Settings
-from whit.control.machines import guests
+from whit.control.machines.settling import guests
 from whit.kernel import netns
 from whit.model.image import Image, ImageConfig
 from whit.model.instance import ExitRecord, InstanceSpec, NetworkSpec
@@ -139,7 +140,7 @@ class Machine:
         async with self.driver.execute(spec.name, execute.ExecRequest(args, **request)) as session:
             await session.end_input()
             try:
-                async with asyncio.timeout(timeout):
+                async with asyncio.timeout(patient(timeout)):
                     async for _, data in session.output():
                         output += data
                     return await session.wait(), output.decode()

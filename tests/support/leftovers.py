@@ -8,12 +8,13 @@ import subprocess
 import time
 from pathlib import Path
 
+from support.slowness import patient
 from whit.base.settings import Settings
 
 
 def leftovers_after(settings: Settings, patience: float = 5.0) -> list[str]:
     """What is left of an agent id after a moment: the kernel removes links of a dead namespace in the background."""
-    until = time.monotonic() + patience
+    until = time.monotonic() + patient(patience)
     while (left := leftovers(settings)) and time.monotonic() < until:
         time.sleep(0.1)
     return left

@@ -10,6 +10,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 from types import MappingProxyType
 
+from support.slowness import patient
 from support.world import NODE, NODE6, POOL, POOL6, UPLINK, UPLINK6, World, world
 from whit.base.settings import Settings
 from whit.datapath.abi import (
@@ -36,7 +37,7 @@ from whit.kernel import links, netns
 from whit.kernel.instance_link import GATEWAY6
 from whit.kernel.netlink import NetlinkSocket
 
-PATIENCE = 5
+PATIENCE = patient(5)
 HOST_ID, FIRST_ID = 1, 100
 DEFAULT_SIZES: Mapping[str, int] = MappingProxyType({})
 

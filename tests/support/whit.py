@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from support.slowness import patient
 from whit.base.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -50,7 +51,7 @@ class Whit:
 
     def __call__(self, *words: str, check: bool = True, timeout: float = 300) -> subprocess.CompletedProcess[str]:
         argv = [*self.prefix, sys.executable, "-m", "whit.cli", *words]
-        done = subprocess.run(argv, env=self.env, capture_output=True, text=True, timeout=timeout, check=False)
+        done = subprocess.run(argv, env=self.env, capture_output=True, text=True, timeout=patient(timeout), check=False)
         assert not check or done.returncode == 0, (
             f"whit {' '.join(words)}: {done.returncode}\n{done.stdout}{done.stderr}"
         )
@@ -71,11 +72,11 @@ class Whit:
         descriptor = os.pidfd_open(self.agent_pid)
         try:
             signal.pidfd_send_signal(descriptor, signal.SIGKILL)
-            select.select([descriptor], [], [], 5)
+            select.select([descriptor], [], [], patient(5))
         finally:
             os.close(descriptor)
         for agent in self.agents:
-            agent.wait(5)
+            agent.wait(patient(5))
         self.agents.clear()
 
     def start_agent(self, patience: float = 20) -> None:
@@ -87,7 +88,7 @@ class Whit:
             self.agents.append(
                 subprocess.Popen(argv, env=self.env, stdout=output, stderr=output, start_new_session=True)
             )
-        until = time.monotonic() + patience
+        until = time.monotonic() + patient(patience)
         while self("--json", "ps", check=False).returncode != 0:
             assert time.monotonic() < until, f"the agent does not answer:\n{log.read_text()[-2000:]}"
             time.sleep(0.05)
@@ -95,7 +96,7 @@ class Whit:
     def clean(self) -> None:
         self("doctor", "--clean", "--yes", timeout=60)
         for agent in self.agents:
-            agent.wait(5)
+            agent.wait(patient(5))
         self.agents.clear()
 
     def resolves(self, asker: str, name: str) -> bool:

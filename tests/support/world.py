@@ -11,6 +11,7 @@ from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6
 from pathlib import Path
 from typing import Any, TypeVar
 
+from support.slowness import patient
 from whit.base.settings import Settings
 from whit.kernel import addresses, instance_link, links, netns, routes, sysctl
 from whit.kernel.instance_link import InstanceLink
@@ -98,7 +99,7 @@ class World:
 def exchange(client: Path, server: Path, address: IPv4Address, port: int = 8080, patience: float = 5) -> str:
     """Connect from one namespace to a listener in another. Returns whom the listener saw; TimeoutError if nobody."""
     with netns.call_in(server, lambda: socket.create_server(("0.0.0.0", port))) as listener:
-        listener.settimeout(patience)
+        listener.settimeout(patient(patience))
         with netns.call_in(client, lambda: socket.create_connection((str(address), port), timeout=patience)) as caller:
             accepted, peer = listener.accept()
             with accepted:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from support.slowness import patient
 from whit.base.errors import Unavailable
 from whit.base.settings import Settings
-from whit.control.machines.settling import guests
+from whit.control.machines import guests
 from whit.kernel import netns
 from whit.model.image import Image, ImageConfig
 from whit.model.instance import ExitRecord, InstanceSpec, NetworkSpec

@@ -37,6 +37,7 @@ async def write(machine: Bootable, linux: Kernel, output: Path, work: Path) -> N
         raise InputError(f"{machine.name} takes {size >> 20} MiB, and an ISO image boots at most 31", hint=hint)
     files, esp = work / "files", work / "esp"
     files.mkdir()
+    files.chmod(0o755)  # whatever the umask is: it becomes the root of the medium
     number, epoch = int(identity[:8], 16), layer.timestamp()
     await mtools.write(esp, {efi.default(machine): program}, size=size, label="ESP", identity=number, epoch=epoch)
     disk = efi.identity_of(identity, "disk")

@@ -80,7 +80,7 @@ def test_version_needs_no_agent(run_whit: Run) -> None:
 
 @pytest.mark.parametrize(
     ("words", "said"),
-    [(("nothing",), "nothing"), (("explain", "web", "db", "70000"), "65535"), (("exec",), "INSTANCE|SERVICE")],
+    [(("nothing",), "nothing"), (("explain", "web"), "DST"), (("exec",), "INSTANCE|SERVICE")],
 )
 def test_wrong_command_lines(run_whit: Run, words: tuple[str, ...], said: str) -> None:
     done = run_whit(*words)
@@ -174,6 +174,40 @@ def test_flows(run_whit: Run, recorded: Any, tmp_path: Path) -> None:
     assert recorded.last("GET")[1] == asked
     documents = [json.loads(line) for line in run_whit("--json", "flows").stdout.splitlines()]
     assert [(one["verdict"], one["rule"]) for one in documents] == [("deny", 7), ("allow", 7), ("allow", 7)]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("db", "70000"), "1 to 65535"),
+        (("db", "http"), "is no port of tcp"),
+        (("db",), "tcp is asked by port"),
+        (("db", "80", "--protocol", "igmp"), "tcp, udp, icmpv6, sctp"),
+        (("db", "300", "--protocol", "icmp"), "TYPE/CODE"),
+        (("db", "3/x", "--protocol", "icmp"), "TYPE/CODE"),
+        (("db", "3/", "--protocol", "icmp"), "TYPE/CODE"),
+    ],
+)
+@pytest.mark.parametrize("command", ["explain", "trace"])
+def test_what_is_no_port_is_refused(run_whit: Run, command: str, words: tuple[str, ...], said: str) -> None:
+    done = run_whit(command, "web", *words)
+    assert done.returncode == 2
+    assert all(part in done.stderr for part in said.split(", ")), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "port"),
+    [
+        (["--protocol", "icmp"], 8 << 8),
+        (["--protocol", "icmpv6"], 128 << 8),
+        (["3/4", "--protocol", "icmp"], 3 << 8 | 4),
+        (["13", "--protocol", "icmp"], 13 << 8),
+        (["7", "--protocol", "sctp"], 7),
+    ],
+)
+def test_explain_asks_about_every_protocol_of_policy(run_whit: Run, recorded: Any, words: list[str], port: int) -> None:
+    run_whit("explain", "web", "db", *words)
+    assert recorded.last("GET")[1]["port"] == [str(port)]
 
 
 def test_explain_ends_with_the_answer(run_whit: Run, recorded: Any) -> None:

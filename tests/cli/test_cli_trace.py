@@ -55,6 +55,15 @@ def test_answers_stand_apart(run_whit: Run, recorded: Any) -> None:
     assert done.stdout.splitlines()[1].strip() == "-- the answer"
 
 
+def test_a_ping_has_no_port(run_whit: Run, recorded: Any) -> None:
+    recorded.trace = DROPPED
+    run_whit("trace", "web", "db", "--protocol", "icmpv6")
+    asked = recorded.last("POST")[1]
+    assert (asked["protocol"], asked["port"]) == (["icmpv6"], [str(128 << 8)])
+    done = run_whit("trace", "web", "db", "3", "--protocol", "icmp")
+    assert (done.returncode, "only echo requests" in done.stderr) == (2, True)
+
+
 def test_packets_are_sent_from_instances(run_whit: Run, recorded: Any) -> None:
     done = run_whit("trace", "world", "db", "5432")
     assert (done.returncode, "not from world" in done.stderr) == (2, True)

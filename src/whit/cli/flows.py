@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from whit.base.errors import InputError
+from whit.cli.asked import PORT_HELP, PROTOCOL_METAVAR, port_of, port_text
 from whit.cli.invocation import Invocation, command
 from whit.cli.output import COLOURS, Output
 from whit.cli.transport import Query
@@ -97,8 +98,8 @@ def explain(
     run: Invocation,
     source: Annotated[str, typer.Argument(metavar="SRC", help=_PARTY)],
     destination: Annotated[str, typer.Argument(metavar="DST", help=_PARTY)],
-    port: Annotated[int, typer.Argument(metavar="PORT", min=1, max=65535, help="The destination's port.")],
-    protocol: Annotated[str, typer.Option(metavar="tcp|udp", help="The protocol.")] = "tcp",
+    port: Annotated[str, typer.Argument(metavar="PORT", help=PORT_HELP)] = "",
+    protocol: Annotated[str, typer.Option(metavar=PROTOCOL_METAVAR, help="The protocol.")] = "tcp",
     exit_code: Annotated[bool, typer.Option("--exit-code", help="End with 1 if it would be denied.")] = False,
 ) -> int:
     """Say what would happen to a first packet, and which rule says so. Nothing is sent.
@@ -107,10 +108,10 @@ def explain(
     Example:
       whit explain web db 5432
       whit explain api 203.0.113.7 443 --exit-code
+      whit explain web db --protocol icmp
     """
-    if protocol not in ("tcp", "udp"):
-        raise InputError(f"--protocol: {protocol} is neither tcp nor udp")
-    explanation = run.client.explain(peer_name(run, source), peer_name(run, destination), port, protocol)
+    number = port_of(protocol, port)
+    explanation = run.client.explain(peer_name(run, source), peer_name(run, destination), number, protocol)
     if run.json:
         run.output.document(explanation.model_dump(mode="json"))
     else:
@@ -195,7 +196,9 @@ def print_explanation(output: Output, explanation: Explanation) -> None:
 
 def answer(explanation: Explanation) -> str:
     """`deny: shop/web 10.1.0.2 -> shop/db 10.1.0.3:5432 tcp: POLICY_EGRESS: rule 7: …`."""
-    way = f"{_end(explanation.source)} -> {party_text(explanation.destination)} {explanation.protocol}"
+    kind = port_text(explanation.protocol, explanation.destination.port)
+    there = _end(explanation.destination) if kind else party_text(explanation.destination)
+    way = f"{_end(explanation.source)} -> {there} {explanation.protocol} {kind}".rstrip()
     why = [explanation.reason, rule_said(explanation.rule, explanation.rule_text)]
     return ": ".join(part for part in (explanation.verdict, way, *why) if part)
 

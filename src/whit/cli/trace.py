@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from whit.base.errors import InputError
+from whit.cli.asked import PROTOCOL_METAVAR, port_of
 from whit.cli.flows import party_text, peer_name, rule_said
 from whit.cli.invocation import Invocation, command
 from whit.cli.output import Output
@@ -34,8 +35,11 @@ def trace(
         str,
         typer.Argument(metavar="DST", help="A service, an instance, an address, a DNS name, world or host."),
     ],
-    port: Annotated[int, typer.Argument(metavar="PORT", min=1, max=65535, help="The destination's port.")],
-    udp: Annotated[bool, typer.Option("--udp", help="An empty datagram instead of a TCP SYN.")] = False,
+    port: Annotated[str, typer.Argument(metavar="PORT", help="The destination's port; ICMP has none.")] = "",
+    protocol: Annotated[
+        str, typer.Option(metavar=PROTOCOL_METAVAR, help="A SYN, an empty datagram, an echo request, or an INIT.")
+    ] = "tcp",
+    udp: Annotated[bool, typer.Option("--udp", help="The same as --protocol udp.")] = False,
     ipv6: Annotated[bool, typer.Option("--ipv6", "-6", help="By IPv6.")] = False,
 ) -> int:
     """Send one packet and say what the kernel decides about it, step by step. Ends with 1 if it was not delivered.
@@ -47,11 +51,17 @@ def trace(
     Example:
       whit trace web api 8000
       whit trace web db 5432 -6 --json
+      whit trace web db --protocol icmp
     """
+    if udp:
+        protocol = "udp"
+    number = port_of(protocol, port)
+    if protocol.startswith("icmp") and number != port_of(protocol, ""):
+        raise InputError(f"PORT: of {protocol} only echo requests are sent", hint="leave it out; `explain` takes any")
     sender, peer = peer_name(run, source), peer_name(run, destination)
     if sender in ("world", "host"):
         raise InputError(f"packets are sent from instances, not from {sender}", hint="`whit explain` sends nothing")
-    found = run.client.trace(sender, peer, port, protocol="udp" if udp else "tcp", family=6 if ipv6 else 0)
+    found = run.client.trace(sender, peer, number, protocol=protocol, family=6 if ipv6 else 0)
     if run.json:
         run.output.document(found.model_dump(mode="json"))
     else:

@@ -1,11 +1,13 @@
-"""A first packet, made by hand: a TCP SYN (RFC 9293) or an empty UDP datagram in an Ethernet frame. Pure."""
+"""A first packet, made by hand, in an Ethernet frame: a TCP SYN (RFC 9293), an empty UDP datagram, an echo request of
+ICMP (RFC 792, 4443), an INIT of SCTP (RFC 9260). Pure.
+"""
 
 from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
-from socket import IPPROTO_TCP
+from socket import IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_SCTP, IPPROTO_TCP
 
 _IPV4, _IPV6 = 0x0800, 0x86DD
 _SYN = 0x02
@@ -15,7 +17,7 @@ _TTL = 64
 
 @dataclass(frozen=True)
 class Probe:
-    """Both ends of the packet, of one family."""
+    """Both ends of the packet, of one family. Both ports of an echo request are its identifier."""
 
     source: IPv4Address | IPv6Address
     destination: IPv4Address | IPv6Address
@@ -32,6 +34,10 @@ class Probe:
         return self.destination_mac + self.source_mac + struct.pack("!H", kind) + self._header(len(segment)) + segment
 
     def _segment(self) -> bytes:
+        if self.protocol in (IPPROTO_ICMP, IPPROTO_ICMPV6):
+            return self._echo_request()
+        if self.protocol == IPPROTO_SCTP:
+            return self._init()
         ports = struct.pack("!HH", self.source_port, self.destination_port)
         if self.protocol == IPPROTO_TCP:
             offset = (20 + len(_MSS)) // 4 << 4
@@ -39,6 +45,19 @@ class Probe:
             return head + struct.pack("!HH", self._checksum(head + bytes(4) + _MSS), 0) + _MSS
         head = ports + struct.pack("!H", 8)
         return head + struct.pack("!H", self._checksum(head + bytes(2)) or 0xFFFF)
+
+    def _echo_request(self) -> bytes:
+        kind = 8 if self.protocol == IPPROTO_ICMP else 128
+        rest = struct.pack("!HH", self.source_port, 1)
+        head = struct.pack("!BBH", kind, 0, 0)
+        found = checksum(head + rest) if self.protocol == IPPROTO_ICMP else self._checksum(head + rest)
+        return struct.pack("!BBH", kind, 0, found) + rest
+
+    def _init(self) -> bytes:
+        """Of one stream each way."""
+        head = struct.pack("!HHI", self.source_port, self.destination_port, 0)
+        chunk = struct.pack("!BBHIIHHI", 1, 0, 20, self.sequence, 65535, 1, 1, self.sequence)
+        return head + struct.pack("<I", crc32c(head + bytes(4) + chunk)) + chunk
 
     def _checksum(self, segment: bytes) -> int:
         pseudo = self.source.packed + self.destination.packed + struct.pack("!II", len(segment), self.protocol)
@@ -51,6 +70,16 @@ class Probe:
         head = struct.pack("!BBHHHBBH", 0x45, 0, 20 + length, 0, 0x4000, _TTL, self.protocol, 0)
         head += self.source.packed + self.destination.packed
         return head[:10] + struct.pack("!H", checksum(head)) + head[12:]
+
+
+def crc32c(data: bytes) -> int:
+    """The checksum of SCTP (RFC 9260, appendix A), bit by bit: it is for one packet."""
+    value = 0xFFFFFFFF
+    for byte in data:
+        value ^= byte
+        for _ in range(8):
+            value = value >> 1 ^ (0x82F63B78 if value & 1 else 0)
+    return value ^ 0xFFFFFFFF
 
 
 def checksum(data: bytes) -> int:

@@ -33,6 +33,10 @@ UNASSIGNED = 4
 
 NUMBERS: dict[str, int] = {"icmp": 1, "tcp": 6, "udp": 17, "icmpv6": 58, "sctp": 132}
 """Protocol numbers (IANA)."""
+ECHO_REQUESTS: dict[str, int] = {"icmp": 8, "icmpv6": 128}
+"""The type of a ping, by protocol (RFC 792, 4443)."""
+VERSIONS: dict[str, Literal[4, 6]] = {"icmp": 4, "icmpv6": 6}
+"""Of protocols that only one version of IP carries."""
 DNS_NAME = re.compile(
     r"(\*\.)?([a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9])?\.)*[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.?", re.IGNORECASE
 )
@@ -54,6 +58,11 @@ def network(text: str) -> str:
         return str(ip_network(text))
     except ValueError as error:
         raise ValueError(f"{text!r} is not a network ({error}); write it as 203.0.113.0/24 or 2001:db8::/32") from None
+
+
+def icmp_port(kind: int, code: int = 0) -> int:
+    """What stands for ICMP's type and code where other protocols have a port."""
+    return kind << 8 | code
 
 
 class PeerSpec(Noun):

@@ -24,8 +24,8 @@ from whit.mesh.flows.naming import HOOKS, REASONS, endpoint_text
 from whit.mesh.probe import Probe
 from whit.model.flow import Family, Party, Trace, TracedHop
 from whit.model.instance import REACHABLE, InstanceStatus
+from whit.model.policy import ECHO_REQUESTS, NUMBERS, VERSIONS
 
-NUMBERS = {"tcp": socket.IPPROTO_TCP, "udp": socket.IPPROTO_UDP}
 PATIENCE = 1.5
 """Seconds to wait for what becomes of the packet."""
 GRACE = 0.15
@@ -100,7 +100,7 @@ class Tracer:
     def _ends(self, sender: InstanceStatus, instances: Sequence[InstanceStatus], asked: Asked) -> tuple[Ip, Ip]:
         """Both of one family."""
         there = self._addresses(instances, asked.destination)
-        version = asked.family or (there[0].version if len(there) == 1 else 4)
+        version = _version(asked, there)
         here = [ip_address(text) for text in (sender.address, sender.address6) if text]
         for addresses, who in ((here, sender.name), (there, asked.destination)):
             if not any(one.version == version for one in addresses):
@@ -114,7 +114,11 @@ class Tracer:
                 return _ips(self.network.service_addresses(one.app, one.service))
             if name == one.name:
                 return _ips((one.address, one.address6))
-        known = {"world": _A_WORLD_ADDRESS, "host": (book.node, book.node6), "resolver": (book.resolver,)}
+        known = {
+            "world": _A_WORLD_ADDRESS,
+            "host": (book.node, book.node6),
+            "resolver": (book.resolver, book.resolver6),
+        }
         if addresses := self.network.addresses_of_name(name):
             return _ips(addresses)
         try:
@@ -135,15 +139,16 @@ class Tracer:
                 f"{sender.name} is a guest: only itself can send its packets",
                 hint="let it connect, with `whit exec`, and look at `whit flows`; `whit explain` sends nothing",
             )
-        protocol = NUMBERS[asked.protocol]
-        return Probe(*ends, self._free_port(ends, asked), asked.port, protocol, endpoint.mac, endpoint.host_mac)
+        ports = self._free_ports(ends, asked)
+        return Probe(*ends, *ports, NUMBERS[asked.protocol], endpoint.mac, endpoint.host_mac)
 
-    def _free_port(self, ends: tuple[Ip, Ip], asked: Asked) -> int:
-        """A port of which the datapath knows no flow to there."""
+    def _free_ports(self, ends: tuple[Ip, Ip], asked: Asked) -> tuple[int, int]:
+        """With a port, or an identifier of ICMP, of which the datapath knows no flow to there."""
         while True:
-            port = random.randint(1024, 32767)
-            if self.network.datapath.flows.get(_key(ends, port, asked.port, NUMBERS[asked.protocol])) is None:
-                return port
+            drawn = random.randint(1024, 32767)
+            ports = drawn, drawn if asked.protocol in ECHO_REQUESTS else asked.port
+            if self.network.datapath.flows.get(_key(ends, *ports, NUMBERS[asked.protocol])) is None:
+                return ports
 
     def _place(self, sender: InstanceStatus) -> Path:
         return self.network.settings.netns_dir / sender.name
@@ -294,6 +299,13 @@ def source_of(instances: Sequence[InstanceStatus], name: str) -> InstanceStatus:
 
 def _names(one: InstanceStatus) -> set[str]:
     return {one.name, one.service, f"{one.app}/{one.service}", *filter(None, (one.address, one.address6))}
+
+
+def _version(asked: Asked, there: Sequence[Ip]) -> int:
+    carried = VERSIONS.get(asked.protocol)
+    if carried and asked.family not in (0, carried):
+        raise InputError(f"{asked.protocol} is of IPv{carried} alone", hint="icmp by IPv4, icmpv6 by IPv6")
+    return asked.family or carried or (there[0].version if len(there) == 1 else 4)
 
 
 def _ips(texts: Iterable[object]) -> list[Ip]:

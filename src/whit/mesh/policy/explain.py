@@ -20,6 +20,7 @@ from whit.model.policy import UNASSIGNED
 BALANCED = (socket.IPPROTO_TCP, socket.IPPROTO_UDP)
 """What the node's own sockets, and packets from outside, are balanced for; an instance's are whatever they carry. Only
 of these a port is translated."""
+ICMP = (socket.IPPROTO_ICMP, socket.IPPROTO_ICMPV6)
 WITH_PORTS = (*BALANCED, socket.IPPROTO_SCTP)
 _EGRESS, _INGRESS = abi.Direction.EGRESS, abi.Direction.INGRESS
 NODE = (abi.ReservedIdentity.HOST, abi.ReservedIdentity.RESOLVER)
@@ -231,6 +232,8 @@ def _covers(key: abi.PolicyKey, protocol: int, port: int) -> bool:
 
 def _entry_text(key: abi.PolicyKey) -> str:
     ports = "every protocol"
+    if key.protocol in ICMP and key.prefix_length > abi.POLICY_PREFIX_ANY_PORT:
+        return f"entry for {'this peer' if key.peer else 'every peer'}, type {key.port >> 8}"
     if key.prefix_length > abi.POLICY_PREFIX_ANY_PROTOCOL:
         size = 1 << (abi.POLICY_PREFIX_EXACT - key.prefix_length)
         ports = "every port" if size == 1 << 16 else f"port {key.port}"
@@ -244,14 +247,18 @@ def _balance(dump: Dump, question: Question, hops: list[Hop]) -> _Target:
     if frontend is None:
         return _Target(question.destination, question.port)
     targets = [_target(backend, question) for backend in _active(dump, frontend)]
-    choice = ", ".join(f"{one.address}:{one.port}" for one in targets)
+    choice = ", ".join(_at(one.address, one.port, question.protocol) for one in targets)
     unlike = "; not all are of one identity: what follows is about the first"
     several = unlike if len({identity_of(dump, one.address) for one in targets}) > 1 else ""
-    step = f"service {question.destination}:{question.port}"
+    step = f"service {_at(question.destination, question.port, question.protocol)}"
     hops.append(Hop(step=step, decision=f"one of {choice or 'none'}{several}"))
     if not targets:
         return _Target(question.destination, question.port, reason=abi.DropReason.NO_BACKEND.name)
     return targets[0]
+
+
+def _at(address: str, port: int, protocol: int) -> str:
+    return f"{address}:{port}" if protocol in WITH_PORTS else address
 
 
 def _active(dump: Dump, frontend: abi.FrontendValue) -> list[abi.BackendValue]:

@@ -111,7 +111,8 @@ def configuration(
         "root": {"path": str(layout.bundle / "machine"), "readonly": True},
         "hostname": spec.hostname,
         "process": process(host, words),
-        "mounts": [*_own_mounts(layout, facts, guest), *_shared(layout, mounts)],
+        # What is the machine's own comes last, over whatever the instance's volumes may have led to.
+        "mounts": [*_shared(layout, mounts), *_own_mounts(layout, facts, guest)],
         "linux": {
             "namespaces": bundle.namespaces(layout, host),
             "cgroupsPath": layout.cgroup,

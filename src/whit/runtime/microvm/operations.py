@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 from whit.base.errors import InputError, NotFound, Place
 from whit.datapath.splice import splice
@@ -25,6 +23,7 @@ from whit.runtime.layout import Layout
 from whit.runtime.microvm import build, records
 from whit.runtime.microvm.bundle import TAP, Facts, Guest, configuration, user_of
 from whit.runtime.microvm.control import Frame, Line, line
+from whit.runtime.microvm.places import placed
 from whit.runtime.oci import OciDriver
 from whit.tools import qemu
 
@@ -32,7 +31,6 @@ GuestSource = Callable[[], Awaitable[Guest]]
 """Has the kernel and the first root made, the first time that they are wanted."""
 
 _LINKS = {"bin": "usr/bin", "sbin": "usr/sbin", "lib": "usr/lib", "lib64": "usr/lib64", "var/run": "/run"}
-_DEPTH = 40
 _START = 10.0
 """Seconds for a machine that was just started to listen."""
 
@@ -87,7 +85,7 @@ class WriteMachine:
                     hint="create it, or correct the path",
                 )
         owner = users.find(self.spec.user, self.layout.rootfs, self.spec.service)
-        mounts = [self._placed(mount) for mount in bundle.mounts(self.spec, self.layout)]
+        mounts = placed(self.layout.rootfs, bundle.mounts(self.spec, self.layout))
         link = records.instance_link(self.spec, self.layout)
         self._make_root()
         self.layout.guest_memory.write_text("")
@@ -106,9 +104,6 @@ class WriteMachine:
         for name, target in _LINKS.items():
             if not (root / name).is_symlink():
                 (root / name).symlink_to(target)
-
-    def _placed(self, mount: Mapping[str, Any]) -> dict[str, Any]:
-        return {**mount, "destination": without_links(self.layout.rootfs, mount["destination"])}
 
     async def undo(self) -> None:
         for path in (self.layout.config, self.layout.bundle / "guest.setup", self.layout.bundle / "guest.process"):
@@ -159,27 +154,3 @@ def line_to(containers: OciDriver, name: str, *, patience: float = 0.0) -> Abstr
     if process is None:
         raise NotFound(f"the machine of {name} does not run")
     return line(process, patience=patience)
-
-
-def without_links(root: Path, place: str) -> str:
-    """Where `place` is once all links on the way are followed, inside of `root`; what is not there stays as it is.
-
-    Raises:
-        InputError: the links lead in a circle.
-    """
-    left, done = place.strip("/").split("/")[::-1], list[str]()
-    for _ in range(_DEPTH * 10):
-        if not left:
-            return "/" + "/".join(done)
-        name = left.pop()
-        if name == "..":
-            done = done[:-1]
-        elif name not in ("", "."):
-            here = root.joinpath(*done, name)
-            if here.is_symlink():
-                target = str(here.readlink())
-                done = [] if target.startswith("/") else done
-                left += target.split("/")[::-1]
-            else:
-                done.append(name)
-    raise InputError(f"{place} leads through too many links", hint="choose another place for the mount")

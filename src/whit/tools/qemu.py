@@ -29,6 +29,9 @@ _FOREIGN = {"amd64": "qemu-system-x86_64", "arm64": "qemu-system-aarch64"}
 _BOARDS = {"amd64": "q35,usb=off,vmport=off,smm=off", "arm64": "virt"}
 _TRANSLATED = {"arm64": "cortex-a57"}
 """The processor where instructions are translated; "max" of arm64 takes three times as long."""
+_SLOW_TIMER = "nolapic_timer"
+"""Linux measures the local APIC's timer for a tenth of a second of ticks, each of which costs TCG much. The timers of
+the board (HPET) do as well for one processor; several need the APIC's."""
 _KVM = Path("/dev/kvm")
 _ACCELERATORS = {"kvm": "kvm", "tcg": "tcg,tb-size=128"}
 """Translated code may take 128 MiB; by default it takes what there is of a gigabyte, beside the guest's own memory."""
@@ -200,7 +203,7 @@ def _bare(accelerator: Accelerator, architecture: str = "") -> list[str]:
 def command(machine: Machine, accelerator: Accelerator, release: tuple[int, int]) -> list[str]:
     """The whole command line. Pure; the sockets are made by QEMU, which replaces old ones."""
     bare, model = _bare(accelerator, machine.architecture), cpu(accelerator, release, machine.architecture)
-    return [program(machine), *bare, *_core(machine, model), *_devices(machine)]
+    return [program(machine), *bare, *_core(machine, model), *_kernel(machine, accelerator), *_devices(machine)]
 
 
 def _core(machine: Machine, model: str) -> Iterator[str]:
@@ -212,16 +215,20 @@ def _core(machine: Machine, model: str) -> Iterator[str]:
     if machine.firmware is not None:
         yield from ("-drive", f"if=pflash,format=raw,readonly=on,file={_escaped(machine.firmware.code)}")
         yield from ("-drive", f"if=pflash,format=raw,file={_escaped(machine.firmware.variables)}")
-    if machine.kernel is not None:
-        yield from ("-kernel", str(machine.kernel), "-append", machine.append)
-    if machine.initrd is not None:
-        yield from ("-initrd", str(machine.initrd))
     form = "socket,id=console,fd={}" if isinstance(machine.console, int) else "file,id=console,path={}"
     yield from ("-chardev", form.format(_escaped(machine.console)), "-serial", "chardev:console")
     if not machine.reboots:
         yield "-no-reboot"
     if machine.qmp is not None:
         yield from ("-qmp", f"unix:{_escaped(machine.qmp)},server=on,wait=off")
+
+
+def _kernel(machine: Machine, accelerator: Accelerator) -> Iterator[str]:
+    if machine.kernel is not None:
+        spares = accelerator == "tcg" and machine.architecture in ("", "amd64") and machine.cpus == 1
+        yield from ("-kernel", str(machine.kernel), "-append", machine.append + (f" {_SLOW_TIMER}" if spares else ""))
+    if machine.initrd is not None:
+        yield from ("-initrd", str(machine.initrd))
 
 
 def _devices(machine: Machine) -> Iterator[str]:

@@ -19,7 +19,7 @@ from whit.image.export import Exported
 from whit.image.forms import disk, iso, microvm
 from whit.image.forms.bootable import Bootable, file
 from whit.image.oci import manifest
-from whit.image.sources import kernel
+from whit.image.sources import kernel, plain_kernel
 from whit.image.sources.kernel import Kernel
 from whit.image.store import ImageStore
 from whit.image.tree import Entry
@@ -62,6 +62,8 @@ async def write(
         machine = await asyncio.to_thread(bootable, store, name, service, image, linux, Path(scratch))
         if fast:
             machine = replace(machine, append=f"{machine.append} {FAST_BOOT}")
+            if target in MICROVMS:
+                machine = replace(machine, kernel=file(await plain_kernel.obtain(linux)))
         return await write_form(target, machine, linux, Path(scratch), output)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from whit.image import guest
 from whit.image.oci import manifest
-from whit.image.sources import kernel
+from whit.image.sources import kernel, plain_kernel
 from whit.runtime.microvm import build
 from whit.runtime.microvm.bundle import Guest
 
@@ -26,4 +26,5 @@ async def obtain() -> Guest:
     """
     async with _making:
         linux = await kernel.obtain(KERNELS, manifest.architecture())
-        return Guest(linux.release, linux.image, await guest.first_root(linux, build.program("guest")))
+        first_root = await guest.first_root(linux, build.program("guest"))
+        return Guest(linux.release, await plain_kernel.obtain(linux), first_root)

@@ -1,15 +1,17 @@
-"""What each isolation costs at a start: from the call to the first line that the program prints, and the raw runtime.
+"""What a start costs: from the call to the first line that the program prints, of each isolation and of other engines.
 
 `PYTHONPATH=src:tests python benchmarks/isolation.py [--rounds N]` as root prints a table in Markdown and writes a file
 of its own to results/. Without a mesh: an instance's namespace is there, and empty. The raw runtime gets the very
-bundle that Whit wrote, and its output by a pipe; the floor of the virtual machine is Whit's kernel, in a control group
-as Whit's machines are, with a first process that prints a line. In each round every way has its turn.
+bundle that Whit wrote, and its output by a pipe; the floor of the virtual machine is Debian's kernel as it comes, in a
+its output by a pipe; the floor of the virtual machine is Debian's kernel as it comes, in a control group
+as Whit's machines are, with a first process that prints a line. podman, docker and containerd get the same
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import json
 import random
 import secrets
@@ -22,6 +24,7 @@ from contextlib import AsyncExitStack
 from dataclasses import asdict
 from pathlib import Path
 
+import engines
 from measure import RESULTS, end_in_order, keep, median, table
 from support.guests import compiled, debian_kernel, first_root, program
 from support.instances import AnyDriver, DriverName, Machine, make_rootfs, open_driver
@@ -53,30 +56,64 @@ async def main() -> None:
     end_in_order()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--engines", nargs="*", default=list(engines.ENGINES), choices=engines.ENGINES)
     parser.add_argument("--results", type=Path, default=RESULTS)
     asked = parser.parse_args()
     async with AsyncExitStack() as stack:
         place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="whit-isolation-")))
-        ways = await all_ways(stack, place)
+        rootfs, absent = make_rootfs(place / "rootfs"), dict[str, str]()
+        ways = await all_ways(stack, place, rootfs, absent)
+        ways |= of_engines(stack, place, rootfs, asked.engines, absent)
         taken = await measured(ways, asked.rounds)
-    report({name: seconds[1:] for name, seconds in taken.items()}, asked.results)
+    report({name: seconds[1:] for name, seconds in taken.items()}, absent, asked.results)
 
 
-async def all_ways(stack: AsyncExitStack, place: Path) -> dict[str, Way]:
-    """Each isolation that works here, with its floor."""
-    rootfs, ways = make_rootfs(place / "rootfs"), dict[str, Way]()
+async def all_ways(stack: AsyncExitStack, place: Path, rootfs: Path, absent: dict[str, str]) -> dict[str, Way]:
+    """Each isolation that works here, with its floor; `absent` gets why another does not."""
+    ways = dict[str, Way]()
     for name in NAMES:
         settings = Settings(f"b{secrets.token_hex(3)}", state_root=place / name)
         stack.callback(shutil.rmtree, settings.run_dir, ignore_errors=True)
         try:
             machine = Machine(await ready_driver(settings, name), rootfs, name)
         except Unavailable as error:
-            print(f"without {name}: {error.message}", flush=True)
+            absent[name] = error.message
             continue
         stack.push_async_callback(machine.clean)
         ways[f"{NAMES[name]}, Whit over {name}"] = by_whit(machine)
         ways[f"{NAMES[name]}, {FLOORS[name]}"] = await FLOOR_OF[name](machine, place, stack)
     return ways
+
+
+def of_engines(
+    stack: AsyncExitStack, place: Path, rootfs: Path, wanted: list[str], absent: dict[str, str]
+) -> dict[str, Way]:
+    image, ways = engines.archive(rootfs, place / "image.tar"), dict[str, Way]()
+    for name in wanted:
+        own = place / name
+        own.mkdir()
+        try:
+            engine = stack.enter_context(engines.ENGINES[name](own, image))
+            ways[f"container, {engine.label}"] = by_engine(engine)
+            until_ready(engine.run("first", PROGRAM))
+            engine.remove("first")
+        except (engines.DoesNotRun, AssertionError) as error:
+            absent[name] = str(error)
+            ways = {label: way for label, way in ways.items() if name not in label}
+    return ways
+
+
+def by_engine(engine: engines.Engine) -> Way:
+    """Its command line in the foreground."""
+    names = (f"start-{number}" for number in itertools.count())
+
+    async def start() -> float:
+        name = next(names)
+        taken = await asyncio.to_thread(until_ready, engine.run(name, PROGRAM))
+        await asyncio.to_thread(engine.remove, name)
+        return taken
+
+    return start
 
 
 async def ready_driver(settings: Settings, name: DriverName) -> AnyDriver:
@@ -132,7 +169,7 @@ async def by_runtime(machine: Machine, place: Path, stack: AsyncExitStack) -> Wa
 
 
 async def by_qemu(machine: Machine, place: Path, stack: AsyncExitStack) -> Way:
-    """The kernel of every microVM with one static program."""
+    """Debian's kernel, packed as it comes and with no time saved, with one static program."""
     source = place / "first.c"
     source.write_text(FIRST)
     initrd = await first_root(place / "first.cpio.zst", program("init", compiled(source, place / "first")))
@@ -143,7 +180,8 @@ async def by_qemu(machine: Machine, place: Path, stack: AsyncExitStack) -> Way:
     await cgroup.CreateCgroup(group).do()
     directories = " ".join(map(str, cgroup.find().directories(group)))
     join = ("sh", "-c", 'for place in $0; do echo $$ >$place/cgroup.procs; done; exec "$@"', directories)
-    argv = [*join, *qemu.command(bare, await qemu.accelerator(), await qemu.version())]
+    command = qemu.command(bare, await qemu.accelerator(), await qemu.version())
+    argv = [*join, *(word.replace(f" {qemu.SLOW_TIMER}", "") for word in command)]
     stack.callback(cgroup.destroy, cgroup.find(), group)
 
     async def start() -> float:
@@ -185,14 +223,16 @@ async def measured(ways: dict[str, Way], rounds: int) -> dict[str, list[float]]:
     return taken
 
 
-def report(taken: dict[str, list[float]], results: Path) -> None:
+def report(taken: dict[str, list[float]], absent: dict[str, str], results: Path) -> None:
     found = {name: median([one * 1000 for one in seconds]) for name, seconds in taken.items()}
     print(table(("way", "ms to the first line, median (95 %)"), [(name, one.text()) for name, one in found.items()]))
     rows = [
         {"way": name, "ms": asdict(one), "all_ms": [round(x * 1000, 2) for x in taken[name]]}
         for name, one in found.items()
     ]
-    print(keep("isolation", {"rows": rows}, results))
+    for name, reason in absent.items():
+        print(f"without {name}: {reason}")
+    print(keep("isolation", {"rows": rows, "absent": absent}, results))
 
 
 if __name__ == "__main__":

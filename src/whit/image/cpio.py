@@ -20,6 +20,10 @@ _MAGIC = b"070701"
 _TRAILER = "TRAILER!!!"
 _LARGEST = (1 << 32) - 1
 _COPY = 1 << 20
+_QUICK, _SMALL = 3, 19
+"""Levels of zstd."""
+_LITTLE = 4 << 20
+"""Bytes that the better one takes a second for."""
 _KINDS = {"file": stat.S_IFREG, "directory": stat.S_IFDIR, "symlink": stat.S_IFLNK, "fifo": stat.S_IFIFO}
 
 
@@ -41,8 +45,12 @@ def write(entries: Iterable[Entry], output: BinaryIO) -> None:
     _member(output, Entry(_TRAILER, mode=0), 0, 1, b"")
 
 
-async def compress(source: Path, target: Path, *, level: int = 3) -> None:
-    """zstd, which the kernels of Debian 12 unpack fastest. Bit-identical on repeat."""
+async def compress(source: Path, target: Path, *, small: bool = False) -> None:
+    """zstd, which the kernels of Debian 12 unpack fastest. Bit-identical on repeat.
+
+    `small`, or little to begin with: a fifth smaller, in ten times as long; it is unpacked as fast.
+    """
+    level = _SMALL if small or source.stat().st_size < _LITTLE else _QUICK
     await process.run(["zstd", "-q", "-f", f"-{level}", "--no-progress", str(source), "-o", str(target)], timeout=600)
 
 

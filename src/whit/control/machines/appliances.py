@@ -45,9 +45,17 @@ TARGETS = (*MICROVMS, "disk", "disk-qcow2", "iso")
 
 
 async def write(
-    store: ImageStore, target: str, name: str, service: ServiceSpec, image: Image, output: Path, *, fast: bool = False
+    store: ImageStore,
+    target: str,
+    name: str,
+    service: ServiceSpec,
+    image: Image,
+    output: Path,
+    *,
+    fast: bool = False,
+    small: bool = False,
 ) -> Exported:
-    """Write the service's machine to `output` in a form of TARGETS; `fast` is with FAST_BOOT.
+    """Write the service's machine to `output` in a form of TARGETS; `fast` is with FAST_BOOT, `small` well compressed.
 
     Raises:
         InputError: the service asks for what only a node has.
@@ -60,6 +68,7 @@ async def write(
     linux = await kernel.obtain(KERNELS, architecture_of(service))
     with tempfile.TemporaryDirectory(prefix=".new-", dir=output.absolute().parent) as scratch:
         machine = await asyncio.to_thread(bootable, store, name, service, image, linux, Path(scratch))
+        machine = replace(machine, small=small)
         if fast:
             machine = replace(machine, append=f"{machine.append} {FAST_BOOT}")
             if target in MICROVMS:

@@ -48,6 +48,9 @@ class Bootable:
     microcode: Content = b""
     """A cpio that stands before the first root."""
 
+    small: bool = False
+    """Compressed as well as the kernel can unpack, which takes ten times as long."""
+
     @property
     def root_size(self) -> int:
         """Bytes of all files."""
@@ -92,7 +95,7 @@ async def first_root(machine: Bootable, records: Sequence[str], drivers: Sequenc
         plain = Path(scratch) / "plain"
         with plain.open("wb") as output:
             await asyncio.to_thread(cpio.write, tree, output)
-        await cpio.compress(plain, target)
+        await cpio.compress(plain, target, small=machine.small)
         if early := machine.microcode if isinstance(machine.microcode, bytes) else machine.microcode.read():
             target.write_bytes(early + target.read_bytes())
         return plain.stat().st_size

@@ -134,7 +134,7 @@ async def floor(scratch: Path, program: Path) -> Callable[[], Awaitable[float]]:
     machine = qemu.Machine(linux.image, packed, append, Path("/dev/null"), forwards=())
 
     command = qemu.command(machine, await qemu.accelerator(), await qemu.version())
-    argv = [word.replace(f" {qemu.SLOW_TIMER}", "") for word in command]
+    argv = [word.removesuffix(qemu.SPARED) for word in command]
 
     async def once() -> float:
         begin = time.monotonic()

@@ -3,8 +3,8 @@
 `PYTHONPATH=src:tests python benchmarks/isolation.py [--rounds N]` as root prints a table in Markdown and writes a file
 of its own to results/. Without a mesh: an instance's namespace is there, and empty. The raw runtime gets the very
 bundle that Whit wrote, and its output by a pipe; the floor of the virtual machine is Debian's kernel as it comes, in a
-its output by a pipe; the floor of the virtual machine is Debian's kernel as it comes, in a control group
-as Whit's machines are, with a first process that prints a line. podman, docker and containerd get the same
+control group as Whit's machines are, with a first process that prints a line. podman, docker and containerd get the
+same root as an image (engines.py). In each round every way has its turn.
 """
 
 from __future__ import annotations
@@ -181,7 +181,7 @@ async def by_qemu(machine: Machine, place: Path, stack: AsyncExitStack) -> Way:
     directories = " ".join(map(str, cgroup.find().directories(group)))
     join = ("sh", "-c", 'for place in $0; do echo $$ >$place/cgroup.procs; done; exec "$@"', directories)
     command = qemu.command(bare, await qemu.accelerator(), await qemu.version())
-    argv = [*join, *(word.replace(f" {qemu.SLOW_TIMER}", "") for word in command)]
+    argv = [*join, *(word.removesuffix(qemu.SPARED) for word in command)]
     stack.callback(cgroup.destroy, cgroup.find(), group)
 
     async def start() -> float:

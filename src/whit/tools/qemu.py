@@ -29,9 +29,9 @@ _FOREIGN = {"amd64": "qemu-system-x86_64", "arm64": "qemu-system-aarch64"}
 _BOARDS = {"amd64": "q35,usb=off,vmport=off,smm=off", "arm64": "virt"}
 _TRANSLATED = {"arm64": "cortex-a57"}
 """The processor where instructions are translated; "max" of arm64 takes three times as long."""
-SLOW_TIMER = "nolapic_timer"
-"""Linux measures the local APIC's timer for a tenth of a second of ticks, each of which costs TCG much. The timers of
-the board (HPET) do as well for one processor; several need the APIC's."""
+SPARED = " nolapic_timer noreplace-smp"
+"""What Linux need not do for one processor where instructions are translated: measure the local APIC's timer for a
+tenth of a second of ticks (the board's, the HPET, does as well), and write over every lock prefix of its own code."""
 _KVM = Path("/dev/kvm")
 _ACCELERATORS = {"kvm": "kvm", "tcg": "tcg,tb-size=128"}
 """Translated code may take 128 MiB; by default it takes what there is of a gigabyte, beside the guest's own memory."""
@@ -226,7 +226,7 @@ def _core(machine: Machine, model: str) -> Iterator[str]:
 def _kernel(machine: Machine, accelerator: Accelerator) -> Iterator[str]:
     if machine.kernel is not None:
         spares = accelerator == "tcg" and machine.architecture in ("", "amd64") and machine.cpus == 1
-        yield from ("-kernel", str(machine.kernel), "-append", machine.append + (f" {SLOW_TIMER}" if spares else ""))
+        yield from ("-kernel", str(machine.kernel), "-append", machine.append + (SPARED if spares else ""))
     if machine.initrd is not None:
         yield from ("-initrd", str(machine.initrd))
 

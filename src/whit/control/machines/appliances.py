@@ -33,10 +33,10 @@ from whit.tools import qemu_img
 APPEND = "console={} quiet loglevel=3 panic=-1 random.trust_cpu=on no_timer_check"
 FAST_BOOT = (
     "initcall_blacklist=load_system_certificate_list,bpf_dummy_struct_ops_init,jent_mod_init,bpf_tcp_ca_kfunc_init,"
-    "trace_eval_init cryptomgr.notests"
+    "trace_eval_init,tracer_init_tracefs,crypto_kdf108_init cryptomgr.notests"
 )
-"""What a kernel does at every boot that no application needs: tests of its ciphers, and keys of signatures (which
-Secure Boot needs for modules). Names that a kernel does not have are passed over."""
+"""What a kernel does at every boot that no application needs: tests of its ciphers, files for tracing itself, and keys
+of signatures (which Secure Boot needs for modules). Names that a kernel does not have are passed over."""
 CONSOLES = {"amd64": "ttyS0", "arm64": "ttyAMA0"}
 MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}
 """As the kernel names them."""

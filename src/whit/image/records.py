@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import json
 import tempfile
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -17,6 +18,8 @@ from typing import Any
 from whit.image.bill import Bill, Package
 from whit.image.oci.manifest import Descriptor, Layer
 from whit.model.lock import Locked
+
+_SCANS_MAX_AGE = 30 * 86400.0
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,7 @@ class Records:
     root: Path
 
     def prepare(self) -> None:
-        for name in ("steps", "origins", "images", "bills", "leases"):
+        for name in ("steps", "origins", "images", "bills", "leases", "scans"):
             (self.root / name).mkdir(parents=True, exist_ok=True)
 
     def step(self, key: str) -> StepResult | None:
@@ -80,6 +83,16 @@ class Records:
     def bill(self, digest: str) -> Bill | None:
         document = self._read("bills", digest.removeprefix("sha256:"))
         return Bill.parse(document) if document else None
+
+    def keep_scans(self, key: str, data: bytes) -> None:
+        """What linking saw in the sources of a plan."""
+        write_whole(self.root / "scans" / f"{key}.json", data)
+
+    def scans(self, key: str) -> bytes:
+        try:
+            return (self.root / "scans" / f"{key}.json").read_bytes()
+        except FileNotFoundError:
+            return b"{}"
 
     def image(self, key: str) -> Descriptor | None:
         """The manifest that a plan was made into."""
@@ -106,6 +119,9 @@ class Records:
             if any(item["blob"]["digest"] in digests for item in document["layers"]):
                 path.unlink(missing_ok=True)
                 (self.root / "origins" / path.name).unlink(missing_ok=True)
+        for path in (self.root / "scans").glob("*.json"):
+            if time.time() - path.stat().st_mtime > _SCANS_MAX_AGE:
+                path.unlink(missing_ok=True)
         for path, document in self._all("images"):
             if document["digest"] in digests:
                 path.unlink(missing_ok=True)
@@ -125,16 +141,18 @@ class Records:
         return document
 
     def _write(self, kind: str, name: str, document: dict[str, Any]) -> None:
-        with tempfile.NamedTemporaryFile("w", dir=self.root / kind, prefix=".new-", delete=False) as file:
-            json.dump(document, file)
-        Path(file.name).rename(self.root / kind / f"{name}.json")
+        write_whole(self.root / kind / f"{name}.json", json.dumps(document).encode())
 
 
 def write_whole(path: Path, data: bytes) -> None:
     """The file appears complete or not at all."""
     with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".new-", delete=False) as file:
-        file.write(data)
-    Path(file.name).rename(path)
+        try:
+            file.write(data)
+            file.flush()
+            Path(file.name).rename(path)
+        finally:
+            Path(file.name).unlink(missing_ok=True)
 
 
 def _file_name(holder: str) -> str:

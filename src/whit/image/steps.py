@@ -14,6 +14,7 @@ from typing import Any
 from whit.base.errors import DigestMismatch
 from whit.image import worker
 from whit.image.bill import Bill, Package
+from whit.image.linking import scans
 from whit.image.linking.link import Order
 from whit.image.oci import archive, layer, manifest
 from whit.image.oci.layout import Layout
@@ -110,9 +111,18 @@ class Steps:
                 "order": order.document(),
             }
             request["fetch"] = False
+            same = _same(plan)
+            bench.give(worker.SCANS, self.records.scans(same))
             blobs = self.layout.path("sha256:" + "0" * 64).parent
             answer = await self.workshop.run(bench, request, say, shared=blobs)
+            await asyncio.to_thread(self._take_scans, bench, same)
             return await asyncio.to_thread(self._take_linked, bench, answer)
+
+    def _take_scans(self, bench: Bench, same: str) -> None:
+        with bench.output(worker.SCANS) as file:
+            data = file.read(scans.LARGEST + 1)
+        if len(data) <= scans.LARGEST:
+            self.records.keep_scans(same, data)
 
     def _take_linked(self, bench: Bench, answer: Mapping[str, Any]) -> Linked:
         layers = {}
@@ -167,6 +177,12 @@ def _described(item: Layer, step: Step, result: StepResult) -> dict[str, Any]:
         "parts": step.parts,
         "packages": [asdict(package) for package in result.packages],
     }
+
+
+def _same(plan: Plan) -> str:
+    """Equal for builds that differ in nothing but the contents of their parts."""
+    facts = [(step.kind, step.title, str(step.path), step.architecture) for step in plan.steps]
+    return hashlib.sha256(repr(facts).encode()).hexdigest()[:32]
 
 
 def _plain(digest: str, size: int) -> Layer:

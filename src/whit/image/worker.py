@@ -24,6 +24,7 @@ from whit.base.errors import NotFound, WhitError, system_failure
 from whit.image import confine, depends, merged, unpack
 from whit.image.bill import Package
 from whit.image.linking import link as linking
+from whit.image.linking.scans import Scans
 from whit.image.needs import Graph
 from whit.image.oci import layer, manifest
 from whit.image.oci.layout import Layout
@@ -38,6 +39,7 @@ LAYER = "layer.tar"
 LAYOUT = "layout"
 ORIGINS = "origins.json"
 BILL = "bill.json"
+SCANS = "scans.json"
 WHEELS = "wheels"
 BUILDERS = "builders"
 AUTH = "auth.json"
@@ -131,7 +133,9 @@ async def _link(request: Request, work: Path) -> Result:
     say("link the files")
     graph = Graph.parse(request["graph"])
     sources = [await _source(number, item, work) for number, item in enumerate(request["layers"])]
-    linked = linking.link(merged.merge(sources, graph), linking.Order.parse(request["order"]), work / "out")
+    scans = Scans.read(work / "in" / SCANS)
+    linked = linking.link(merged.merge(sources, graph), linking.Order.parse(request["order"]), work / "out", scans)
+    scans.write(work / "out" / SCANS)
     (work / "out" / BILL).write_text(json.dumps(linked.bill.document()))
     return {"layers": {str(number): written.digest for number, written in linked.layers.items()}}
 

@@ -18,6 +18,7 @@ from whit.image.linking import elf, texts, trim
 from whit.image.linking.imports import Library
 from whit.image.linking.index import Index
 from whit.image.linking.python_closure import PythonClosure
+from whit.image.linking.scans import Scans
 from whit.image.sources import bytecode
 from whit.image.tree import Entry
 
@@ -63,6 +64,7 @@ class Wanted:
     observed: tuple[str, ...] = ()
     """Paths that were opened in a run: what else is reached with them."""
     excluded: Callable[[str], bool] = lambda path: False
+    scans: Scans = field(default_factory=Scans)
 
 
 class Closure:
@@ -75,7 +77,7 @@ class Closure:
         self._queue: list[str] = []
         self._elves: dict[str, elf.Needs | None] = {}
         extra = (wanted.working_dir.strip("/"),) if wanted.working_dir.strip("/") else ()
-        self.python = PythonClosure(index, Library(index, extra), self.reach, wanted.working_dir)
+        self.python = PythonClosure(index, Library(index, extra), self.reach, wanted.working_dir, wanted.scans)
 
     def walk(self) -> dict[str, tuple[str, str]]:
         for path in SYSTEM:

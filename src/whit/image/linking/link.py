@@ -18,6 +18,7 @@ from whit.image.bill import Bill, LeftOut
 from whit.image.linking import trim
 from whit.image.linking.closure import Closure, Wanted
 from whit.image.linking.index import Index, matches
+from whit.image.linking.scans import Scans
 from whit.image.merged import Merged
 from whit.image.oci import layer
 from whit.image.oci.layer import Written
@@ -96,10 +97,10 @@ class _Selection:
         self.out.pop(path, None)
 
 
-def link(merged: Merged, order: Order, destination: Path) -> Linked:
+def link(merged: Merged, order: Order, destination: Path, scans: Scans | None = None) -> Linked:
     """Write the layers `destination`/layer-N.tar."""
     index = Index(merged.tree)
-    chosen = select(merged, index, order)
+    chosen = select(merged, index, order, scans or Scans())
     entries = index.entries
     with_parents = chosen.kept | _parents(chosen.kept)
     layers: dict[int, Written] = {}
@@ -113,7 +114,7 @@ def link(merged: Merged, order: Order, destination: Path) -> Linked:
     return Linked(layers, _without_absent(bill))
 
 
-def select(merged: Merged, index: Index, order: Order) -> _Selection:
+def select(merged: Merged, index: Index, order: Order, scans: Scans) -> _Selection:
     """Which files and directories stay, each with its reason, and what is left out and why."""
     links = _links(merged, order)
     chosen = _Selection()
@@ -135,7 +136,7 @@ def select(merged: Merged, index: Index, order: Order) -> _Selection:
         else:
             closed.append(entry)
     if closed:
-        _close(merged, index, order, chosen, closed)
+        _close(merged, index, order, chosen, closed, scans)
     _keep_directories(merged, index, links, order, chosen)
     return chosen
 
@@ -147,11 +148,19 @@ def _trim(chosen: _Selection, entry: Entry) -> None:
         chosen.keep(entry.path, "the part is trimmed, and this is none of what trimming takes")
 
 
-def _close(merged: Merged, index: Index, order: Order, chosen: _Selection, closed: Sequence[Entry]) -> None:
+def _close(
+    merged: Merged, index: Index, order: Order, chosen: _Selection, closed: Sequence[Entry], scans: Scans
+) -> None:
     excluded = {path for path, reason in chosen.out.items() if reason == "excluded"}
     stay = {path: reason for path, (reason, _) in chosen.reasons.items()}
     wanted = Wanted(
-        order.commands, order.search, order.working_dir, stay, tuple(sorted(order.observed)), excluded.__contains__
+        order.commands,
+        order.search,
+        order.working_dir,
+        stay,
+        tuple(sorted(order.observed)),
+        excluded.__contains__,
+        scans,
     )
     reached = Closure(index, wanted).walk()
     candidates = {entry.path for entry in closed}

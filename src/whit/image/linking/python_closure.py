@@ -11,6 +11,7 @@ from typing import Protocol
 from whit.image.linking import imports
 from whit.image.linking.imports import Library
 from whit.image.linking.index import Index
+from whit.image.linking.scans import Scans
 from whit.image.sources import bytecode
 from whit.image.tree import Entry
 
@@ -25,11 +26,12 @@ class Reach(Protocol):
 
 
 class PythonClosure:
-    def __init__(self, index: Index, library: Library, reach: Reach, working_dir: str) -> None:
+    def __init__(self, index: Index, library: Library, reach: Reach, working_dir: str, scans: Scans) -> None:
         self.index = index
         self.library = library
         self.reach = reach
         self.working_dir = working_dir
+        self.scans = scans
         self._mains: set[str] = set()
         self._started = False
         self._texts: set[str] = set()
@@ -127,7 +129,7 @@ class PythonClosure:
                 self._belongings(entry)
 
     def _scanned(self, source: bytes, name: str, via: str, *, package: bool, standard: bool, main: bool) -> None:
-        seen = imports.scan(source, name, package=package, standard=standard, main=main)
+        seen = self.scans.scan(source, name, package=package, standard=standard, main=main)
         for imported in sorted(seen.imports):
             if standard and self.library.aside(name, imported):
                 continue

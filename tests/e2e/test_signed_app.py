@@ -12,7 +12,7 @@ from support.whit import Whit, free_port
 
 from whit.base.settings import Settings
 
-pytestmark = [pytest.mark.machine, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.machine, pytest.mark.full, pytest.mark.timeout(300)]
 
 APP = """
 name: signed

@@ -77,7 +77,7 @@ def built(place: Path, number: int, architecture: str, forms: tuple[str, ...], s
 @pytest.mark.root
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("architecture", ["amd64", "arm64"])
+@pytest.mark.parametrize("architecture", [pytest.param("amd64", marks=pytest.mark.full), "arm64"])
 def test_another_order_time_place_user_and_parallelism_give_the_same_forms(
     architecture: str, open_directory: Path, sample: Callable[[int, int], int]
 ) -> None:

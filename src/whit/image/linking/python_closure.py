@@ -34,6 +34,7 @@ class PythonClosure:
         self.scans = scans
         self._mains: set[str] = set()
         self._started = False
+        self._asked: set[str] = set()
         self._texts: set[str] = set()
         self._metadata: dict[str, str] | None = None
         self._groups: list[tuple[str, str, str]] = []
@@ -86,6 +87,9 @@ class PythonClosure:
 
     def module(self, name: str, reason: str, via: str) -> None:
         """A module with the packages that it is in; not being there is no mistake: imports may be optional."""
+        if name in self._asked:
+            return
+        self._asked.add(name)
         parts = name.split(".")
         for length in range(1, len(parts) + 1):
             found = self.library.find(".".join(parts[:length]))

@@ -192,6 +192,61 @@ static void spoof(const char *from, const char *to)
 	tell("spoofed-mac", sendto(fd, frame, sizeof(frame), 0, (void *)&link, sizeof(link)));
 }
 
+/* A packet of IP whose source is somebody else's, without a frame of our own. */
+static void raw(const char *from, const char *to)
+{
+	uint8_t packet[20 + 8 + 4] = { 0 };
+	struct sockaddr_in there = { .sin_family = AF_INET };
+	int frames = socket(AF_PACKET, SOCK_RAW, htons(ETH_P_ALL)), fd = socket(AF_INET, SOCK_RAW, IPPROTO_RAW);
+
+	tell("packet-socket", frames);
+	tell("raw-socket", fd);
+	if (fd < 0)
+		return;
+	packet[0] = 0x45, packet[3] = 32, packet[8] = 64, packet[9] = IPPROTO_UDP;
+	inet_pton(AF_INET, from, packet + 12);
+	inet_pton(AF_INET, to, packet + 16);
+	packet[21] = 98, packet[23] = 80, packet[25] = 12;
+	inet_pton(AF_INET, to, &there.sin_addr);
+	tell("forged", sendto(fd, packet, sizeof(packet), 0, (void *)&there, sizeof(there)));
+}
+
+static void told_line(const char *path)
+{
+	char line[100] = "";
+	FILE *file = fopen(path, "re");
+
+	if (!file) {
+		tell(path, -1);
+		return;
+	}
+	if (fgets(line, sizeof(line), file))
+		line[strcspn(line, "\n")] = 0;
+	printf("%s read:%s\n", path, line);
+	fclose(file);
+}
+
+/* Ways that would lead to `secret`, a file of the host, and places to write to that the image made links of. */
+static void links(const char *secret)
+{
+	static const char *const ways[] = { "", "/../../../../../..", "/proc/self/root", "/proc/1/root/..", "/proc/self/cwd/../.." };
+	static const char *const written[] = { "/data/written", "/above/x/written", "/above/written" };
+	char path[4096];
+
+	told_line("/etc/hosts");
+	told_line("/etc/passwd");
+	for (size_t i = 0; i < COUNT(ways); i++) {
+		snprintf(path, sizeof(path), "%s%s", ways[i], secret);
+		told_line(path);
+	}
+	snprintf(path, sizeof(path), "../../../../../../../../../..%s", secret);
+	unlink("/tmp/way");
+	if (!symlink(path, "/tmp/way"))
+		told_line("/tmp/way");
+	for (size_t i = 0; i < COUNT(written); i++)
+		tell(written[i], open(written[i], O_CREAT | O_WRONLY, 0600));
+}
+
 /* Says to all that the neighbour's address is ours: as a question, as an answer and as a gratuitous one. */
 static void arp(const char *neighbour)
 {
@@ -254,6 +309,10 @@ int main(int argc, char **argv)
 		tell("flood", open("/tmp/flood", O_CREAT, 0600));
 	else if (!strcmp(word, "spoof") && argc == 4)
 		spoof(argv[2], argv[3]);
+	else if (!strcmp(word, "raw") && argc == 4)
+		raw(argv[2], argv[3]);
+	else if (!strcmp(word, "links") && argc == 3)
+		links(argv[2]);
 	else if (!strcmp(word, "arp") && argc == 3)
 		arp(argv[2]);
 	else if (argc == 1)

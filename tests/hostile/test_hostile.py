@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import subprocess
+import tempfile
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -45,7 +46,10 @@ MEAN = """
     stop_signal: SIGKILL
     mem_limit: 192m
     restart: always
+    volumes: ["kept:/data", "above:/above", "below:/above/x"]
 """
+VOLUMES = "volumes: {kept: , above: , below: }\n"
+SECRET = "a secret of the host"
 
 HOST_FILES = [
     Path("/proc/sys/kernel/core_pattern"),
@@ -64,16 +68,24 @@ OWN_CALLS = {"unshare-user", "unshare-net", "keyctl"}
 
 
 @pytest.fixture(scope="module")
-def siege(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Whit]:
+def outside() -> Iterator[Path]:
+    """Where the links lead, if they are followed on the host. Not below /tmp, which is memory in an instance."""
+    with tempfile.TemporaryDirectory(prefix="whit-outside-", dir="/var/lib") as directory:
+        yield Path(directory)
+
+
+@pytest.fixture(scope="module")
+def siege(tmp_path_factory: pytest.TempPathFactory, outside: Path) -> Iterator[Whit]:
     directory = tmp_path_factory.mktemp("siege")
     port = free_port()
-    text = APP.format(port=port) + "".join(MEAN.format(kind=kind, processes=PROCESSES) for kind in KINDS)
-    (directory / "whit.yaml").write_text(text)
+    mean = (MEAN.format(kind=kind, processes=PROCESSES) for kind in KINDS)
+    (directory / "whit.yaml").write_text(APP.format(port=port) + "".join(mean) + VOLUMES)
     (directory / "site/srv").mkdir(parents=True)
     (directory / "site/srv/index.html").write_text("whole\n")
     (directory / "attack").mkdir()
     compiled(Path(__file__).parent / "hostile.c", directory / "attack/hostile").chmod(0o4755)
     settings = Settings(id=f"t{secrets.token_hex(3)}", state_root=directory / "state")
+    lay_links(directory / "attack", outside, settings)
     whit = Whit(settings, {"PORT": str(port)})
     try:
         whit("up", str(directory), timeout=600)
@@ -82,6 +94,21 @@ def siege(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Whit]:
         whit("down", "siege", check=False)
         whit.clean()
     assert not (left := leftovers_after(settings)), left
+
+
+def lay_links(image: Path, outside: Path, settings: Settings) -> None:
+    """Wherever Whit itself reads, writes and mounts in an image or a volume, a link leads out of it: to files of the
+    host, and over the programs that QEMU's container runs."""
+    for place in (outside / "data", image / "etc", image / "above/x"):
+        place.mkdir(parents=True)
+    for name in ("hosts", "secret"):
+        (outside / name).write_text(f"{SECRET}\n")
+    (outside / "passwd").write_text("intruder:x:0:0::/:/hostile\n")
+    for name in ("hosts", "passwd"):
+        (image / "etc" / name).symlink_to(outside / name)
+    (image / "data").symlink_to(outside / "data")
+    (settings.volumes_dir / "siege/above").mkdir(parents=True)
+    (settings.volumes_dir / "siege/above/x").symlink_to("/usr")
 
 
 @pytest.fixture(autouse=True)
@@ -124,6 +151,31 @@ def test_devices(siege: Whit, kind: Isolation) -> None:
     tried = attack(siege, kind, "devices")
     assert len(tried) == 11
     assert {what for what, result in tried.items() if result == "done"} <= OWN_DEVICES.get(kind, set())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_links_out_of_the_root_lead_nowhere(siege: Whit, outside: Path, kind: Isolation) -> None:
+    """Neither those of the image and of a volume, which Whit comes by, nor ways that the program tries."""
+    tried = attack(siege, kind, "links", str(outside / "secret"))
+    assert len(tried) >= 10
+    assert not [what for what, result in tried.items() if SECRET in result or "intruder" in result]
+    assert tried["/etc/hosts"].startswith("read:127.0.0.1"), "the instance's own, wherever its image has led it"
+    assert {tried["/data/written"], tried["/above/written"]} == {"done"}
+    found = sorted(str(path.relative_to(outside)) for path in outside.rglob("*"))
+    assert found == ["data", "hosts", "passwd", "secret"], "what was written is in the volumes"
+    assert str(outside) not in Path("/proc/self/mountinfo").read_text()
+    assert (siege.settings.volumes_dir / "siege/kept/written").exists()
+    assert siege("exec", "-u", "intruder", kind, "/hostile", "identity", check=False).returncode != 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_raw_sockets(siege: Whit, kind: Isolation) -> None:
+    """Who was given them may have them; what is forged with them stays inside."""
+    (address,) = [one for one in seen(siege, "neighbour")["addresses"] if ":" not in one]
+    tried = attack(siege, kind, "raw", "10.255.255.253", address)
+    assert tried["raw-socket"] == "done"
+    flows = siege.lines("flows")
+    assert not [flow for flow in flows if flow["verdict"] == "allow" and flow["source"]["address"] == "10.255.255.253"]
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -1,6 +1,6 @@
 """Every app of the catalogue: linked by closure, proven, started by its name, and asked over its published port.
 
-A run without --full takes the light ones; PostgreSQL, Tomcat and the others are part of the full one.
+A run without --full starts one of them, as the base of an app; all are part of the full one.
 """
 
 from __future__ import annotations
@@ -36,8 +36,7 @@ ASKED = {
     "postgresql": (_SSL_REQUEST, b"N"),
     "tomcat": (_GET, b"42 on Java 17"),
 }
-"""What is sent to each, and what its answer contains; the first ones are those of a quick run."""
-QUICK = 2
+"""What is sent to each, and what its answer contains."""
 _PATIENCE = 60.0
 
 
@@ -80,12 +79,9 @@ def test_the_test_asks_every_app() -> None:
     assert set(ASKED) == {entry.name for entry in catalog.entries() if entry.kind == "app"}
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", ASKED)
-def test_it_runs_by_its_name(
-    name: str, whit: Whit, sample: Callable[[int, int], int], record_number: Callable[[str, object], None]
-) -> None:
-    if list(ASKED).index(name) >= sample(QUICK, len(ASKED)):
-        pytest.skip("part of the full run")
+def test_it_runs_by_its_name(name: str, whit: Whit, record_number: Callable[[str, object], None]) -> None:
     try:
         whit("up", f"catalog:{name}", timeout=400)
         eventually(int(whit.environment["PORT"]), *ASKED[name])

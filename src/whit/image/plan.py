@@ -20,7 +20,7 @@ from whit.image.oci import archive, layer, manifest
 from whit.image.sources import directory, project
 from whit.model.build import BuildSpec, DebianPart, DirectoryPart, LayoutPart, PythonPart
 from whit.model.lock import FILE, Lock, Locked, asked_debian, asked_python
-from whit.tools import apt_sources
+from whit.tools import apt_sources, qemu_user
 
 VERSION = 4
 
@@ -135,12 +135,11 @@ def make(spec: BuildSpec, lock: Lock | None = None) -> Plan:
 
 
 def _refuse_foreign(spec: BuildSpec) -> None:
-    """What only a machine of that kind could do. Raises InputError."""
+    """What only a machine of that kind could do. Raises InputError, or Unavailable where checks could not run."""
     if spec.architecture in ("", manifest.architecture()):
         return
-    if spec.check or spec.closed:
-        hint = "leave link: closure and build.check out for it, or build it on such a machine"
-        raise InputError(f"checks run in the image, and this machine cannot run {spec.architecture}", hint=hint)
+    if spec.check:
+        qemu_user.emulator(spec.architecture)
     for part in spec.parts:
         if not isinstance(part, DebianPart | DirectoryPart):
             hint = "Debian packages and directories are; build the others on such a machine"

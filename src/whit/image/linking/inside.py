@@ -37,6 +37,8 @@ _CAPABILITIES = frozenset({0, 1, 3, 5, 6, 7, 8, 10, 18})
 _LAST_CAPABILITY = 40
 _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS = 24, 38
 _DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
+_EMULATOR = "/.whit-emulator"
+"""Runs the programs of an image for another architecture. What they start has to be of the machine's own."""
 _PAUSE = 0.05
 _GRACE = 5.0
 _TAIL = 3000
@@ -67,6 +69,7 @@ class Checks:
         self.env: dict[str, str] = request["env"]
         self.working_dir: str = request["working_dir"] or "/"
         self.only_root: bool = request["only_root"]
+        self.emulated: bool = bool(request["emulator"])
         self.server: Server | None = None
 
     def carry_out(self, check: Mapping[str, Any]) -> str:
@@ -151,16 +154,26 @@ class Checks:
 
     def _setting(self, argv: Sequence[str], who: Identity) -> list[str]:
         """The command with its program found in the image's PATH: who looks it up is this process, not a shell."""
-        if "/" in argv[0]:
-            return list(argv)
-        found = (f"{directory}/{argv[0]}" for directory in self.env.get("PATH", "").split(":"))
-        return [next((path for path in found if os.access(path, os.X_OK)), argv[0]), *argv[1:]]
+        path = argv[0]
+        if "/" not in path:
+            found = (f"{directory}/{path}" for directory in self.env.get("PATH", "").split(":"))
+            path = next((one for one in found if os.access(one, os.X_OK)), path)
+        return _emulated(path, argv) if self.emulated else [path, *argv[1:]]
 
     def _directory(self) -> str:
         return self.working_dir if Path(self.working_dir).is_dir() else "/"
 
     def _log(self) -> str:
         return Path("/.whit-check.log").read_text(errors="replace")[-_TAIL:]
+
+
+def _emulated(path: str, argv: Sequence[str]) -> list[str]:
+    """The command under the emulator, which does not know scripts; it is told by what name the program was called."""
+    with contextlib.suppress(OSError), Path(path).open("rb") as file:
+        if file.read(2) == b"#!":
+            interpreter = file.readline().decode(errors="replace").split()
+            return [_EMULATOR, *interpreter, path, *argv[1:]]
+    return [_EMULATOR, "-0", argv[0], path, *argv[1:]]
 
 
 def _http(check: Mapping[str, Any]) -> str:
@@ -248,6 +261,9 @@ def main() -> int:
     _open_low_ports()
     with contextlib.ExitStack() as stack:
         root = make([Path(path) for path in request["layers"]], Path(request["scratch"]), request["memory"])
+        if request["emulator"]:
+            (root / _EMULATOR.strip("/")).touch()
+            mount.bind(Path(request["emulator"]), root / _EMULATOR.strip("/"))
         opened = stack.enter_context(fanotify.opened_below(root)) if request["observe"] else None
         os.chroot(root)
         os.chdir("/")

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from whit.base.errors import CheckFailed, Unavailable
+from whit.image.oci import manifest
 from whit.image.workshop import module_environment
 from whit.model.build import BuildSpec, CheckSpec
 from whit.model.image import Image
-from whit.tools import process
+from whit.tools import process, qemu_user
 
 _SPARE = 60.0
 """Seconds that mounting and ending may take beside the checks themselves."""
@@ -83,6 +84,7 @@ def _command(scratch: Path) -> list[str]:
 
 def _request(image: Image, spec: BuildSpec, scratch: Path) -> dict[str, object]:
     fallback = spec.run.user or image.config.user
+    foreign = spec.architecture not in ("", manifest.architecture())
     checks = [check.model_dump(mode="json") | {"user": check.user or fallback} for check in spec.check]
     return {
         "layers": [str(path) for path in image.layers],
@@ -92,4 +94,5 @@ def _request(image: Image, spec: BuildSpec, scratch: Path) -> dict[str, object]:
         "env": image.config.env | spec.run.environment,
         "working_dir": spec.run.working_dir or image.config.working_dir,
         "only_root": os.geteuid() != 0,
+        "emulator": str(qemu_user.emulator(spec.architecture)) if foreign else "",
     }

@@ -72,7 +72,7 @@ async def main() -> None:
     given = parser.parse_args()
     rows = []
     print(
-        "| image | files of the first check | of all checks | missed by tracing the first | missed by the closure | as |"
+        "| image | files of the first check | of all checks | missed by the first | by the closure | as |"
     )
     print("|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory(dir="/var/tmp") as directory:

@@ -71,9 +71,7 @@ async def main() -> None:
     parser.add_argument("services", nargs="*")
     given = parser.parse_args()
     rows = []
-    print(
-        "| image | files of the first check | of all checks | missed by the first | by the closure | as |"
-    )
+    print("| image | files of the first check | of all checks | missed by the first | by the closure | as |")
     print("|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory(dir="/var/tmp") as directory:
         os.chmod(directory, 0o755)  # noqa: PTH101, S103 - builds run as users of their own

@@ -1,4 +1,4 @@
-"""docs/how-to/boot.md: its commands, as they stand there: one app answers the same in every form."""
+"""The pages about booting: their commands, as they stand there: one app answers the same in every form."""
 
 from __future__ import annotations
 
@@ -25,8 +25,21 @@ pytestmark = [
     ),
 ]
 
-PAGE = ROOT / "docs/how-to/boot.md"
-BLOCKS = re.findall(r"^```sh\n(.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+PAGES = [
+    pytest.param("docs/how-to/boot.md", ["Hello from Whit\n"] * 5, id="how-to"),
+    pytest.param(
+        "docs/tutorial/one-app-every-machine.md",
+        ["<h1>Hello from everywhere</h1>\n"] * 4,
+        id="tutorial",
+        marks=pytest.mark.full,
+    ),
+]
+"""With what each `curl` in them prints."""
+
+
+def lines_of(page: str) -> list[str]:
+    blocks = re.findall(r"^```sh\n(.*?)^```", (ROOT / page).read_text(), re.MULTILINE | re.DOTALL)
+    return [line for block in blocks for line in block.splitlines()]
 
 
 class Typist:
@@ -77,18 +90,18 @@ class Typist:
             self.server = None
 
 
-def test_the_commands_of_the_page(settings: Settings, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("page", "answers"), PAGES)
+def test_the_commands_of_the_page(page: str, answers: list[str], settings: Settings, tmp_path: Path) -> None:
     whit = Whit(settings)
     directory = tmp_path / "checkout"
     directory.mkdir()
     typist = Typist(whit, directory)
     try:
-        for block in BLOCKS:
-            for line in block.splitlines():
-                typist.type(line.replace("--timeout 60", "--timeout 6"))
+        for line in lines_of(page):
+            typist.type(line.replace("--timeout 60", "--timeout 6"))
     finally:
         if typist.server is not None:
             typist.server.kill()
             typist.server.wait()
         whit.clean()
-    assert typist.answers == ["Hello from Whit\n"] * 5
+    assert typist.answers == answers

@@ -152,7 +152,7 @@ class DebianGuest:
         return qemu.Machine(
             self.base / "kernel",
             self.base / "initrd",
-            "root=/dev/vda rw console=ttyS0 panic=-1 systemd.show_status=1",
+            "root=/dev/vda rw console=ttyS0 panic=-1",
             self.place / "console",
             memory=4096,
             cpus=2,
@@ -161,7 +161,7 @@ class DebianGuest:
             forwards=(),
         )
 
-    def boot(self, patience: float = 120) -> None:
+    def boot(self, patience: float = 600) -> None:
         """Returns when it takes commands."""
         accelerator, release = asyncio.run(self._accelerator())
         with (self.place / "errors").open("wb") as errors:
@@ -208,7 +208,7 @@ class DebianGuest:
         request = {"command": "systemctl reboot --no-block", "timeout": 30}
         self.channel.sendall(json.dumps(request).encode() + b"\n")
         assert self.running is not None
-        self.running.wait(180)
+        self.running.wait(300)
         self.end()
         self.boot()
 

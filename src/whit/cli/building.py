@@ -77,6 +77,9 @@ def build(
     small: Annotated[
         bool, typer.Option("--small", help="Compress what a machine boots from better, in ten times as long.")
     ] = False,
+    kernel: Annotated[
+        str, typer.Option("--kernel", metavar="KERNEL", help="debian, or specialised: built for the image, once.")
+    ] = "",
     output: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="PATH", help="Write the image of the one service there.")
     ] = None,
@@ -101,9 +104,9 @@ def build(
 
     if machines.is_machine(path):
         machines.refuse(service=service, lock=lock, observe=observe, graph=graph)
-        if arch or fast_boot or small:
+        if arch or fast_boot or small or kernel:
             hint = "a machine file says with kernel: what boots, and is linked for this machine's architecture"
-            raise InputError("--arch, --fast-boot and --small are for apps", hint=hint)
+            raise InputError("--arch, --kernel, --fast-boot and --small are for apps", hint=hint)
         chosen_form = None if target == DEFAULT_TARGET else target
         machines.build(
             run,
@@ -123,9 +126,11 @@ def build(
     spec = chosen(path, service or [])
     _refuse_several(spec, explain is not None or graph is not None or output is not None)
     form = chosen_target(target)
-    if (fast_boot or small) and form in ("oci", DEFAULT_TARGET, "rootfs"):
-        raise InputError("--fast-boot and --small are about machines", hint="add --target microvm, disk or iso")
-    spec = for_machines(spec, arch)
+    if (fast_boot or small or kernel) and form in ("oci", DEFAULT_TARGET, "rootfs"):
+        raise InputError(
+            "--kernel, --fast-boot and --small are about machines", hint="add --target microvm, disk or iso"
+        )
+    spec = for_machines(spec, arch, kernel)
     store = local.store(run.settings)
 
     async def work(report: Any) -> dict[str, Any]:
@@ -145,7 +150,15 @@ def build(
         if output is not None:
             service_name, image = next(iter(images.items()))
             exported = await write(
-                store, form, service_name, spec.services[service_name], image, output, fast=fast_boot, small=small
+                store,
+                form,
+                service_name,
+                spec.services[service_name],
+                image,
+                output,
+                report,
+                fast=fast_boot,
+                small=small,
             )
             result["exported"] = {"path": str(exported.path), "digest": exported.digest, "size": exported.size}
         return result
@@ -174,19 +187,26 @@ def chosen(path: Path, services: Sequence[str]) -> AppSpec:
     return spec.model_copy(update={"services": {name: one for name, one in wanted.items() if one.build or services}})
 
 
-def for_machines(spec: AppSpec, architecture: str) -> AppSpec:
-    """The app, built for machines of an architecture; those of this machine's own are built as always.
+def for_machines(spec: AppSpec, architecture: str, kernel: str = "") -> AppSpec:
+    """The app, built for machines of an architecture, with a kernel of this kind; as always where nothing is given.
 
     Raises:
         InputError: nothing is built for such machines.
     """
-    from whit.image.oci import manifest
+    from typing import get_args
 
-    if architecture in ("", manifest.architecture()):
-        return spec
-    if architecture not in ("amd64", "arm64"):
+    from whit.image.oci import manifest
+    from whit.model.build import KernelChoice
+
+    if architecture not in ("", "amd64", "arm64"):
         raise InputError(f"{architecture!r} is no architecture that is built for", hint="amd64 or arm64")
-    update = {"architecture": architecture}
+    if kernel not in ("", *get_args(KernelChoice)):
+        raise InputError(f"{kernel!r} is no kernel", hint=" or ".join(get_args(KernelChoice)))
+    update = {"kernel": kernel} if kernel else {}
+    if architecture not in ("", manifest.architecture()):
+        update["architecture"] = architecture
+    if not update:
+        return spec
     services = {
         name: one.model_copy(update={"build": one.build.model_copy(update=update)})
         for name, one in spec.services.items()
@@ -228,6 +248,7 @@ async def write(
     service: ServiceSpec,
     image: Image,
     output: Path,
+    report: Report,
     *,
     fast: bool = False,
     small: bool = False,
@@ -236,9 +257,13 @@ async def write(
     import asyncio
 
     from whit.control.machines import appliances
+    from whit.model.progress import Progress
+
+    def say(step: str) -> None:
+        report(Progress(subject=name, step=step))
 
     if target in appliances.TARGETS:
-        return await appliances.write(store, target, name, service, image, output, fast=fast, small=small)
+        return await appliances.write(store, target, name, service, image, output, fast=fast, small=small, say=say)
     return await asyncio.to_thread(store.export, image.name, cast("Target", target), output)
 
 

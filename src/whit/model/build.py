@@ -70,6 +70,9 @@ class LayoutPart(PartBase):
     reference: str | None = Field(default=None, description="Its name in the index; needed if there are several.")
 
 
+KernelChoice = Literal["debian", "specialised"]
+"""Debian's cloud kernel, or one that is built from Debian's source with only what the image needs."""
+
 Part = DebianPart | PythonPart | DirectoryPart | LayoutPart
 
 
@@ -105,6 +108,7 @@ class BuildSpec(Noun):
     needs: tuple[str, ...] = Field(default=(), description="What a part has to provide, whichever it is.")
     check: tuple[CheckSpec, ...] = Field(default=(), description="What proves that the image works.")
     run: RunSpec = Field(default_factory=RunSpec, description="How the service runs it.")
+    kernel: KernelChoice = Field(default="debian", description="What it boots where it is a machine of its own.")
     architecture: Literal["", "amd64", "arm64"] = Field(default="", description="The machines it is for; this one's.")
 
     @property

@@ -37,7 +37,9 @@ class ImageSource(Noun):
 class KernelSpec(Noun):
     """The kernel: Debian's cloud kernel, or one out of an image that holds it as LinuxKit's do."""
 
-    debian: Literal["stable", "backports", ""] = Field(default="", description="Debian's, of this suite.")
+    debian: Literal["stable", "backports", "specialised", ""] = Field(
+        default="", description="Debian's, of this suite; or built from its source."
+    )
     image: ImageSource | None = Field(default=None, description="An image with `binary` and `tar` in it.")
     cmdline: str = Field(default="console=ttyS0", description="The command line, as it is.")
     binary: str = Field(default="kernel", description="The kernel's file in the image.")

@@ -9,7 +9,7 @@ import asyncio
 import hashlib
 import signal
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from whit.image.export import Exported
 from whit.image.forms import disk, iso, microvm
 from whit.image.forms.bootable import Bootable, file
 from whit.image.oci import manifest
-from whit.image.sources import kernel, plain_kernel
+from whit.image.sources import kernel, plain_kernel, specialised
 from whit.image.sources.kernel import Kernel
 from whit.image.store import ImageStore
 from whit.image.tree import Entry
@@ -41,6 +41,8 @@ CONSOLES = {"amd64": "ttyS0", "arm64": "ttyAMA0"}
 MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}
 """As the kernel names them."""
 MICROVMS = ("microvm", "microvm-archive")
+SETS = {"CAP_BPF": ("bpf",), "CAP_NET_ADMIN": ("containers",), "CAP_SYS_ADMIN": ("bpf", "containers")}
+"""What a specialised kernel has for an image that holds a capability, beside the usual."""
 TARGETS = (*MICROVMS, "disk", "disk-qcow2", "iso")
 
 
@@ -54,8 +56,11 @@ async def write(
     *,
     fast: bool = False,
     small: bool = False,
+    say: Callable[[str], None] = lambda _: None,
 ) -> Exported:
-    """Write the service's machine to `output` in a form of TARGETS; `fast` is with FAST_BOOT, `small` well compressed.
+    """Write the service's machine to `output` in a form of TARGETS.
+
+    `fast` is with FAST_BOOT, `small` well compressed; `say` hears how it goes.
 
     Raises:
         InputError: the service asks for what only a node has.
@@ -65,7 +70,7 @@ async def write(
         raise InputError(
             f"there is no directory {output.absolute().parent}", hint="make it, or choose another --output"
         )
-    linux = await kernel.obtain(KERNELS, architecture_of(service))
+    linux = await _kernel(service, say)
     with tempfile.TemporaryDirectory(prefix=".new-", dir=output.absolute().parent) as scratch:
         machine = await asyncio.to_thread(bootable, store, name, service, image, linux, Path(scratch))
         machine = replace(machine, small=small)
@@ -74,6 +79,14 @@ async def write(
             if target in MICROVMS:
                 machine = replace(machine, kernel=file(await plain_kernel.obtain(linux)))
         return await write_form(target, machine, linux, Path(scratch), output)
+
+
+async def _kernel(service: ServiceSpec, say: Callable[[str], None]) -> Kernel:
+    if service.build is None or service.build.kernel == "debian":
+        return await kernel.obtain(KERNELS, architecture_of(service))
+    held = effective_set(service.cap_add, service.cap_drop)
+    sets = {one for capability, needed in SETS.items() if capability in held for one in needed}
+    return await specialised.obtain(KERNELS, architecture_of(service), sorted(sets), say=say)
 
 
 def architecture_of(service: ServiceSpec) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from whit.base.errors import InputError, NotFound, NotLocked, Place
@@ -49,7 +49,7 @@ async def settle_machine(
     runtime = await store.build(_RUNTIME_NAME, RUNTIME, report, lock=how.lock, fetch=how.fetch)
     roots = {key: await asyncio.to_thread(_root, store, name, scratch) for key, name in found.items()}
     merged = await asyncio.to_thread(_merged, spec, store, found)
-    kernel = await _kernel(merged, roots, scratch, how)
+    kernel = await _kernel(merged, roots, scratch, how, lambda step: report(Progress(subject=spec.name, step=step)))
     system = await asyncio.to_thread(_root, store, runtime.name, scratch)
     layouts = await asyncio.to_thread(_layouts, merged, store, found)
     parts = Parts(kernel, build.program("supervisor"), system, roots, layouts)
@@ -145,9 +145,11 @@ def _merged(spec: MachineSpec, store: ImageStore, names: dict[str, str]) -> Mach
     return spec.model_copy(update={stage: tuple(map(merge, spec.stage(stage))) for stage in stages})
 
 
-async def _kernel(spec: MachineSpec, roots: dict[str, Root], scratch: Path, how: How) -> Kernel:
+async def _kernel(
+    spec: MachineSpec, roots: dict[str, Root], scratch: Path, how: How, say: Callable[[str], None]
+) -> Kernel:
     assert spec.kernel is not None
     names = kernels.needed(spec)
     if spec.kernel.image is not None:
         return await kernels.of_image(spec.kernel, roots[key_of(spec.kernel.image)], names, scratch)
-    return await kernels.of_debian(KERNELS, spec.kernel, names, refresh=how.refresh)
+    return await kernels.of_debian(KERNELS, spec.kernel, names, say, refresh=how.refresh)

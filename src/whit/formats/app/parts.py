@@ -15,11 +15,11 @@ from whit.formats.app.unsupported import refuse
 from whit.formats.nodes import Entry, Scalar, Table, Value
 from whit.formats.paths import absolute
 from whit.formats.problems import Problems, make
-from whit.model.build import BuildSpec, DebianPart, DirectoryPart, LayoutPart, Link, Part, PythonPart
+from whit.model.build import BuildSpec, DebianPart, DirectoryPart, KernelChoice, LayoutPart, Link, Part, PythonPart
 
 log = logging.getLogger(__name__)
 
-KEYS = ("parts", "context", "needs", "link", "include", "exclude", "check")
+KEYS = ("parts", "context", "needs", "link", "include", "exclude", "check", "kernel")
 """The keys of `build`."""
 _PART_KEYS = ("part", "link", "include", "exclude", "provides", "requires")
 LINKS = get_args(Link)
@@ -43,6 +43,8 @@ def read_build(value: Value, directory: Path, problems: Problems) -> BuildSpec:
     fields: dict[str, object] = {"parts": parts, "needs": _words_of(table, "needs"), "check": checks}
     if "link" in table.entries:
         fields["link"] = shapes.one_of(table.entries["link"].value, LINKS)
+    if "kernel" in table.entries:
+        fields["kernel"] = shapes.one_of(table.entries["kernel"].value, get_args(KernelChoice))
     return make(BuildSpec, table.place, {}, fields)
 
 

@@ -37,14 +37,14 @@ KEYS = {
     "network": "`dhcp`: init asks for an address before anything runs. Not in LinuxKit, which has a container for it.",
 }
 KERNEL_KEYS: dict[str, Key] = {
-    "image": Key("image", "`debian`, `debian:backports` or an image", lambda value: value),
+    "image": Key("image", "`debian`, `debian:backports`, `specialised` or an image", lambda value: value),
     "cmdline": Key("cmdline", "text", shapes.text),
     "binary": Key("binary", "file in the image", shapes.text),
     "tar": Key("tar", "file in the image, or `none`", shapes.text_or_empty),
     "ucode": Key("ucode", "file in the image", shapes.text_or_empty),
     "modules": Key("modules", "list of modules", lambda value: tuple(map(_module, shapes.items(value)))),
 }
-_DEBIAN = {"debian": "stable", "debian:stable": "stable", "debian:backports": "backports"}
+_DEBIAN = {"debian": "stable", "debian:stable": "stable", "debian:backports": "backports", "specialised": "specialised"}
 _CGROUP_V1 = "linuxkit.unified_cgroup_hierarchy=0"
 _OWN = {"kernel", "onboot", "onshutdown", "init"}
 

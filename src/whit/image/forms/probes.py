@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 from whit.model.feature import Feature
+from whit.tools import kbuild
 
 _EFI = {"mkfs.fat": "dosfstools", "mcopy": "mtools", "/usr/lib/systemd/boot/efi": "systemd-boot-efi"}
 _DISK = {"veritysetup": "cryptsetup-bin", "mke2fs": "e2fsprogs"} | _EFI
@@ -15,7 +16,8 @@ _UEFI = {"/usr/share/OVMF/OVMF_CODE_4M.fd": "ovmf"}
 
 def features() -> list[Feature]:
     """None of them is required: only their forms need them."""
-    return [_of("disks", _DISK), _of("ISO images", _ISO), _of("UEFI for whit boot", _UEFI)]
+    found = [_of("disks", _DISK), _of("ISO images", _ISO), _of("UEFI for whit boot", _UEFI)]
+    return [*found, _of("specialised kernels", {**kbuild.PROGRAMS, **kbuild.HEADERS})]
 
 
 def _of(name: str, needed: dict[str, str]) -> Feature:

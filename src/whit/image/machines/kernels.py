@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from whit.image.forms.bootable import VERITY_MODULES
 from whit.image.machines.parts import Kernel, Root
 from whit.image.oci import manifest
 from whit.image.sources import kernel as debian
+from whit.image.sources import specialised
 from whit.image.tree import Entry, read_tar
 from whit.model.machine import KernelSpec, MachineSpec
 from whit.tools import modprobe
@@ -36,8 +37,14 @@ def needed(spec: MachineSpec) -> tuple[str, ...]:
     return tuple(dict.fromkeys((*MODULES, *named, *links)))
 
 
-async def of_debian(store: Path, spec: KernelSpec, names: Sequence[str], *, refresh: bool = False) -> Kernel:
-    """Raises NotFound if the kernel has no such module, and what fetching it raises."""
+async def of_debian(
+    store: Path, spec: KernelSpec, names: Sequence[str], say: Callable[[str], None], *, refresh: bool = False
+) -> Kernel:
+    """Raises NotFound if the kernel has no such module, and what fetching or building it raises."""
+    if spec.debian == "specialised":
+        linux = await specialised.obtain(store, manifest.architecture(), specialised.SETS, say=say)
+        await debian.modules(linux, names)
+        return Kernel(linux, tuple(names))
     linux = await debian.obtain(store, manifest.architecture(), spec.debian or "stable", refresh=refresh)
     await debian.modules(linux, names)
     return Kernel(linux, tuple(names))

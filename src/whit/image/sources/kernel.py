@@ -122,15 +122,16 @@ async def _unpack(deb: Path, target: Path) -> None:
     try:
         await process.run(["dpkg-deb", "--extract", str(deb), str(scratch)], timeout=300)
         await modprobe.index(scratch, unpacked(scratch).release)
-        await asyncio.to_thread(_publish, scratch, target)
+        await asyncio.to_thread(publish, scratch, target)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _publish(scratch: Path, target: Path) -> None:
+def publish(scratch: Path, target: Path) -> None:
+    """Give a directory its name, unless somebody else was faster."""
     scratch.chmod(0o755)
     try:
         scratch.rename(target)
     except OSError:
-        if not (target / "boot").is_dir():  # somebody else was faster
+        if not (target / "boot").is_dir():
             raise

@@ -22,7 +22,8 @@
 	X(13, BACKEND_GONE, "the backend of this flow is down or gone")                   \
 	X(14, TOO_BIG, "larger than the next link, and not to be fragmented")             \
 	X(15, BANDWIDTH, "the instance sends more than its limit")                        \
-	X(16, HELD, "kept until the instance that sleeps has been woken")
+	X(16, HELD, "kept until the instance that sleeps has been woken")                 \
+	X(17, FLOW_TAKEN, "its answers could not be told from those of another flow")
 
 enum drop_reason {
 	DROP_NONE = 0,

@@ -180,11 +180,22 @@ entry_of(const struct packet *packet, const struct flow_event *event, __u32 back
 	return flow;
 }
 
+/*
+ * Who is its own backend and asks without ports (a ping), or from the port that it asks, sends answers that look as its
+ * questions do. What is to be done with both is the same, so one entry serves.
+ */
+static __always_inline bool answers_itself(const struct flow_key *tuple, const struct flow_value *flow)
+{
+	return (flow->flags & FLOW_HAIRPIN) && tuple->source_port == tuple->destination_port &&
+	       tuple->source_port == flow->translation_port;
+}
+
 /* Enter a flow that was allowed, in both ways or in none. Its first packet is counted as all others are, by touch. */
 static __noinline enum drop_reason
 remember(const struct packet *packet, const struct flow_event *event, __u32 backend)
 {
 	struct flow_value *flow = entry_of(packet, event, backend);
+	enum drop_reason reason = DROP_CONNTRACK_FULL;
 	struct flow_key way;
 
 	if (!flow)
@@ -192,14 +203,18 @@ remember(const struct packet *packet, const struct flow_event *event, __u32 back
 	way = opposite(&packet->tuple, flow);
 	if (bpf_map_update_elem(&flows, &packet->tuple, flow, BPF_ANY))
 		return DROP_CONNTRACK_FULL;
+	if (answers_itself(&packet->tuple, flow))
+		return DROP_NONE;
 	flow->translation = event->service;
 	flow->translation_port = event->service_port;
 	flow->flags |= FLOW_REPLY;
 	trace_also(packet, &way);
-	if (!is_taken(packet, &way, flow) && !bpf_map_update_elem(&flows, &way, flow, BPF_ANY))
+	if (is_taken(packet, &way, flow))
+		reason = DROP_FLOW_TAKEN;
+	else if (!bpf_map_update_elem(&flows, &way, flow, BPF_ANY))
 		return DROP_NONE;
 	bpf_map_delete_elem(&flows, &packet->tuple);
-	return DROP_CONNTRACK_FULL;
+	return reason;
 }
 
 /* Who has asked, for a packet of the reply's way that is not translated yet. */

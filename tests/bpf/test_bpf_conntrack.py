@@ -153,7 +153,7 @@ def test_two_flows_may_not_share_the_way_back(lab: Lab) -> None:
     there(lab, "S")
     before = lab.flows()
     assert lab.from_instance(tcp(CLIENT, VIP, 40000, 80)).action == SHOT
-    assert lab.drops() == {(DropReason.CONNTRACK_FULL, Hook.FROM_INSTANCE): 1}
+    assert lab.drops() == {(DropReason.FLOW_TAKEN, Hook.FROM_INSTANCE): 1}
     assert lab.flows() == before
     back(lab, "RA")
     assert lab.from_instance(tcp(CLIENT, VIP, 40000, 80)).action == REDIRECT

@@ -40,12 +40,23 @@ def complaint(client: str, vip: str, about: bytes) -> Any:
 
 
 @FAMILIES
-def test_without_ports_the_question_looks_as_its_answer_does_and_is_refused(lab: Lab, client: str, vip: str) -> None:
-    """Both ways of the flow would have one key."""
+def test_without_ports_one_entry_serves_question_and_answer(lab: Lab, client: str, vip: str) -> None:
+    """Both look alike, and what is to be done with them is the same."""
     lab.serve((client, 0), address=vip, port=0, protocol=0)
-    assert lab.from_instance(echo(client, vip)).action == SHOT
-    assert [DropReason(event.reason) for event in lab.events()] == [DropReason.CONNTRACK_FULL]
-    assert lab.flows() == {}
+    for kind in ("echo-request", "echo-reply"):
+        result = lab.from_instance(echo(client, vip, kind))
+        assert (result.action, result.data) == (REDIRECT, raw(delivered(echo(vip, client, kind), client)))
+    (flow,) = lab.flows().values()
+    assert flow.packets == 2
+    assert [DropReason(event.reason) for event in lab.events()] == [DropReason.NONE]
+
+
+def test_from_the_port_that_is_asked_it_is_the_same(lab: Lab) -> None:
+    lab.serve((CLIENT, 80), protocol=UDP_NUMBER)
+    for _ in range(2):
+        result = lab.from_instance(udp(CLIENT, VIP, 80, 80))
+        assert (result.action, result.data) == (REDIRECT, raw(delivered(udp(VIP, CLIENT, 80, 80), CLIENT)))
+    assert len(lab.flows()) == 1
 
 
 @FAMILIES

@@ -101,10 +101,10 @@ class Round:
         return explain(narrowed(self.dump, decision, question), question, str, str)
 
     def _answer(self, goal: Goal, found: Explanation) -> str:
-        """Whoever is there answers with his address and port. To what is asked from outside at a published port, the
-        answer of a backend that is no instance does not come by the datapath, and so does not come back."""
+        """Whoever is there answers with his address and port. Who asks from outside at a published port, and is led to
+        somebody outside, would need this site to masquerade, and so hears nothing."""
         is_balanced = (found.destination.address, found.destination.port) != (goal.address, goal.port)
-        if goal.source == "outside" and is_balanced and found.destination.address not in self.site.places:
+        if goal.source == "outside" and is_balanced and not self._is_here(found.destination.address):
             return ""
         there = {*self.site.places, *NODE_ADDRESSES, *OUTSIDERS[0], *OUTSIDERS[1]}
         is_served = found.destination.address in there and found.destination.port in SERVED
@@ -130,7 +130,10 @@ class Round:
     def _is_unanswered(self, event: FlowEvent) -> bool:
         if event.reason or event.destination_port not in SERVED:
             return True
-        return event.hook == Hook.FROM_UPLINK and str(event.destination) not in self.site.places
+        return event.hook == Hook.FROM_UPLINK and not self._is_here(str(event.destination))
+
+    def _is_here(self, address: str) -> bool:
+        return address in self.site.places or address in NODE_ADDRESSES
 
     def _collect(self) -> None:
         self.events += self.site.datapath.events.poll()

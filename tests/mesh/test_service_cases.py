@@ -9,6 +9,8 @@ import shutil
 import socket
 import time
 from collections.abc import Iterator
+from contextlib import suppress
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from support.leftovers import leftovers_after
 from support.service_site import REFUSED, TCP, UDP, ServiceSite, ask
 
 from whit.base.settings import Settings
+from whit.mesh.probe import Probe
 
 pytestmark = [pytest.mark.root, pytest.mark.machine, pytest.mark.timeout(120)]
 
@@ -261,6 +264,31 @@ def test_headless_services_answer_with_the_addresses_of_their_ready_instances(si
     assert found is not None
     assert list(found.addresses) == list(site.records[TWO].spec.network.addresses)
     assert site.ask("site-client-1", site.address("web", 4), 8080) not in ("web-1", "web-2")
+
+
+def pinged(target: str) -> bool:
+    """Whether an echo request is answered."""
+    ipv6 = ":" in target
+    family, protocol = (socket.AF_INET6, socket.IPPROTO_ICMPV6) if ipv6 else (socket.AF_INET, socket.IPPROTO_ICMP)
+    request = Probe(*(ip_address(target),) * 2, 77, 77, protocol, bytes(6), bytes(6)).frame()[-8:]
+    with socket.socket(family, socket.SOCK_RAW, protocol) as own:
+        own.settimeout(1.0)
+        own.connect((target, 0))  # from now on only what comes from there is heard
+        own.send(request)
+        with suppress(TimeoutError):
+            while own.recv(2048)[0 if ipv6 else 20] != (129 if ipv6 else 0):
+                pass
+            return True
+        return False
+
+
+@families
+def test_an_instance_pings_itself_through_its_service(site: ServiceSite, family: int) -> None:
+    """Here an echo request and its answer are one to the datapath, which has no port to tell them apart by."""
+    site.up({"client": CLIENT, "web": {"replicas": 1, "uses": [{"service": "web"}]}})
+    address = site.address("web", family)
+    assert [site.inside(place, lambda: pinged(address)) for place in (ONE, "site-client-1")] == [True, True]
+    assert site.ask(ONE, address, 8080).startswith("web-1 ")
 
 
 @families

@@ -143,6 +143,7 @@ class DropReason(IntEnum):
     TOO_BIG = 14
     BANDWIDTH = 15
     HELD = 16
+    FLOW_TAKEN = 17
 
 
 @dataclass(frozen=True, slots=True)
@@ -1363,6 +1364,7 @@ DROP_TEXTS: dict[DropReason, str] = {
     DropReason.TOO_BIG: "larger than the next link, and not to be fragmented",
     DropReason.BANDWIDTH: "the instance sends more than its limit",
     DropReason.HELD: "kept until the instance that sleeps has been woken",
+    DropReason.FLOW_TAKEN: "its answers could not be told from those of another flow",
 }
 LAYOUT: dict[str, tuple[int, tuple[tuple[str, int, int], ...]]] = {
     "address": (
@@ -1813,5 +1815,6 @@ ENUMS: dict[str, dict[str, int]] = {
         "DROP_TOO_BIG": 14,
         "DROP_BANDWIDTH": 15,
         "DROP_HELD": 16,
+        "DROP_FLOW_TAKEN": 17,
     },
 }

@@ -114,16 +114,7 @@ def _judged(dump: Dump, answer: _Answer) -> Explanation:
             return answer.denied(f"POLICY_{direction.name}", outcome.rule)
         audited = audited or outcome.audit
         answer.rule = answer.rule or outcome.rule
-    if _is_its_own_answer(answer):
-        return answer.denied(abi.DropReason.CONNTRACK_FULL.name, answer.rule)
     return answer.allowed(audited)
-
-
-def _is_its_own_answer(answer: _Answer) -> bool:
-    """Who is its own backend sees its packets come from the service. Without ports, they look as their answers do, and
-    the datapath cannot remember both."""
-    is_hairpin = answer.target.is_backend and answer.target.address == answer.question.source
-    return is_hairpin and answer.question.protocol not in WITH_PORTS
 
 
 def _is_seen(dump: Dump, question: Question, target: _Target) -> bool:

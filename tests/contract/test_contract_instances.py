@@ -97,7 +97,7 @@ async def test_a_long_line_and_both_streams(machine: Machine) -> None:
 async def test_hosts_names_and_the_resolver(machine: Machine) -> None:
     spec = machine.spec("sh", "-c", "cat /etc/hosts /etc/resolv.conf /etc/hostname; hostname")
     machine.network(spec)
-    files = NetworkFiles([("10.1.2.9", ["db", "db.test"])], nameserver="10.1.0.1", search=["test.whit"])
+    files = NetworkFiles([("10.1.2.9", ["db", "db.test"])], nameservers=["10.1.0.1", "fd00::1"], search=["test.whit"])
     await carry_out(machine.driver.plan_start(spec, files))
     await machine.driver.exit_of(spec.name)
     assert machine.printed(spec).splitlines() == [
@@ -106,6 +106,7 @@ async def test_hosts_names_and_the_resolver(machine: Machine) -> None:
         "10.1.2.3\ttiny",
         "10.1.2.9\tdb db.test",
         "nameserver 10.1.0.1",
+        "nameserver fd00::1",
         "search test.whit",
         "options ndots:1",
         "tiny",

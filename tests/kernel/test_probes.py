@@ -79,6 +79,10 @@ def test_a_controller_that_is_not_handed_down_is_found_missing(settings: Setting
     assert probes.limits(found, "pids", settings).state == "works"
 
 
+def test_this_kernel_tells_who_listens() -> None:
+    assert probes.listening().state == "works"
+
+
 def test_a_file_system_that_holds_no_layers_is_found() -> None:
     """/proc is there on every machine, and takes no directory."""
     found = probes.overlay(Path("/proc"))

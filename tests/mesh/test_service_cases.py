@@ -266,6 +266,13 @@ def test_headless_services_answer_with_the_addresses_of_their_ready_instances(si
     assert site.ask("site-client-1", site.address("web", 4), 8080) not in ("web-1", "web-2")
 
 
+def test_instances_are_told_the_resolver_of_each_family_they_have(site: ServiceSite) -> None:
+    spec, book = site.records[ONE].spec, site.network.books.addresses
+    assert list(site.network.files(spec).nameservers) == [str(book.resolver), str(book.resolver6)]
+    alone = spec.model_copy(update={"network": spec.network.model_copy(update={"address6": ""})})
+    assert list(site.network.files(alone).nameservers) == [str(book.resolver)]
+
+
 def pinged(target: str) -> bool:
     """Whether an echo request is answered."""
     ipv6 = ":" in target

@@ -248,9 +248,15 @@ class NodeNetwork:
         }
         return NetworkFiles(
             hosts=names.hosts_entries(services_of_app, spec.app),
-            nameserver=str(self.books.addresses.resolver),
+            nameservers=self._nameservers(spec),
             search=(f"{spec.app}.{names.DOMAIN}",),
         )
+
+    def _nameservers(self, spec: InstanceSpec) -> tuple[str, ...]:
+        """Of the families that the instance has. It asks the next one if the first does not answer."""
+        book = self.books.addresses
+        ipv6 = [str(book.resolver6)] if book.resolver6 and spec.network.address6 else []
+        return (str(book.resolver), *ipv6)
 
     async def has_connections(self, spec: InstanceSpec) -> bool:
         """Whether somebody is connected to the instance by way of its service."""

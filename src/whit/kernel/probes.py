@@ -19,6 +19,7 @@ from whit.base.settings import Settings
 from whit.kernel import cgroup, freezer, libc, links, mount, netns, sysctl
 from whit.kernel.cgroup import Hierarchies
 from whit.kernel.links import CreateHostLink, End
+from whit.kernel.listeners import Listeners
 from whit.kernel.netlink import NetlinkSocket
 from whit.kernel.thread import in_fresh_thread
 from whit.model.feature import Feature
@@ -50,6 +51,7 @@ def features(settings: Settings) -> list[Feature]:
         freezing(hierarchies, settings),
         network_namespaces(settings),
         network_links(),
+        listening(),
         forwarding(),
         ipv6(),
         seccomp(),
@@ -196,6 +198,19 @@ def network_links() -> Feature:
     refusal = _refusal(lambda: in_fresh_thread(attempt))
     hint = "modprobe veth; the kernel needs CONFIG_VETH, and CONFIG_DUMMY or CONFIG_BRIDGE"
     return _feature("network links", refusal, detail=", ".join(kinds), hint=hint, required=True)
+
+
+def listening() -> Feature:
+    """By which an instance leaves its service when its server stops to listen."""
+
+    def attempt() -> None:
+        with Listeners() as own:
+            own.ports()
+
+    hint = (
+        "modprobe tcp_diag; else give servers that may stop to listen a health check"
+    )
+    return _feature("inet_diag", _refusal(attempt), detail="who listens on which port is known", hint=hint)
 
 
 def forwarding() -> Feature:

@@ -31,10 +31,11 @@ MONITOR_PATIENCE = 5.0
 
 @dataclass(frozen=True)
 class NetworkFiles:
-    """What the instance knows of names: hosts as (address, names), the resolver and the domains it searches."""
+    """What the instance knows of names: hosts as (address, names), the addresses of the resolver in the order in which
+    they are asked, and the domains it searches."""
 
     hosts: Sequence[tuple[str, Sequence[str]]] = ()
-    nameserver: str = ""
+    nameservers: Sequence[str] = ()
     search: Sequence[str] = ()
 
 
@@ -102,7 +103,7 @@ def hosts_text(spec: InstanceSpec, files: NetworkFiles) -> str:
 
 def resolv_conf_text(files: NetworkFiles) -> str:
     """resolv.conf(5)."""
-    lines = [f"nameserver {files.nameserver}"] if files.nameserver else []
+    lines = [f"nameserver {address}" for address in files.nameservers]
     if files.search:
         lines.append(f"search {' '.join(files.search)}")
     return "".join(f"{line}\n" for line in [*lines, "options ndots:1"])

@@ -207,9 +207,7 @@ def listening() -> Feature:
         with Listeners() as own:
             own.ports()
 
-    hint = (
-        "modprobe tcp_diag; else give servers that may stop to listen a health check"
-    )
+    hint = "modprobe tcp_diag; else give servers that may stop to listen a health check"
     return _feature("inet_diag", _refusal(attempt), detail="who listens on which port is known", hint=hint)
 
 

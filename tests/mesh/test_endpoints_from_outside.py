@@ -112,6 +112,7 @@ def test_a_backend_that_is_no_instance_answers(site: FarSite, backend: str, fami
     assert found == f"{backend} {seen[backend]}"
 
 
+@pytest.mark.full
 @families
 @pytest.mark.parametrize("backend", ["far", "node"])
 def test_much_goes_both_ways(site: FarSite, backend: str, family: int) -> None:
@@ -133,6 +134,7 @@ def test_much_goes_both_ways(site: FarSite, backend: str, family: int) -> None:
     assert site.inside(site.outside, echoed) == sent
 
 
+@pytest.mark.full
 @families
 @kinds
 @pytest.mark.parametrize("backend", ["far", "node"])
@@ -159,6 +161,7 @@ def test_the_flow_is_followed_and_its_answers_are_counted(site: FarSite, family:
     assert Hook.TO_UPLINK not in dropped
 
 
+@pytest.mark.full
 @families
 def test_the_node_asks_the_backend_itself(site: FarSite, family: int) -> None:
     """What is no answer to anybody outside leaves as it is."""
@@ -167,6 +170,7 @@ def test_the_node_asks_the_backend_itself(site: FarSite, family: int) -> None:
     assert site.ask(None, site.backend("far", family), PORT, UDP) == f"far {site.beyond[family][0]}"
 
 
+@pytest.mark.full
 @families
 def test_the_same_port_of_a_client_may_ask_the_service_and_its_backend(site: FarSite, family: int) -> None:
     site.publish_endpoints("node")

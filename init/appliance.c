@@ -32,6 +32,7 @@
 #include "records.h"
 #include "setup.h"
 #include "slots.h"
+#include "upgrade.h"
 
 #define PORT_NAME "whit.boot"
 #define NODE "/dev/.whit.boot"
@@ -194,6 +195,17 @@ static void settle_version(int status)
 	again |= slots_on_trial() && !asked;
 }
 
+/* SIGTERM asks the machine to boot again (upgrade.c). */
+static void hear_signal(pid_t child, unsigned number)
+{
+	if (number == SIGALRM)
+		kill(child, SIGKILL);
+	if (number == SIGTERM) {
+		again = true;
+		ask_to_end(child);
+	}
+}
+
 /* Until the process has ended: its status, 128 + signal. */
 static int serve(pid_t child, int signals)
 {
@@ -205,8 +217,7 @@ static int serve(pid_t child, int signals)
 
 		poll(polls, 2, port < 0 && tries < TRIES ? 100 : pause);
 		while (read(signals, &heard, sizeof(heard)) > 0)
-			if (heard.ssi_signo == SIGALRM)
-				kill(child, SIGKILL);
+			hear_signal(child, heard.ssi_signo);
 		while ((ended = waitpid(-1, &status, WNOHANG)) > 0) {
 			if (ended == checking)
 				checking = 0, checked = !status;
@@ -264,8 +275,10 @@ int main(void)
 	sigemptyset(&heard);
 	sigaddset(&heard, SIGCHLD);
 	sigaddset(&heard, SIGALRM);
+	sigaddset(&heard, SIGTERM);
 	sigprocmask(SIG_BLOCK, &heard, NULL);
 	setup_kernel();
+	upgrade_serve();
 	tell_end(run(signalfd(-1, &heard, SFD_NONBLOCK | SFD_CLOEXEC)));
 	if (again)
 		printf("whit: booting again\n");

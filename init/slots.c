@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <glob.h>
+#include <inttypes.h>
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -115,6 +116,21 @@ static void open_entry(void)
 		fprintf(stderr, "whit: find version %s on the first partition: %m\n", version);
 }
 
+bool slots_asked(void)
+{
+	return read_version();
+}
+
+const char *slots_version(void)
+{
+	return version;
+}
+
+const char *slots_disk(void)
+{
+	return disk;
+}
+
 bool slots_find(void)
 {
 	if (!read_version())
@@ -151,6 +167,33 @@ bool slots_partition(const char *name, char *device, size_t size)
 	return done;
 }
 
+static bool read_number(const char *device, const char *name, uint64_t *to)
+{
+	char path[300];
+	FILE *file;
+	bool done;
+
+	snprintf(path, sizeof(path), "/sys/class/block/%s/%s", device, name);
+	file = fopen(path, "re");
+	done = file && fscanf(file, "%" SCNu64, to) == 1;
+	if (file)
+		fclose(file);
+	return done;
+}
+
+/* In sysfs, all is in sectors of 512 bytes. */
+bool slots_range(const char *name, uint64_t *begin, uint64_t *end)
+{
+	char device[300];
+
+	if (!slots_partition(name, device, sizeof(device)) || !read_number(device + 5, "start", begin) ||
+	    !read_number(device + 5, "size", end))
+		return false;
+	*end = (*begin + *end) * 512;
+	*begin *= 512;
+	return true;
+}
+
 char slots_letter(void)
 {
 	return letter;
@@ -174,4 +217,11 @@ void slots_commit(void)
 bool slots_committed(void)
 {
 	return committed;
+}
+
+bool slots_proven(void)
+{
+	struct entry found;
+
+	return entry_find(esp, version, &found) && found.left == GOOD && !found.done;
 }

@@ -36,6 +36,7 @@
 #include "root.h"
 #include "setup.h"
 #include "slots.h"
+#include "upgrade.h"
 
 #define MOST 256
 #define PLAN "/containers/plan"
@@ -170,6 +171,7 @@ static bool set_up(void)
 	size_t length;
 
 	setup_kernel();
+	upgrade_serve();
 	read_text("/system", form, sizeof(form), &form_length);
 	if (!enter_root())
 		return false;

@@ -7,7 +7,7 @@ import dataclasses
 import signal
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -54,6 +54,10 @@ def boot(
     key: Annotated[
         list[Path] | None, typer.Option("--key", metavar="FILE", help="Only if this public key vouches for the FILE.")
     ] = None,
+    upgrade: Annotated[
+        Path | None,
+        typer.Option("--upgrade", metavar="SOCKET", help="Let whit upgrade write to its disk, through this."),
+    ] = None,
     reboot: Annotated[bool, typer.Option("--reboot", help="Boot it again where it asks for that.")] = False,
     test: Annotated[bool, typer.Option("--test", help="End with the exit status of what it ran.")] = False,
     timeout: Annotated[
@@ -73,7 +77,9 @@ def boot(
     """
     import asyncio
 
+    from whit.cli.debug import PORT as DEBUG_PORT
     from whit.control.machines.booting import Wishes
+    from whit.runtime.guest_disk import PORT as UPGRADE_PORT
     from whit.tools import qemu as tool
 
     wishes = Wishes(
@@ -87,7 +93,7 @@ def boot(
     with tempfile.TemporaryDirectory(prefix="whit-boot-") as scratch:
         _vouched(what, key)
         machine = _told(_machine(run, what, service, wishes, Path(scratch)), first_boot, Path(scratch))
-        machine = dataclasses.replace(_debugged(machine, debug), reboots=reboot)
+        machine = _reached(machine, {DEBUG_PORT: debug, UPGRADE_PORT: upgrade}, reboot)
         with _console(log) as show:
             verdict = asyncio.run(_run(machine, show, timeout))
     return _status(verdict, test)
@@ -138,14 +144,12 @@ def _told(machine: qemu.Machine, first_boot: Path | None, scratch: Path) -> qemu
     return dataclasses.replace(machine, disks=(*machine.disks, disk))
 
 
-def _debugged(machine: qemu.Machine, place: Path | None) -> qemu.Machine:
-    """With the port that whit debug speaks through. Who may reach the socket may do everything in the machine."""
-    from whit.cli.debug import PORT
+def _reached(machine: qemu.Machine, places: Mapping[str, Path | None], reboots: bool) -> qemu.Machine:
+    """With ports for whit debug and whit upgrade. Who may reach their sockets may do everything in the machine."""
     from whit.tools import qemu as tool
 
-    if place is None:
-        return machine
-    return dataclasses.replace(machine, ports=(*machine.ports, tool.Port(PORT, place.absolute())))
+    ports = (tool.Port(name, place.absolute()) for name, place in places.items() if place is not None)
+    return dataclasses.replace(machine, ports=(*machine.ports, *ports), reboots=reboots)
 
 
 def built(run: Invocation, what: str, service: str, output: Path, target: str = "microvm") -> Path:

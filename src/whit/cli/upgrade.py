@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from whit.base.errors import InputError
 from whit.cli.invocation import Invocation, command
 
 
@@ -18,14 +19,15 @@ def add(app: typer.Typer) -> None:
 
 def upgrade(
     run: Invocation,
-    disk: Annotated[Path, typer.Argument(metavar="DISK", help="What whit build --target disk wrote.")],
+    disk: Annotated[Path, typer.Argument(metavar="DISK|SOCKET", help="A disk, or what whit boot --upgrade was given.")],
     to: Annotated[
         str | None,
         typer.Option("--to", metavar="DISK|APP|MACHINE", help="The new version; left out, the disk's are listed."),
     ] = None,
     service: Annotated[str, typer.Option("--service", "-s", metavar="SERVICE", help="Of an app with several.")] = "",
+    reboot: Annotated[bool, typer.Option("--reboot", help="Let the machine that runs boot it at once.")] = False,
 ) -> None:
-    """Write another version of a machine to its disk, or list those that it has.
+    """Write another version of a machine to its disk, also while it runs, or list those that it has.
 
     The version that boots is kept, and so is the state. The new one is booted next; if it does not come up in three
     boots, the kept one has its turn again. A cut at any moment leaves a version that boots. Needs no root.
@@ -35,12 +37,16 @@ def upgrade(
       whit build examples/hello --target disk -o hello.raw
       whit upgrade hello.raw --to examples/hello
       whit upgrade hello.raw
+      whit boot hello.raw --upgrade hello.sock --reboot
+      whit upgrade hello.sock --to examples/hello --reboot
     """
+    if reboot and (to is None or not disk.is_socket()):
+        raise InputError("--reboot is for a machine that runs", hint="name its socket, and with --to a new version")
     if to is None:
         _list(run, disk)
         return
     with tempfile.TemporaryDirectory(prefix="whit-upgrade-") as scratch:
-        _write(run, disk, _new(run, to, service, Path(scratch)))
+        _write(run, disk, _new(run, to, service, Path(scratch)), reboot)
 
 
 def _new(run: Invocation, to: str, service: str, scratch: Path) -> Path:
@@ -52,7 +58,7 @@ def _new(run: Invocation, to: str, service: str, scratch: Path) -> Path:
     return path if booting.is_machine(path) else boot.built(run, to, service, scratch / "new", "disk")
 
 
-def _write(run: Invocation, disk: Path, new: Path) -> None:
+def _write(run: Invocation, disk: Path, new: Path, reboot: bool) -> None:
     from whit.cli import local, progress
     from whit.control.machines import upgrading
     from whit.model.progress import Progress
@@ -61,6 +67,8 @@ def _write(run: Invocation, disk: Path, new: Path) -> None:
         def say(step: str) -> None:
             report(Progress(subject=disk.name, step=step))
 
+        if disk.is_socket():
+            return await upgrading.into_machine(disk, new, say, reboot=reboot)
         return await upgrading.into_file(disk, new, say)
 
     result = progress.follow(local.stream(work), run.output)

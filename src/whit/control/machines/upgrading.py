@@ -9,12 +9,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from whit.base.errors import InputError
+from whit.base.errors import Conflict, InputError
 from whit.image.forms import upgrade
-from whit.image.forms.slots import Disk
+from whit.image.forms.slots import Disk, Version
 from whit.image.forms.upgrade import Report
 from whit.kernel import disk_file
 from whit.model.blocks import Blocks
+from whit.runtime import guest_disk
 from whit.tools import qemu_img
 
 
@@ -29,29 +30,52 @@ async def into_file(path: Path, new: Path, report: Report) -> dict[str, Any]:
 
 
 def _into_file(path: Path, new: Path, report: Report) -> dict[str, Any]:
-    with _opened(path, write=True) as disk:
-        return write(disk, new, report)
+    with _opened(path, write=True) as disk, _opened(new) as source:
+        return asdict(upgrade.write(disk, upgrade.source(source), report))
 
 
-def write(blocks: Blocks, new: Path, report: Report) -> dict[str, Any]:
-    """The same, into any disk that can be written."""
-    with _opened(new) as source:
-        return asdict(upgrade.write(blocks, upgrade.source(source), report))
+async def into_machine(place: Path, new: Path, report: Report, *, reboot: bool = False) -> dict[str, Any]:
+    """The same into the disk of a machine that runs and listens at the socket `place`.
+
+    Raises:
+        NotFound, TimedOut: none listens, or answers.
+        Conflict: what it runs has not proved well yet, so that there would be nothing to fall back to.
+    """
+    return await asyncio.to_thread(_into_machine, place, new, report, reboot)
+
+
+def _into_machine(place: Path, new: Path, report: Report, reboot: bool) -> dict[str, Any]:
+    with guest_disk.connected(place) as disk, _opened(new) as source:
+        if not disk.proven:
+            hint = "wait until it is up; if it does not come up, it boots its other version by itself"
+            raise Conflict("the version that the machine runs has not proved well yet", hint=hint)
+        written = upgrade.write(disk, upgrade.source(source), report, disk.version)
+        if reboot:
+            report("asking the machine to boot again")
+            disk.reboot()
+        return asdict(written)
 
 
 def versions(path: Path) -> list[dict[str, Any]]:
-    """What is on a disk, in the order in which it boots."""
-    with _opened(path) as blocks:
-        return [
-            {
-                "number": one.entry.number,
-                "version": one.entry.version.hex,
-                "slot": one.letter,
-                "state": one.entry.state,
-                "tries": one.entry.left,
-            }
-            for one in Disk(blocks).versions()
-        ]
+    """What is on a disk, or on that of a machine that runs, in the order in which it boots."""
+    with contextlib.ExitStack() as stack:
+        disk: Blocks
+        if path.is_socket():
+            disk = stack.enter_context(guest_disk.connected(path))
+        else:
+            disk = stack.enter_context(_opened(path))
+        return [_shown(one) for one in Disk(disk).versions()]
+
+
+def _shown(one: Version) -> dict[str, Any]:
+    entry = one.entry
+    return {
+        "number": entry.number,
+        "version": entry.version.hex,
+        "slot": one.letter,
+        "state": entry.state,
+        "tries": entry.left,
+    }
 
 
 @contextlib.contextmanager

@@ -25,10 +25,10 @@ STAMP = ".stamp"
 _ROOT = ("entry.c", "lease.c", "root.c", "slots.c", "verity.c")
 PARTS = {
     "guest": ("guest.c", "group.c", "process.c", "setup.c", "stream.c", "wire.c", *_ROOT),
-    "appliance": ("appliance.c", "listening.c", "process.c", "setup.c", *_ROOT),
+    "appliance": ("appliance.c", "listening.c", "process.c", "setup.c", "upgrade.c", *_ROOT),
     "supervisor": (
         *("supervisor.c", "button.c", "container.c", "debug.c", "first_boot.c", "listening.c", "place.c"),
-        *("report.c", "setup.c", "wire.c", *_ROOT),
+        *("report.c", "setup.c", "upgrade.c", "wire.c", *_ROOT),
     ),
     "machine": ("machine.c", "client.c", "stream.c", "wire.c"),
 }

@@ -25,8 +25,15 @@ pytestmark = [
     ),
 ]
 
+NOT_FOUND = 3
 PAGES = [
     pytest.param("docs/how-to/boot.md", ["Hello from Whit\n"] * 5, id="how-to"),
+    pytest.param(
+        "docs/how-to/upgrade.md",
+        ["Hello again\n", "Hello from Whit\n"],
+        id="upgrade",
+        marks=pytest.mark.full,
+    ),
     pytest.param(
         "docs/tutorial/one-app-every-machine.md",
         ["<h1>Hello from everywhere</h1>\n"] * 4,
@@ -65,6 +72,9 @@ class Typist:
             self.end_server()
         else:
             done = self.run(line)
+            while done.returncode == NOT_FOUND and self.server is not None and self.server.poll() is None:
+                time.sleep(0.2)  # a machine takes a moment until it listens
+                done = self.run(line)
             assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
 
     def run(self, line: str) -> subprocess.CompletedProcess[str]:

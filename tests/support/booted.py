@@ -64,6 +64,7 @@ class Booted:
 @contextmanager
 def booted(whit: Whit, what: str, tmp_path: Path, words: Sequence[str] = ()) -> Iterator[Booted]:
     port, log = free_port(), tmp_path / "console.log"
+    log.unlink(missing_ok=True)
     argv = [sys.executable, "-m", "whit.cli", "boot", what, "-p", f"{port}:8080", "--log", str(log), *words]
     with (tmp_path / "boot.out").open("wb") as output:
         process = subprocess.Popen(argv, env=whit.env, stdin=subprocess.DEVNULL, stdout=output, stderr=output)

@@ -9,6 +9,7 @@ import errno
 import os
 import socket
 import struct
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from uuid import UUID
@@ -21,8 +22,12 @@ _ANSWER = struct.Struct("<II")
 _MAGIC = b"UPG1"
 _HELLO, _READ, _WRITE, _FLUSH, _REBOOT = 1, 2, 3, 4, 5
 _LARGEST = 1 << 18
-_FIRST, _LATER = 20.0, 60.0
-"""Seconds in which the machine has to answer; at first it may not have come up yet."""
+_PATIENCE, _PAUSE = 60.0, 0.2
+"""Seconds in which the machine has to answer, which may only just boot, and between two questions."""
+
+
+class MachineGone(Permanent):
+    """It ended while its disk was read or written."""
 
 
 class GuestDisk:
@@ -30,13 +35,26 @@ class GuestDisk:
 
     def __init__(self, peer: socket.socket) -> None:
         self._peer = peer
-        peer.settimeout(_FIRST)
-        version, size, proven = self._ask(_HELLO).decode().split()
-        peer.settimeout(_LATER)
+        peer.settimeout(_PATIENCE)
+        version, size, _ = self._hello()
         self.version = UUID(version)
         """That it runs now."""
         self.size = int(size)
-        self.proven = proven == "1"
+
+    @property
+    def proven(self) -> bool:
+        """Whether that version has been well, so that it is one to fall back to."""
+        return self._hello()[2] == "1"
+
+    def until_proven(self, patience: float) -> bool:
+        """Wait so many seconds for it."""
+        end = time.monotonic() + patience
+        while not (proven := self.proven) and time.monotonic() < end:
+            time.sleep(_PAUSE)
+        return proven
+
+    def _hello(self) -> list[str]:
+        return self._ask(_HELLO).decode().split()
 
     def read(self, offset: int, size: int) -> bytes:
         pieces = range(offset, offset + size, _LARGEST)
@@ -64,8 +82,7 @@ class GuestDisk:
         except OSError as failed:
             raise _gone() from failed
         if error == errno.EBUSY:
-            hint = "wait until it is up; if it does not come up, it boots its other version by itself"
-            raise Conflict("the version that the machine runs has not proved well yet", hint=hint)
+            raise Conflict("the version that the machine runs has not proved well", hint="wait until it is up")
         if error:
             raise Permanent(f"the machine cannot do that with its disk: {os.strerror(error)}")
         return answer
@@ -80,9 +97,9 @@ class GuestDisk:
         return bytes(found)
 
 
-def _gone() -> Permanent:
+def _gone() -> MachineGone:
     hint = "a whole version is on its disk in any case; boot it, and try again"
-    return Permanent("the machine has gone", hint=hint)
+    return MachineGone("the machine has gone", hint=hint)
 
 
 @contextlib.contextmanager

@@ -18,6 +18,9 @@ from whit.model.blocks import Blocks
 from whit.runtime import guest_disk
 from whit.tools import qemu_img
 
+_PATIENCE = 60.0
+"""Seconds in which a machine has to be well before it gets another version."""
+
 
 async def into_file(path: Path, new: Path, report: Report) -> dict[str, Any]:
     """Write the version of the disk `new` to the disk in `path`.
@@ -47,8 +50,10 @@ async def into_machine(place: Path, new: Path, report: Report, *, reboot: bool =
 def _into_machine(place: Path, new: Path, report: Report, reboot: bool) -> dict[str, Any]:
     with guest_disk.connected(place) as disk, _opened(new) as source:
         if not disk.proven:
-            hint = "wait until it is up; if it does not come up, it boots its other version by itself"
-            raise Conflict("the version that the machine runs has not proved well yet", hint=hint)
+            report("waiting until the version that runs has proved well")
+        if not disk.until_proven(_PATIENCE):
+            hint = "see what it prints; if it does not come up, it boots its other version by itself"
+            raise Conflict("the version that the machine runs has not proved well", hint=hint)
         written = upgrade.write(disk, upgrade.source(source), report, disk.version)
         if reboot:
             report("asking the machine to boot again")

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+import subprocess
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -55,16 +56,12 @@ def test_a_bad_version_and_a_corrupted_one_give_way(
     assert states(disk) == ["good", "failed"]
 
     whit("upgrade", str(disk), "--to", str(two))
-    with booted(whit, str(disk), tmp_path) as machine:
-        assert running(machine) == "two, boots 2"
-        until(machine, lambda: states(disk) == ["good", "good"])
-        assert machine.stop() == 0
-
     corrupt(disk, b"\x7fELF", b"\x7fEVL")
     tries = sample(1, GOOD)
     set_tries(disk, tries, GOOD - tries)
+    assert states(disk) == ["good", "good"]
     with booted(whit, str(disk), tmp_path, ["--reboot"]) as machine:
-        assert running(machine) == "one, boots 3"
+        assert running(machine) == "one, boots 2"
         assert machine.printed.count("dm-verity device corrupted") == tries
         assert machine.stop() == 0
     assert states(disk) == ["good", "failed"]
@@ -110,7 +107,7 @@ def test_the_power_goes_during_an_upgrade(
     boots then is one of the two, its state is whole, and the next upgrade goes on from there."""
     disk, chance = made(whit, tiny_root, tmp_path, "one"), random.Random(5)
     versions = {"one": tmp_path / "new.raw", "two": made(whit, tiny_root, tmp_path, "two")}
-    versions["one"].write_bytes(disk.read_bytes())
+    copied(disk, versions["one"])
     steps = steps_of(disk, versions["two"], tmp_path / "copy.raw")
     place, ran, rounds = tmp_path / "upgrade", set(), sample(5, 50)
     for number in range(1, rounds + 2):
@@ -120,6 +117,7 @@ def test_the_power_goes_during_an_upgrade(
             ran.add(version)
             until(machine, lambda: proven(place))
             if number > rounds:
+                assert states(disk)[0] == "good"
                 assert machine.stop() == 0
                 break
             other = versions["two" if version == "one" else "one"]
@@ -129,8 +127,12 @@ def test_the_power_goes_during_an_upgrade(
     assert ran == {"one", "two"}
 
 
+def copied(disk: Path, to: Path) -> None:
+    subprocess.run(["cp", "--sparse=always", disk, to], check=True)
+
+
 def steps_of(disk: Path, new: Path, copy: Path) -> int:
-    copy.write_bytes(disk.read_bytes())
+    copied(disk, copy)
     with disk_file.opened(copy, write=True) as blocks, disk_file.opened(new) as source:
         counted = Counted(blocks)
         upgrade.write(counted, upgrade.source(source), lambda _: None)

@@ -91,7 +91,7 @@ def boot(
         discard=discard,
     )
     with tempfile.TemporaryDirectory(prefix="whit-boot-") as scratch:
-        _vouched(what, key)
+        vouched(what, key)
         machine = _told(_machine(run, what, service, wishes, Path(scratch)), first_boot, Path(scratch))
         machine = _reached(machine, {DEBUG_PORT: debug, UPGRADE_PORT: upgrade}, reboot)
         with _console(log) as show:
@@ -113,7 +113,7 @@ def forward(text: str) -> qemu.Forward:
     return qemu.Forward(address or "127.0.0.1", int(host), int(rest), "udp" if protocol == "udp" else "tcp")
 
 
-def _vouched(what: str, key: list[Path] | None) -> None:
+def vouched(what: str, key: list[Path] | None) -> None:
     """Raises Untrusted unless one of the keys, if there are any, signed the file beside it."""
     from whit.image.trust import signing
 

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from whit.base.errors import InputError
+from whit.cli import boot
 from whit.cli.invocation import Invocation, command
 
 
@@ -25,6 +26,9 @@ def upgrade(
         typer.Option("--to", metavar="DISK|APP|MACHINE", help="The new version; left out, the disk's are listed."),
     ] = None,
     service: Annotated[str, typer.Option("--service", "-s", metavar="SERVICE", help="Of an app with several.")] = "",
+    key: Annotated[
+        list[Path] | None, typer.Option("--key", metavar="FILE", help="Only if this public key vouches for --to.")
+    ] = None,
     reboot: Annotated[bool, typer.Option("--reboot", help="Let the machine that runs boot it at once.")] = False,
 ) -> None:
     """Write another version of a machine to its disk, also while it runs, or list those that it has.
@@ -45,13 +49,13 @@ def upgrade(
     if to is None:
         _list(run, disk)
         return
+    boot.vouched(to, key)
     with tempfile.TemporaryDirectory(prefix="whit-upgrade-") as scratch:
         _write(run, disk, _new(run, to, service, Path(scratch)), reboot)
 
 
 def _new(run: Invocation, to: str, service: str, scratch: Path) -> Path:
     """The disk that the new version comes from."""
-    from whit.cli import boot
     from whit.control.machines import booting
 
     path = Path(to)

@@ -13,10 +13,12 @@ from pathlib import Path
 import pytest
 from support.booted import FORMS_TOOLS, Booted, booted
 from support.guests import HAS_QEMU
+from support.machines import STORE, busybox_root
 from support.upgrades import BAD, made, running, set_tries, states, until, until_free
 from support.whit import Whit
 
 from whit.base.settings import Settings
+from whit.control.machines import upgrading
 from whit.image.forms import upgrade
 from whit.image.forms.slots import GOOD, NEW, Disk
 from whit.kernel import disk_file
@@ -36,7 +38,7 @@ pytestmark = [
 @pytest.fixture
 def whit(settings: Settings) -> Whit:
     build.build()
-    return Whit(settings)
+    return Whit(settings, {"WHIT_STATE_ROOT": str(STORE)})
 
 
 def test_a_bad_version_and_a_corrupted_one_give_way(
@@ -65,6 +67,31 @@ def test_a_bad_version_and_a_corrupted_one_give_way(
         assert machine.printed.count("dm-verity device corrupted") == tries
         assert machine.stop() == 0
     assert states(disk) == ["good", "failed"]
+
+
+MACHINE = """
+kernel: {{image: debian, cmdline: "console=ttyS0 quiet no_timer_check"}}
+onboot: [{{name: check, image: ./box, command: [sh, -c, "echo runs {0}; exit {0}"]}}]
+services: [{{name: idle, image: ./box, command: [sleep, "1000"]}}]
+"""
+
+
+def test_a_machine_whose_boot_fails_gives_way(whit: Whit, tmp_path: Path) -> None:
+    busybox_root(tmp_path / "box")
+    disk, file = tmp_path / "machine.raw", tmp_path / "machine.yml"
+    file.write_text(MACHINE.format(0))
+    whit("build", str(file), "--target", "disk", "-o", str(disk))
+    file.write_text(MACHINE.format(3))
+    whit("upgrade", str(disk), "--to", str(file))
+    set_tries(disk, 1, NEW - 1)
+    with booted(whit, str(disk), tmp_path, ["--reboot"]) as machine:
+        until(machine, lambda: "the machine is up" in machine.printed)
+        assert "onboot check failed: it ended with 3" in machine.printed
+        assert machine.printed.count("whit: reboot") == 1
+        assert machine.stop() == 0
+    assert states(disk) == ["good", "failed"]
+    [kept, _] = upgrading.versions(disk)
+    assert (kept["number"], kept["tries"]) == (1, GOOD)
 
 
 def corrupt(disk: Path, old: bytes, new: bytes) -> None:

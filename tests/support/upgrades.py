@@ -52,7 +52,7 @@ def made(whit: Whit, tiny_root: Path, directory: Path, version: str, start: str 
 
 
 def until(machine: Booted, wanted: Callable[[], bool]) -> None:
-    end = time.monotonic() + PATIENCE
+    end = time.monotonic() + 2 * PATIENCE  # it may boot several times
     while not wanted():
         assert machine.process.poll() is None, machine.printed
         assert time.monotonic() < end, machine.printed

@@ -509,20 +509,17 @@ static int until_next(void)
 }
 
 /* A service that ended and is not started again has to have ended well. */
-static bool has_failed(const struct container *service)
+static bool any_failed(void)
 {
-	return service->state == STATE_FAILED && service->status;
+	for (size_t at = 0; at < service_count; at++)
+		if (services[at].state == STATE_FAILED && services[at].status)
+			return true;
+	return false;
 }
 
 static void tend_version(void)
 {
-	bool failed = false;
-
-	for (size_t at = 0; at < service_count; at++)
-		failed |= has_failed(services + at);
-	if (told_up && !failed)
-		slots_commit();
-	if (!slots_on_trial() || (!failed && now() < TRIAL))
+	if (!slots_on_trial() || (!any_failed() && now() < TRIAL))
 		return;
 	say("whit: ---- the new version is not well: booting again ----");
 	wish = WISH_REBOOT;
@@ -534,6 +531,8 @@ static void tell_when_up(void)
 		if (!services[at].was_ready &&
 		    (services[at].state == STATE_WAITING || services[at].state == STATE_RUNNING))
 			return;
+	if (!any_failed())
+		slots_commit();
 	if (!told_up)
 		say("whit: the machine is up after %lld ms", (long long)now());
 	if (!told_up)

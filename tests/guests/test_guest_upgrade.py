@@ -41,6 +41,7 @@ def whit(settings: Settings) -> Whit:
     return Whit(settings, {"WHIT_STATE_ROOT": str(STORE)})
 
 
+@pytest.mark.full
 def test_a_bad_version_and_a_corrupted_one_give_way(
     whit: Whit, tiny_root: Path, tmp_path: Path, sample: Callable[[int, int], int]
 ) -> None:
@@ -76,6 +77,7 @@ services: [{{name: idle, image: ./box, command: [sleep, "1000"]}}]
 """
 
 
+@pytest.mark.full
 def test_a_machine_whose_boot_fails_gives_way(whit: Whit, tmp_path: Path) -> None:
     busybox_root(tmp_path / "box")
     disk, file = tmp_path / "machine.raw", tmp_path / "machine.yml"
@@ -136,7 +138,7 @@ def test_the_power_goes_during_an_upgrade(
     versions = {"one": tmp_path / "new.raw", "two": made(whit, tiny_root, tmp_path, "two")}
     copied(disk, versions["one"])
     steps = steps_of(disk, versions["two"], tmp_path / "copy.raw")
-    place, ran, rounds = tmp_path / "upgrade", set(), sample(5, 50)
+    place, ran, rounds = tmp_path / "upgrade", set(), sample(2, 50)
     for number in range(1, rounds + 2):
         with booted(whit, str(disk), tmp_path, ["--upgrade", str(place)]) as machine:
             version, _, count = running(machine).partition(", boots ")

@@ -10,6 +10,7 @@
 
 #define PLACE "/groups"
 #define MOST_ENDING 256
+#define PATIENCE 5000 /* ms for all to stand still */
 
 static int instance = -1;		   /* its directory */
 static uint32_t ending[MOST_ENDING]; /* channels whose groups are not gone yet */
@@ -56,6 +57,27 @@ static bool gone(uint32_t channel)
 
 	snprintf(path, sizeof(path), "%u", channel);
 	return !unlinkat(instance, path, AT_REMOVEDIR);
+}
+
+static bool stands_still(void)
+{
+	char text[256] = "";
+	int file = openat(instance, "cgroup.events", O_RDONLY | O_CLOEXEC);
+
+	if (file < 0)
+		return true;
+	(void)!read(file, text, sizeof(text) - 1);
+	close(file);
+	return strstr(text, "frozen 1");
+}
+
+bool groups_freeze(bool still)
+{
+	if (!put(instance, "cgroup.freeze", still ? "1" : "0"))
+		return false;
+	for (int tries = 0; still && tries < PATIENCE && !stands_still(); tries++)
+		usleep(1000);
+	return !still || stands_still();
 }
 
 void group_end(uint32_t channel)

@@ -18,6 +18,8 @@ void group_end(uint32_t channel);
 /* After processes were reaped. */
 void groups_sweep(void);
 /* Whether the kernel has killed a process of the instance for memory. */
+/* Let nothing of the instance run, or all of it. Returns when it stands; false: it does not. */
+bool groups_freeze(bool still);
 bool groups_ran_out_of_memory(void);
 
 #endif

@@ -19,6 +19,7 @@
 #include "group.h"
 #include "process.h"
 #include "records.h"
+#include "restored.h"
 #include "setup.h"
 #include "stream.h"
 #include "wire.h"
@@ -40,6 +41,7 @@ struct command {
 
 static struct link port = { .fd = -1 };
 static struct command commands[MOST_COMMANDS];
+static bool paused; /* nothing is sent */
 static bool leaving; /* the instance's process has ended */
 
 static struct command *command_of(uint32_t channel)
@@ -182,6 +184,29 @@ static void tell_listeners(uint32_t channel)
 	free(answer.bytes);
 }
 
+/* Its commands stand still, and what they had written is on the disk. */
+static void pause_all(uint32_t channel)
+{
+	paused = groups_freeze(true);
+	sync();
+	if (paused)
+		link_send(&port, channel, FRAME_PAUSE, NULL, 0);
+	else
+		groups_freeze(false);
+}
+
+/* Who took what was sent may be another by now, so it is all taken. */
+static void resume(uint32_t channel, const char *records, size_t length)
+{
+	uint32_t done = restored(records, length);
+
+	for (struct command *one = commands; one < commands + MOST_COMMANDS; one++)
+		one->output.credit = one->errors.credit = WINDOW;
+	groups_freeze(false);
+	paused = false;
+	link_send(&port, channel, FRAME_RESUME, &done, sizeof(done));
+}
+
 static void handle(void *context, const struct frame *frame, const char *payload)
 {
 	struct command *command = command_of(frame->channel);
@@ -192,6 +217,10 @@ static void handle(void *context, const struct frame *frame, const char *payload
 		setup(payload, frame->length);
 	else if (frame->type == FRAME_START && whole && !leaving)
 		start_command(frame->channel, payload, frame->length);
+	else if (frame->type == FRAME_PAUSE)
+		pause_all(frame->channel);
+	else if (frame->type == FRAME_RESUME && whole)
+		resume(frame->channel, payload, frame->length);
 	else if (frame->type == FRAME_LISTENERS)
 		tell_listeners(frame->channel);
 	else if (command)
@@ -274,7 +303,7 @@ static void serve(int signals)
 		if (!link_receive(&port, handle, NULL))
 			return;
 		for (struct command *one = commands; one < commands + MOST_COMMANDS; one++) {
-			if (!one->used)
+			if (!one->used || paused)
 				continue;
 			sink_flush(&one->input, &port, one->channel);
 			settle(one);

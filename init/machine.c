@@ -3,11 +3,13 @@
  * The first process of the container in which a virtual machine runs. To whoever looks at the container, it is the
  * instance's process: it prints what that prints, passes signals on, and ends with its exit status.
  *
- * usage: machine run|wait USER GUEST PROCESS [PROGRAM ARGUMENT...] -- QEMU ARGUMENT...
+ * usage: machine run|wait|resume USER GUEST PROCESS [PROGRAM ARGUMENT...] -- QEMU ARGUMENT...
  *        machine exec RECORD...
  *
  * GUEST and PROCESS are files of records. `wait` boots, and has the instance's process start when a client says so
- * (FRAME_BEGIN). Both start PROGRAM (virtiofsd) as it is, and QEMU as USER, with its port (descriptor 3) and its console (4).
+ * (FRAME_BEGIN); `resume` says nothing, for its guest has heard it before it was written to a file. All start PROGRAM
+ * (virtiofsd) as it is, and QEMU as USER, with its port (descriptor 3), its console (4), and a socket at which it listens
+ * for who controls it (5).
  * `exec` runs a command in the guest, on the caller's standard streams.
  */
 #include <errno.h>
@@ -31,6 +33,7 @@
 #include "wire.h"
 
 #define SOCKET "/run/machine.sock"
+#define CONTROL "/run/qmp.sock"
 #define SHARE "/run/root.sock"
 #define OUT_OF_MEMORY "/guest/memory" /* its content says that the guest has killed for memory */
 #define SERVER_LOG "/run/server.log" /* shown if the machine did not come to run the instance's process */
@@ -39,6 +42,7 @@
 #define PATIENCE 100 /* tenths of a second, for virtiofsd to listen and for the machine to power off */
 #define PORT_FD 3
 #define CONSOLE_FD 4
+#define CONTROL_FD 5
 
 struct client {
 	struct link link;
@@ -47,7 +51,8 @@ struct client {
 	bool gone;
 };
 
-static struct link port, console_;
+static struct link port, console_, nobody;
+static bool paused; /* so that the end of the machine is not that of the instance */
 static struct client clients[MOST_CLIENTS];
 static struct sink output, errors;
 static pid_t machine; /* 0 when it has ended */
@@ -100,13 +105,13 @@ static void start_server(char **words)
 		usleep(10000);
 }
 
-static pid_t start_machine(char **words, uid_t user, int port_end, int console_end)
+static pid_t start_machine(char **words, uid_t user, int port_end, int console_end, int control)
 {
 	pid_t pid = fork();
 
 	if (pid)
 		return pid;
-	if (dup2(port_end, PORT_FD) < 0 || dup2(console_end, CONSOLE_FD) < 0)
+	if (dup2(port_end, PORT_FD) < 0 || dup2(console_end, CONSOLE_FD) < 0 || dup2(control, CONTROL_FD) < 0)
 		die("descriptors of the machine");
 	if (chown(SHARE, user, user) && errno != ENOENT)
 		die(SHARE);
@@ -117,15 +122,16 @@ static pid_t start_machine(char **words, uid_t user, int port_end, int console_e
 	return -1;
 }
 
-static int listen_for_clients(void)
+static int listen_at(const char *path)
 {
-	struct sockaddr_un address = { .sun_family = AF_UNIX, .sun_path = SOCKET };
+	struct sockaddr_un address = { .sun_family = AF_UNIX };
 	int listening = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
 
-	unlink(SOCKET);
-	if (bind(listening, (struct sockaddr *)&address, sizeof(address)) || chmod(SOCKET, 0600) || listen(listening, 16))
-		die(SOCKET);
-	return listening;
+	unlink(path);
+	strcpy(address.sun_path, path);
+	if (bind(listening, (struct sockaddr *)&address, sizeof(address)) || chmod(path, 0600) || listen(listening, 16))
+		die(path);
+	return fcntl(listening, F_DUPFD_CLOEXEC, 10);
 }
 
 static void take_client(int listening)
@@ -207,6 +213,10 @@ static void of_instance(const struct frame *frame, const char *payload)
 static void from_guest(void *context, const struct frame *frame, const char *payload)
 {
 	(void)context;
+	if (frame->type == FRAME_PAUSE)
+		paused = true;
+	else if (frame->type == FRAME_RESUME)
+		paused = false;
 	if (!frame->channel) {
 		of_instance(frame, payload);
 		return;
@@ -289,8 +299,9 @@ static void serve(int signals, int listening)
 		take_client(listening);
 		link_receive(&port, from_guest, NULL);
 		print_console();
-		sink_flush(&output, &port, 0);
-		sink_flush(&errors, &port, 0);
+		/* A guest that is paused is told nothing that might reach it in halves. */
+		sink_flush(&output, paused ? &nobody : &port, 0);
+		sink_flush(&errors, paused ? &nobody : &port, 0);
 		for (struct client *one = clients; one < clients + MOST_CLIENTS; one++)
 			if (one->used)
 				serve_client(one);
@@ -325,7 +336,7 @@ static char **after_dashes(char **words)
 	return words;
 }
 
-static int run(char **words, bool waits)
+static int run(const char *how, char **words)
 {
 	int port_ends[2], console_ends[2], listening;
 	uid_t user = strtoul(words[0], NULL, 10);
@@ -349,14 +360,17 @@ static int run(char **words, bool waits)
 	set_nonblocking(console_.fd);
 	output = sink_of(1, FRAME_OUTPUT);
 	errors = sink_of(2, FRAME_ERRORS);
-	listening = listen_for_clients();
+	listening = listen_at(SOCKET);
 	if (*server)
 		start_server(server);
-	machine = start_machine(qemu, user, port_ends[1], console_ends[1]);
-	link_send(&port, 0, FRAME_SETUP, guest.bytes, guest.used);
-	if (!waits)
+	machine = start_machine(qemu, user, port_ends[1], console_ends[1], listen_at(CONTROL));
+	if (strcmp(how, "resume"))
+		link_send(&port, 0, FRAME_SETUP, guest.bytes, guest.used);
+	if (!strcmp(how, "run"))
 		begin();
 	serve(signalfd(-1, &all, SFD_NONBLOCK | SFD_CLOEXEC), listening);
+	if (paused)
+		return 0;
 	let_power_off();
 	if (status < 0)
 		tell_failure();
@@ -365,12 +379,10 @@ static int run(char **words, bool waits)
 
 int main(int count, char **words)
 {
-	if (count >= 7 && !strcmp(words[1], "run"))
-		return run(words + 2, false);
-	if (count >= 7 && !strcmp(words[1], "wait"))
-		return run(words + 2, true);
+	if (count >= 7 && (!strcmp(words[1], "run") || !strcmp(words[1], "wait") || !strcmp(words[1], "resume")))
+		return run(words[1], words + 2);
 	if (count >= 3 && !strcmp(words[1], "exec"))
 		return run_client(SOCKET, words + 2);
-	fprintf(stderr, "usage: machine run|wait USER GUEST PROCESS [PROGRAM ...] -- QEMU ... | machine exec RECORD...\n");
+	fprintf(stderr, "usage: machine run|wait|resume USER GUEST PROCESS [PROGRAM ...] -- QEMU ... | machine exec RECORD...\n");
 	return CANNOT_RUN;
 }

@@ -2,7 +2,7 @@
 /*
  * Records: "key=value", each ended by a zero byte. Keys may come more than once.
  *
- * Of a guest: hostname, sysctl (path=value), netlink (a message in hex), readonly (1), bind (place; of the shared root),
+ * Of a guest: hostname, file (place=content in hex), sysctl (path=value), netlink (a message in hex), readonly (1), bind (place; of the shared root),
  * bind-ro, tmpfs (place=options), pids (how many), root, state and keep (root.h), dhcp (interface). Of a process: arg, env,
  * cwd, uid, gid, group, bounding, permitted, ambient (masks in hex), nofile (soft:hard), terminal (rows:columns), or
  * console (1); stop (signal).

@@ -86,6 +86,16 @@ static bool mount_serial(const char *serial, const char *place)
 	return find_device("/sys/class/block/*/serial", serial, device, sizeof(device)) && mount_over(device, place);
 }
 
+/* Nothing is done in the background that the host would take for work. */
+static bool mount_disk(const char *serial, const char *place)
+{
+	char device[300];
+
+	if (!find_device("/sys/class/block/*/serial", serial, device, sizeof(device)))
+		return false;
+	return !mount(device, place, "ext4", MS_NODEV, "noinit_itable") || complain("mount", device);
+}
+
 /* Partitions of the disk that this version was booted from: another disk may have some of the same names. */
 static bool mount_verified(const char *place)
 {
@@ -117,6 +127,8 @@ bool root_mount(const char *records, size_t length, const char *place)
 		return !mount("/image", place, NULL, MS_BIND, NULL) || complain("bind", "the root in memory");
 	if (!strncmp(kind, "erofs:", 6))
 		return mount_serial(kind + 6, place);
+	if (!strncmp(kind, "disk:", 5))
+		return mount_disk(kind + 5, place);
 	if (!strcmp(kind, "verity"))
 		return mount_verified(place);
 	errno = EINVAL;

@@ -5,7 +5,8 @@
  *   shared          from the host (virtiofs, tag "root"); also if there is no such record
  *   memory          /image of the first root
  *   erofs:SERIAL    the virtio disk with this serial number, what is written goes to memory
- *   verity          the same, of the slot with the version that the kernel's command line names (slots.h)
+ *   disk:SERIAL     the same disk, an ext4 that is written to
+ *   verity          as erofs, of the slot with the version that the kernel's command line names (slots.h)
  *
  * The record `state` names a partition of that disk that is kept; each record `keep` is PLACE=NAME, a directory of it and where it is
  * seen.

@@ -43,10 +43,10 @@ static bool write_text(const char *path, const char *text)
 	return written;
 }
 
-static void load_modules(void)
+static void load_modules(const char *names)
 {
 	char line[LONGEST];
-	FILE *list = fopen("/modules", "re");
+	FILE *list = fopen(names, "re");
 
 	while (list && fgets(line, sizeof(line), list)) {
 		int file;
@@ -66,7 +66,7 @@ void setup_kernel(void)
 	mount("proc", "/proc", "proc", SAFE, NULL);
 	mount("sys", "/sys", "sysfs", SAFE, NULL);
 	mount("dev", "/dev", "devtmpfs", MS_NOSUID, NULL);
-	load_modules();
+	load_modules("/modules");
 }
 
 /* All directories up to a place, and the place too unless something is there. */
@@ -164,6 +164,28 @@ static bool bind_read_only(const char *place)
 	return bind_place(place, true);
 }
 
+/* PLACE=CONTENT, in hex: a file of the root, whatever was there. */
+static bool write_file(const char *value)
+{
+	char path[LONGEST];
+	unsigned char byte;
+	const char *equals = strchr(value, '='), *hex = equals ? equals + 1 : "";
+	FILE *file;
+
+	snprintf(path, sizeof(path), SHARED "%.*s", (int)(equals ? equals - value : 0), value);
+	*strrchr(path, '/') = 0;
+	make_directories(path);
+	path[strlen(path)] = '/';
+	unlink(path);
+	file = fopen(path, "we");
+	if (!file)
+		return complain("write", value);
+	for (; hex[0] && hex[1]; hex += 2)
+		if (sscanf(hex, "%2hhx", &byte) == 1)
+			fputc(byte, file);
+	return !fclose(file) || complain("write", path);
+}
+
 static bool make_root(const char *records, size_t length)
 {
 	bool read_only = *record(records, length, "readonly", "") == '1';
@@ -171,6 +193,8 @@ static bool make_root(const char *records, size_t length)
 
 	mkdir(SHARED, 0700);
 	mkdir(ROOT, 0700);
+	if (!strncmp(record(records, length, "root", ""), "disk:", 5))
+		load_modules("/modules.disk");
 	if (!root_mount(records, length, SHARED))
 		return false;
 	for (size_t at = 0; at < sizeof(places) / sizeof(*places); at++) {
@@ -179,6 +203,8 @@ static bool make_root(const char *records, size_t length)
 		snprintf(path, sizeof(path), SHARED "%s", places[at]);
 		make_directories(path);
 	}
+	if (!mount_all(records, length, "file", write_file))
+		return false;
 	if (mount(SHARED, ROOT, NULL, MS_BIND, NULL))
 		return complain("bind", "the root");
 	if (read_only && mount(NULL, ROOT, NULL, MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NODEV, NULL))
@@ -234,14 +260,20 @@ static bool send_message(const char *hex)
 	return error ? complain("set up", "the network") : true;
 }
 
+bool setup_identity(const char *records, size_t length)
+{
+	const char *name = record(records, length, "hostname", NULL);
+
+	if (name && sethostname(name, strlen(name)))
+		complain("set", "the host name");
+	return mount_all(records, length, "netlink", send_message);
+}
+
 bool setup_system(const char *records, size_t length)
 {
-	const char *name = record(records, length, "hostname", "");
 	const char *interface = record(records, length, "dhcp", NULL);
 
-	if (sethostname(name, strlen(name)))
-		complain("set", "the host name");
-	if (!mount_all(records, length, "sysctl", set_sysctl) || !mount_all(records, length, "netlink", send_message) ||
+	if (!mount_all(records, length, "sysctl", set_sysctl) || !setup_identity(records, length) ||
 	    !make_root(records, length))
 		return false;
 	/* Out here, because the root may be read-only. A machine without an address is still one that can say so. */

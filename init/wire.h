@@ -28,6 +28,8 @@ enum frame_type {
 	FRAME_MEMORY,	 /* from the guest, before the instance's exit: its kernel has killed for memory */
 	FRAME_LISTENERS, /* where somebody listens in the guest? Answered by the same, with tables as listeners.c prints them */
 	FRAME_BEGIN,	 /* to `machine wait`: let the instance's process start. Answered by the same */
+	FRAME_PAUSE,	 /* stand still, with everything written; answered by the same, then nothing is sent */
+	FRAME_RESUME,	 /* records (restored.h): go on. Answered by the same; its uint32_t is 0 if something was not done */
 };
 
 struct frame {

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from whit.base.errors import Conflict, InputError, NotFound
 
-_REACHABLE = ("running", "frozen", "created", "stopped")
+_REACHABLE = ("running", "frozen", "created", "stopped", "snapshot")
 
 if TYPE_CHECKING:
     from whit.model.instance import InstanceStatus

@@ -7,9 +7,10 @@ import socket
 from collections.abc import Iterable
 
 from whit.base.errors import Conflict, InputError
+from whit.control.desired import shares
 from whit.model.app import AppSpec
 from whit.model.release import Release
-from whit.model.service import PortSpec
+from whit.model.service import PortSpec, ServiceSpec
 
 
 def admit(spec: AppSpec, others: Iterable[Release]) -> None:
@@ -18,12 +19,29 @@ def admit(spec: AppSpec, others: Iterable[Release]) -> None:
         if other.spec.name != spec.name:
             _refuse_same_ports(spec, other.spec)
     for name, service in spec.services.items():
+        _refuse_snapshot(name, service)
         for mount in service.mounts:
             if mount.kind == "volume" and mount.source not in spec.volumes:
                 raise InputError(
                     f"service {name} mounts the volume {mount.source}, which the app does not name",
                     hint=f"add `{mount.source}:` below the top-level key `volumes`",
                 )
+
+
+def _refuse_snapshot(name: str, service: ServiceSpec) -> None:
+    """Only of a machine that has everything to itself a file is the whole."""
+    if service.scale is None or service.scale.idle != "snapshot":
+        return
+    if service.isolation != "microvm":
+        raise InputError(
+            f"service {name}: `idle: snapshot` is for microVMs; a {service.isolation} has no machine to be written",
+            hint="use `isolation: microvm`, or `idle: frozen`",
+        )
+    if shares(service):
+        raise InputError(
+            f"service {name}: `idle: snapshot` is for services without volumes and bind mounts, which others write too",
+            hint="use `idle: frozen`, or `tmpfs`",
+        )
 
 
 def _refuse_same_ports(spec: AppSpec, other: AppSpec) -> None:

@@ -70,10 +70,21 @@ def _instance(release: Release, service: str, index: int, network: NetworkSpec, 
         hostname=f"{service}-{index}",
         labels=spec.labels,
         listens=_tcp_ports(spec),
+        detached=is_detached(spec),
         network=network,
         revision="",
     )
     return instance.model_copy(update={"revision": _revision(instance, release.restarts.get(service, 0))})
+
+
+def is_detached(spec: ServiceSpec) -> bool:
+    """One that may be written to a file: what a microVM shares with the node cannot be."""
+    return spec.isolation == "microvm" and spec.scale is not None and not shares(spec)
+
+
+def shares(spec: ServiceSpec) -> bool:
+    """Whether it has directories of the node."""
+    return any(mount.kind != "tmpfs" for mount in spec.mounts)
 
 
 def _tcp_ports(spec: ServiceSpec) -> tuple[int, ...]:

@@ -10,10 +10,11 @@ import logging
 import time
 from datetime import UTC, datetime
 
-from whit.base.errors import WhitError
+from whit.base.errors import Unavailable, WhitError
 from whit.control.instances import Instances, Record
 from whit.model.operation import carry_out
 from whit.model.service import Idle
+from whit.runtime.microvm.driver import MicrovmDriver
 
 log = logging.getLogger(__name__)
 
@@ -61,13 +62,50 @@ async def lay_down(instances: Instances, record: Record, level: Idle) -> None:
         await carry_out(driver.plan_forget(spec.name))
 
 
+async def store(instances: Instances, record: Record) -> None:
+    """Write its machine to a file, and give its memory back. Raises WhitError if that cannot be done; it runs then."""
+    spec, driver = record.spec, instances.driver(record.spec)
+    if not isinstance(driver, MicrovmDriver):
+        raise Unavailable(f"{spec.name} is no virtual machine", hint="use another `idle`")
+    asleep = instances.drivers.layout(spec.name).asleep
+    asleep.write_text("snapshot")
+    instances.unwatch(record)
+    driver.resume(spec.name)
+    try:
+        await carry_out(driver.plan_save(spec.name))
+    except WhitError:
+        asleep.unlink(missing_ok=True)
+        instances.watch(record, adopted=True)
+        record.update(state="running")
+        raise
+    record.update(state="snapshot", pid=None, message="")
+
+
 async def get_up(instances: Instances, record: Record) -> None:
     """Have its process run; whether somebody listens is not looked at. Raises WhitError."""
     spec = record.spec
-    if record.status.state != "created" or not await _begun(instances, record):
+    if record.status.state == "snapshot" and await _restored(instances, record):
+        pass
+    elif record.status.state != "created" or not await _begun(instances, record):
         await carry_out(instances.restarting(spec, record.status.restarts))
     instances.drivers.layout(spec.name).asleep.unlink(missing_ok=True)
     record.started = time.monotonic()
+
+
+async def _restored(instances: Instances, record: Record) -> bool:
+    """The file may be damaged, or of another QEMU."""
+    spec, driver = record.spec, instances.driver(record.spec)
+    files = instances.networks.files(spec)
+    record.update(message="")
+    try:
+        assert isinstance(driver, MicrovmDriver)
+        steps = driver.plan_restore(spec, files, restarts=record.status.restarts)
+        await carry_out([*instances.networks.plan_reconnect(spec), *steps])
+    except (WhitError, OSError) as error:
+        log.warning("%s cannot be restored and is started anew: %s", spec.name, error)
+        record.update(message=f"was started anew: {error}")
+        return False
+    return True
 
 
 async def _begun(instances: Instances, record: Record) -> bool:

@@ -17,7 +17,7 @@ from whit.model.service import PortSpec
 from whit.model.status import AppState, AppStatus, ServiceStatus
 
 _WORST_FIRST: tuple[State, ...] = (
-    "failed", "restarting", "pending", "building", "exited", "running", "frozen", "created", "stopped",
+    "failed", "restarting", "pending", "building", "exited", "running", "frozen", "created", "snapshot", "stopped",
 )  # fmt: skip
 _LEAST_HEALTHY_FIRST: tuple[Health, ...] = ("unhealthy", "starting", "healthy", "none")
 

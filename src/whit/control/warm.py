@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 LOOK_SECONDS = 5.0
 """How often it is looked whether somebody may sleep; more often if somebody is to do so sooner."""
 LEAST_SECONDS = 0.05
-WATCHES = {"frozen": Watch.TELL, "created": Watch.HOLD, "stopped": Watch.HOLD}
+WATCHES = {"frozen": Watch.TELL, "created": Watch.HOLD, "stopped": Watch.HOLD, "snapshot": Watch.HOLD}
 """What is done about packets at each level."""
 
 
@@ -154,6 +154,8 @@ class Warmth:
         try:
             if scale.idle == "frozen":
                 await sleep.freeze(self.instances, record)
+            elif scale.idle == "snapshot":
+                await sleep.store(self.instances, record)
             else:
                 await sleep.lay_down(self.instances, record, scale.idle)
         except WhitError as error:

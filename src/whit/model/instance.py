@@ -12,8 +12,19 @@ from whit.model.base import Noun, Observed
 from whit.model.image import Image
 from whit.model.service import HealthSpec, Isolation, LimitsSpec, RestartSpec
 
-State = Literal["pending", "building", "created", "running", "exited", "restarting", "failed", "stopped", "frozen"]
-REACHABLE: frozenset[State] = frozenset(("running", "frozen", "created", "stopped"))
+State = Literal[
+    "pending",
+    "building",
+    "running",
+    "exited",
+    "restarting",
+    "failed",
+    "frozen",
+    "created",
+    "snapshot",
+    "stopped",
+]
+REACHABLE: frozenset[State] = frozenset(("running", "frozen", "created", "stopped", "snapshot"))
 """Takes what is sent to it, at once or once it is woken."""
 Health = Literal["none", "starting", "healthy", "unhealthy"]
 
@@ -71,6 +82,7 @@ class InstanceSpec(Noun):
     hostname: str
     labels: dict[str, str] = Field(default_factory=dict)
     listens: tuple[int, ...] = Field(default=(), description="TCP ports that its service is known to have.")
+    detached: bool = Field(default=False, description="A microVM whose root is a disk of its own, not of the node.")
     network: NetworkSpec
     revision: str = Field(description="Digest of the wanted state; an instance of another revision is replaced.")
 

@@ -15,7 +15,7 @@ from whit.model.policy import dns_name, network
 Protocol = Literal["tcp", "udp"]
 Port = Annotated[int, Field(ge=1, le=65535)]
 Isolation = Literal["container", "sandbox", "microvm"]
-Idle = Literal["frozen", "created", "stopped"]
+Idle = Literal["frozen", "created", "snapshot", "stopped"]
 Algorithm = Literal["random", "maglev"]
 
 
@@ -91,7 +91,7 @@ class ScaleSpec(Numerous):
     idle: Idle = Field(
         default="frozen",
         description="How the others wait. `frozen`: as they are, without running; `created`: ended, and made ready to "
-        "start; `stopped`: ended.",
+        "start; `snapshot`: a microVM in a file; `stopped`: ended.",
     )
     after: float = Field(default=60.0, ge=0.1, description="Seconds without a packet, and without an open connection.")
 

@@ -91,6 +91,21 @@ class Layout:
         return self.disk / "work"
 
     @property
+    def root_disk(self) -> Path:
+        """Of a microVM whose root is its own: an ext4."""
+        return self.disk / "root"
+
+    @property
+    def snapshot(self) -> Path:
+        """A microVM that sleeps in a file. It holds all that is in its memory."""
+        return self.disk / "snapshot"
+
+    @property
+    def snapshot_facts(self) -> Path:
+        """How long the file is, of which machine, and a checksum."""
+        return self.disk / "snapshot.json"
+
+    @property
     def logs(self) -> Path:
         return self.settings.logs_dir / self.name
 

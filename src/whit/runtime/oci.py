@@ -144,8 +144,8 @@ def leftovers(settings: Settings, host: HostFacts) -> set[str]:
 
 async def _find(layout: Layout, host: HostFacts, container: ContainerState | None) -> Found:
     spec = read_spec(layout)
-    waits = spec is not None and spec.isolation == "microvm" and layout.sleeps_as() == "created"
-    state, message, ended = await _condition(layout, host, container, waits=waits)
+    level = layout.sleeps_as() if spec is not None and spec.isolation == "microvm" else ""
+    state, message, ended = await _condition(layout, host, container, level)
     if spec is None:
         message = f"what it was started from cannot be read; {message}".rstrip("; ")
     start = _start(layout)
@@ -171,16 +171,19 @@ async def _find(layout: Layout, host: HostFacts, container: ContainerState | Non
 
 
 async def _condition(
-    layout: Layout, host: HostFacts, container: ContainerState | None, *, waits: bool
+    layout: Layout, host: HostFacts, container: ContainerState | None, level: str
 ) -> tuple[State, str, ExitRecord | None]:
-    """Its state, why, and how it ended. `waits`: its machine runs, and its program was not begun."""
+    """Its state, why, and how it ended. `level`: of a machine that sleeps."""
+    if level == "snapshot":
+        # One that still runs was cut short over it, and stands still.
+        return ("snapshot" if layout.snapshot_facts.exists() else "stopped"), "", None
     if logs.has_ended(layout):
         record = monitor.record(layout)
         return ("stopped" if layout.asleep.exists() else "exited"), record.cause, record
     if container is None:
         return ("stopped", "", None) if layout.asleep.exists() else ("failed", "its start was cut short", None)
     if container.status in ("running", "paused") and conmon.monitor_pid(layout.monitored) is not None:
-        if waits:
+        if level == "created":
             return "created", "", None
         stands = container.status == "paused" or await in_thread(freezer.is_frozen, cgroup.find(), layout.cgroup)
         return ("frozen" if stands else "running"), "", None

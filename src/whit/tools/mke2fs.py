@@ -1,4 +1,4 @@
-"""mke2fs: an empty ext4 in a file, the same bytes each time. Options: mke2fs(8)."""
+"""mke2fs: an ext4 in a file, empty and the same bytes each time, or with what is in a directory. Options: mke2fs(8)."""
 
 from __future__ import annotations
 
@@ -6,6 +6,19 @@ from pathlib import Path
 from uuid import UUID
 
 from whit.tools import process
+
+
+async def write_tree(image: Path, tree: Path, *, size: int) -> None:
+    """A new file of `size` bytes, sparse, with all that is below `tree`: owners, modes and attributes too.
+
+    Raises:
+        Unavailable: e2fsprogs is not installed.
+        CommandError: it does not fit.
+    """
+    with image.open("wb") as file:
+        file.truncate(size)
+    argv = ["mke2fs", "-q", "-F", "-t", "ext4", "-m", "0", "-i", "65536", "-E", "lazy_itable_init=1,nodiscard"]
+    await process.run([*argv, "-d", str(tree), str(image)], timeout=600)
 
 
 async def write(image: Path, *, size: int, label: str, identity: UUID, epoch: int) -> None:

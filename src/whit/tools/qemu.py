@@ -12,6 +12,7 @@ import contextlib
 import json
 import os
 import re
+import socket
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -38,7 +39,12 @@ _ACCELERATORS = {"kvm": "kvm", "tcg": "tcg,tb-size=128"}
 _SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
 _PROBE_TIMEOUT = 2.0
 """Seconds; where KVM works, the probe takes 0.2."""
+INCOMING = ("-S", "-incoming", "defer")
 _QMP_LIMIT = 1 << 20
+_GIVEN = "whit"
+"""The name that QEMU gives to a descriptor."""
+_FASTEST = 1 << 40
+_MIGRATION_PAUSE = 0.005
 
 # mov dx,0x501; mov al,0x31; out dx,al; hlt: the machine ends with the status (0x31 << 1) | 1 (isa-debug-exit).
 _BOOT_SECTOR = bytes.fromhex("ba0105b031eef4").ljust(510, b"\0") + b"\x55\xaa"
@@ -124,7 +130,10 @@ class Machine:
     firmware: Firmware | None = None
     architecture: str = ""
     """As OCI names it; empty for this machine's own. Another one is translated."""
-    qmp: Path | None = None
+    qmp: Path | int | None = None
+    """Where it listens for who controls it; or the descriptor of a socket that does."""
+    incoming: bool = False
+    """It waits to be loaded, and then to be let go on."""
     reboots: bool = False
     """Where it asks to be booted again, it is; otherwise that is its end."""
     name: str = "whit"
@@ -220,7 +229,10 @@ def _core(machine: Machine, model: str) -> Iterator[str]:
     if not machine.reboots:
         yield "-no-reboot"
     if machine.qmp is not None:
-        yield from ("-qmp", f"unix:{_escaped(machine.qmp)},server=on,wait=off")
+        peer = f"fd={machine.qmp}" if isinstance(machine.qmp, int) else f"path={_escaped(machine.qmp)}"
+        yield from ("-chardev", f"socket,id=qmp,{peer},server=on,wait=off", "-mon", "chardev=qmp,mode=control")
+    if machine.incoming:
+        yield from INCOMING
 
 
 def _kernel(machine: Machine, accelerator: Accelerator) -> Iterator[str]:
@@ -292,9 +304,10 @@ def _printed(machine: Machine) -> str:
 class Qmp:
     """A connection to a machine's control socket. Made by `connected`."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, own: socket.socket) -> None:
         self._reader = reader
         self._writer = writer
+        self._socket = own
 
     async def execute(self, command: str, **arguments: Any) -> Any:
         """The result of one command. Raises Permanent if the machine refuses it."""
@@ -303,6 +316,9 @@ class Qmp:
             request["arguments"] = arguments
         self._writer.write(json.dumps(request).encode() + b"\n")
         await self._writer.drain()
+        return await self._answer(command)
+
+    async def _answer(self, command: str) -> Any:
         while True:
             answer = await self.message()
             if "error" in answer:
@@ -318,6 +334,30 @@ class Qmp:
         message: dict[str, Any] = json.loads(line)
         return message
 
+    async def save(self, file: int) -> None:
+        """Write a machine that was stopped to a descriptor. Raises Permanent if it cannot be written."""
+        await self._give(file)
+        await self.execute("migrate-set-parameters", **{"max-bandwidth": _FASTEST})
+        await self.execute("migrate", uri=f"fd:{_GIVEN}")
+        await self._migrated()
+
+    async def load(self, file: int) -> None:
+        """Fill a machine that waits for it; it does not go on yet. Raises Permanent if it ends over it."""
+        await self._give(file)
+        await self.execute("migrate-incoming", uri=f"fd:{_GIVEN}")
+        await self._migrated()
+
+    async def _give(self, file: int) -> None:
+        request = json.dumps({"execute": "getfd", "arguments": {"fdname": _GIVEN}}).encode() + b"\n"
+        socket.send_fds(self._socket, [request], [file])
+        await self._answer("getfd")
+
+    async def _migrated(self) -> None:
+        while (found := await self.execute("query-migrate")).get("status") != "completed":
+            if found.get("status") in ("failed", "cancelled"):
+                raise Permanent(f"QEMU: {found.get('error-desc', 'the machine could not be written or read')}")
+            await asyncio.sleep(_MIGRATION_PAUSE)
+
     async def quit(self) -> None:
         """End the machine at once, as if its power were cut."""
         with contextlib.suppress(Permanent, ConnectionError):
@@ -325,22 +365,26 @@ class Qmp:
 
 
 @asynccontextmanager
-async def connected(socket: Path, *, timeout: float = 5.0) -> AsyncIterator[Qmp]:
+async def connected(path: Path, *, timeout: float = 5.0) -> AsyncIterator[Qmp]:
     """Raises TimedOut, or Permanent if no machine listens there."""
+    own = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
     try:
         async with asyncio.timeout(timeout):
-            reader, writer = await asyncio.open_unix_connection(socket, limit=_QMP_LIMIT)
+            await asyncio.get_running_loop().sock_connect(own, str(path))
+            reader, writer = await asyncio.open_unix_connection(sock=own, limit=_QMP_LIMIT)
     except TimeoutError:
-        raise TimedOut(f"the machine at {socket} did not answer within {timeout:g} s") from None
+        own.close()
+        raise TimedOut(f"the machine at {path} did not answer within {timeout:g} s") from None
     except OSError as error:
-        raise Permanent(f"no machine listens at {socket}: {error.strerror}") from error
+        own.close()
+        raise Permanent(f"no machine listens at {path}: {error.strerror}") from error
     try:
-        qmp = Qmp(reader, writer)
+        qmp = Qmp(reader, writer, own)
         async with asyncio.timeout(timeout):
             await qmp.message()
             await qmp.execute("qmp_capabilities")
         yield qmp
     except TimeoutError:
-        raise TimedOut(f"the machine at {socket} did not answer within {timeout:g} s") from None
+        raise TimedOut(f"the machine at {path} did not answer within {timeout:g} s") from None
     finally:
         writer.close()

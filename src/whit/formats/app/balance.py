@@ -48,17 +48,10 @@ def read_scale(value: Value, problems: Problems) -> ScaleSpec:
     if "min" in entries:
         fields["min"] = shapes.whole(entries["min"].value)
     if "idle" in entries:
-        fields["idle"] = _idle(entries["idle"].value)
+        fields["idle"] = shapes.text(entries["idle"].value)
     if "after" in entries:
         fields["after"] = shapes.parsed(entries["after"].value, duration)
     return make(ScaleSpec, table.place, {key: entry.value.place for key, entry in entries.items()}, fields)
-
-
-def _idle(value: Value) -> str:
-    found = shapes.text(value)
-    if found == "snapshot":
-        raise InputError("snapshots are not available yet", place=value.place, hint="a frozen microvm keeps its memory")
-    return found
 
 
 def read_endpoints(value: Value, problems: Problems) -> tuple[EndpointSpec, ...]:

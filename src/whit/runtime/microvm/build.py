@@ -24,7 +24,7 @@ SOURCES = Path(__file__).resolve().parents[4] / "init"
 STAMP = ".stamp"
 _ROOT = ("entry.c", "lease.c", "root.c", "slots.c", "verity.c")
 PARTS = {
-    "guest": ("guest.c", "group.c", "process.c", "setup.c", "stream.c", "wire.c", *_ROOT),
+    "guest": ("guest.c", "group.c", "process.c", "restored.c", "setup.c", "stream.c", "wire.c", *_ROOT),
     "appliance": ("appliance.c", "listening.c", "process.c", "setup.c", "upgrade.c", *_ROOT),
     "supervisor": (
         *("supervisor.c", "button.c", "container.c", "debug.c", "first_boot.c", "listening.c", "place.c"),

@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from whit.kernel.instance_link import InstanceLink
 from whit.model.instance import InstanceSpec
@@ -22,6 +22,8 @@ from whit.tools import qemu, virtiofsd
 from whit.tools.qemu import Accelerator
 
 TAP = "tap0"
+DISK = "root"
+"""The serial number of the disk that is a guest's own root."""
 SHARE = "/share"
 MEMORY = 256 << 20
 """Bytes of a guest whose service sets no limit."""
@@ -43,6 +45,7 @@ _CLONE_FS = 0x200
 _TERMINALS = ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"]
 _PORT = 3
 _CONSOLE = 4
+_CONTROL = 5
 """Descriptors that init/machine.c gives to QEMU."""
 _SHARE_SOCKET = Path("/run/root.sock")
 _KVM = {"path": "/dev/kvm", "type": "c", "major": 10, "minor": 232, "fileMode": 0o666}
@@ -72,7 +75,11 @@ def user_of(spec: InstanceSpec) -> int:
     return FIRST_USER + spec.network.number
 
 
-def machine_of(spec: InstanceSpec, link: InstanceLink) -> qemu.Machine:
+How = Literal["run", "wait", "resume"]
+"""What init/machine.c does with the guest: all, all but starting the instance's process, or nothing."""
+
+
+def machine_of(spec: InstanceSpec, link: InstanceLink, how: How) -> qemu.Machine:
     """The machine, as it is seen inside of the container."""
     return qemu.Machine(
         kernel=Path("/guest/kernel"),
@@ -82,7 +89,10 @@ def machine_of(spec: InstanceSpec, link: InstanceLink) -> qemu.Machine:
         memory=(spec.limits.memory or MEMORY) >> 20,
         cpus=math.ceil(spec.limits.cpus or 1),
         ports=(qemu.Port("whit", _PORT),),
-        shares=(qemu.Share("root", _SHARE_SOCKET),),
+        shares=() if spec.detached else (qemu.Share("root", _SHARE_SOCKET),),
+        disks=(qemu.Disk(Path("/guest/disk"), DISK),) if spec.detached else (),
+        qmp=_CONTROL,
+        incoming=how == "resume",
         tap=qemu.Tap(TAP, link.inner.mac),
         name=spec.name,
     )
@@ -97,14 +107,14 @@ def configuration(
     link: InstanceLink,
     mounts: Sequence[Mapping[str, Any]],
     *,
-    waits: bool = False,
+    how: How = "run",
 ) -> dict[str, Any]:
-    """The whole `config.json`. `mounts` are those of the instance. `waits`: its process starts when that is said."""
+    """The whole `config.json`. `mounts` are those of the instance."""
     devices = [_TUN, *([_KVM] if facts.accelerator == "kvm" else [])]
-    server = virtiofsd.command(virtiofsd.binary(), _SHARE_SOCKET, Path(SHARE))
-    machine = qemu.command(machine_of(spec, link), facts.accelerator, facts.version)
+    server = [] if spec.detached else virtiofsd.command(virtiofsd.binary(), _SHARE_SOCKET, Path(SHARE))
+    machine = qemu.command(machine_of(spec, link, how), facts.accelerator, facts.version)
     qemu_ = [f"/usr/bin/{machine[0]}", *machine[1:]]
-    how = "wait" if waits else "run"
+    root = _own_root(layout) if spec.detached else _shared(layout, mounts)
     words = ["/machine", how, str(user_of(spec)), "/guest/setup", "/guest/process", *server, "--", *qemu_]
     return {
         "ociVersion": "1.0.2",
@@ -112,7 +122,7 @@ def configuration(
         "hostname": spec.hostname,
         "process": process(host, words),
         # What is the machine's own comes last, over whatever the instance's volumes may have led to.
-        "mounts": [*_shared(layout, mounts), *_own_mounts(layout, facts, guest)],
+        "mounts": [*root, *_own_mounts(layout, facts, guest)],
         "linux": {
             "namespaces": bundle.namespaces(layout, host),
             "cgroupsPath": layout.cgroup,
@@ -191,6 +201,10 @@ def _shared(layout: Layout, mounts: Sequence[Mapping[str, Any]]) -> list[dict[st
         _bind(str(layout.rootfs), SHARE, ["rbind", "rw"]),
         *({**mount, "destination": SHARE + mount["destination"]} for mount in binds),
     ]
+
+
+def _own_root(layout: Layout) -> list[dict[str, Any]]:
+    return [_bind(str(layout.root_disk), "/guest/disk", ["bind", "rw"])]
 
 
 def _bind(source: str, target: str, options: Sequence[str]) -> dict[str, Any]:

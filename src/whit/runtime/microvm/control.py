@@ -29,6 +29,8 @@ class Frame(IntEnum):
 
     LISTENERS = 13
     BEGIN = 14
+    PAUSE = 15
+    RESUME = 16
 
 
 class Line:

@@ -31,10 +31,12 @@ from whit.runtime.microvm.operations import (
     BeginProcess,
     ConnectTap,
     GuestSource,
+    MakeDisk,
     WaitForGuest,
     WriteMachine,
     line_to,
 )
+from whit.runtime.microvm.snapshot import Restore, Save
 from whit.runtime.oci import OciDriver
 from whit.runtime.operations import (
     ClaimName,
@@ -76,6 +78,7 @@ class MicrovmDriver:
             rootfs.MakeWritableLayer(layout),
             MountOverlay(layout.rootfs, spec.image.layers, layout.upper, layout.work),
             *seed,
+            *([MakeDisk(layout, spec)] if spec.detached else []),
             ConnectTap(layout, spec),
             *self._create(spec, files, restarts=0),
             *self.containers.plan_begin(spec),
@@ -89,9 +92,23 @@ class MicrovmDriver:
         """The guest boots: that is what takes long, and it holds as much memory as one that stands still."""
         return [
             *self.plan_forget(spec.name),
-            *self._create(spec, files, restarts=restarts, waits=True),
+            *self._create(spec, files, restarts=restarts, how="wait"),
             *self.containers.plan_begin(spec),
             WaitForGuest(self.containers, spec.name),
+        ]
+
+    def plan_save(self, name: str) -> list[Operation]:
+        """From one that runs, and is detached, to one in a file."""
+        return [Save(self.layout(name), self.containers, self.runtime), *self.plan_forget(name)]
+
+    def plan_restore(self, spec: InstanceSpec, files: NetworkFiles, *, restarts: int) -> list[Operation]:
+        """The way back. Raises WhitError when carried out if the file cannot be used: it is to be started anew."""
+        layout = self.layout(spec.name)
+        return [
+            *self.plan_forget(spec.name),
+            *self._create(spec, files, restarts=restarts, how="resume"),
+            *self.containers.plan_begin(spec),
+            Restore(layout, self.containers, self.runtime),
         ]
 
     def plan_forget(self, name: str) -> list[Operation]:
@@ -101,12 +118,12 @@ class MicrovmDriver:
         return [BeginProcess(self.containers, spec.name)]
 
     def _create(
-        self, spec: InstanceSpec, files: NetworkFiles, *, restarts: int, waits: bool = False
+        self, spec: InstanceSpec, files: NetworkFiles, *, restarts: int, how: machine_bundle.How = "run"
     ) -> list[Operation]:
         layout = self.layout(spec.name)
         return [
             WriteNetworkFiles(layout, spec, files),
-            WriteMachine(layout, spec, self.host, self.guests, waits),
+            WriteMachine(layout, spec, self.host, self.guests, how),
             cgroup.CreateCgroup(layout.cgroup),
             CreateContainer(layout, spec, self.host, restarts, self.runtime),
         ]

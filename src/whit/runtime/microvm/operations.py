@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
@@ -21,16 +22,18 @@ from whit.runtime import bundle, users
 from whit.runtime.host import HostFacts
 from whit.runtime.layout import Layout
 from whit.runtime.microvm import build, records
-from whit.runtime.microvm.bundle import TAP, Facts, Guest, configuration, user_of
+from whit.runtime.microvm.bundle import DISK, TAP, Facts, Guest, How, configuration, user_of
 from whit.runtime.microvm.control import Frame, Line, line
 from whit.runtime.microvm.places import placed
 from whit.runtime.oci import OciDriver
-from whit.tools import qemu
+from whit.tools import mke2fs, qemu
 
 GuestSource = Callable[[], Awaitable[Guest]]
 """Has the kernel and the first root made, the first time that they are wanted."""
 
 _LINKS = {"bin": "usr/bin", "sbin": "usr/sbin", "lib": "usr/lib", "lib64": "usr/lib64", "var/run": "/run"}
+DISK_SIZE = 8 << 30
+"""Bytes of a root of its own; what is not written takes no room."""
 _START = 10.0
 """Seconds for a machine that was just started to listen."""
 
@@ -65,8 +68,7 @@ class WriteMachine:
     spec: InstanceSpec
     host: HostFacts
     guests: GuestSource
-    waits: bool = False
-    """The instance's process starts when that is said."""
+    how: How = "run"
 
     def describe(self) -> str:
         return f"write {self.layout.config}: a virtual machine for {' '.join(self.spec.args)}"
@@ -90,11 +92,11 @@ class WriteMachine:
         self._make_root()
         self.layout.guest_memory.write_text("")
         for name, content in (
-            ("guest.setup", records.of_guest(self.spec, self.layout, mounts)),
+            ("guest.setup", records.of_guest(self.spec, self.layout, mounts, DISK)),
             ("guest.process", records.of_process(bundle.process(self.spec, self.host, owner))),
         ):
             write_file(self.layout.bundle / name, records.encoded(content), mode=0o600)
-        document = configuration(self.spec, self.layout, self.host, facts, guest, link, mounts, waits=self.waits)
+        document = configuration(self.spec, self.layout, self.host, facts, guest, link, mounts, how=self.how)
         write_file(self.layout.config, json.dumps(document).encode(), mode=0o600)
 
     def _make_root(self) -> None:
@@ -108,6 +110,26 @@ class WriteMachine:
     async def undo(self) -> None:
         for path in (self.layout.config, self.layout.bundle / "guest.setup", self.layout.bundle / "guest.process"):
             path.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class MakeDisk:
+    """The root of a machine that shares none: a copy of the instance's, in a file of its own."""
+
+    layout: Layout
+    spec: InstanceSpec
+
+    def describe(self) -> str:
+        return f"write the root of {self.spec.name} to {self.layout.root_disk}"
+
+    async def do(self) -> None:
+        """Raises Unavailable if e2fsprogs is not installed."""
+        await mke2fs.write_tree(self.layout.root_disk, self.layout.rootfs, size=DISK_SIZE)
+        self.layout.root_disk.chmod(0o600)
+        os.chown(self.layout.root_disk, user_of(self.spec), user_of(self.spec))
+
+    async def undo(self) -> None:
+        self.layout.root_disk.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Mapping, Sequence
 from ipaddress import IPv4Address, IPv6Address
+from pathlib import Path
 from typing import Any
 
 from whit.kernel.instance_link import NOT_BY_ITSELF, InstanceLink, inside_messages
@@ -43,16 +44,30 @@ def of_process(process: Mapping[str, Any]) -> list[str]:
     return found
 
 
-def of_guest(spec: InstanceSpec, layout: Layout, mounts: Sequence[Mapping[str, Any]]) -> list[str]:
-    """`mounts` as in a bundle, with places that have no links in them."""
+def of_guest(spec: InstanceSpec, layout: Layout, mounts: Sequence[Mapping[str, Any]], disk: str = "") -> list[str]:
+    """`mounts` as in a bundle, with places that have no links in them; `disk`: the serial number of its own root."""
     link = instance_link(spec, layout)
     found = [f"hostname={spec.hostname}", f"pids={spec.limits.pids or DEFAULT_PIDS}"]
     found += [f"sysctl={path.replace('.', '/')}={value}" for path, value in SYSCTLS.items()]
     found += [f"sysctl=net/ipv6/conf/{LINK}/{name}={value}" for name, value in _ipv6(link).items()]
     found += [f"netlink={_packed(message).hex()}" for message in inside_messages(link, _LINK_INDEX)]
     found += ["readonly=1"] if spec.read_only else []
+    if spec.detached:
+        found += [f"root=disk:{disk}"]
+        found += [_file(mount) for mount in mounts if mount["type"] == "bind"]
+        mounts = [mount for mount in mounts if mount["type"] != "bind"]
     found += [record for mount in mounts if (record := _mount(mount))]
     return found
+
+
+def of_restored(entropy: bytes, now: int) -> list[str]:
+    """What a guest is told that comes out of a file (init/restored.h). `now` in nanoseconds since 1970."""
+    return [f"entropy={entropy.hex()}", f"time={now // 10**9}.{now % 10**9:09}"]
+
+
+def _file(mount: Mapping[str, Any]) -> str:
+    """One of the network files, which a guest with a disk of its own gets when it boots."""
+    return f"file={mount['destination']}={Path(mount['source']).read_bytes().hex()}"
 
 
 def instance_link(spec: InstanceSpec, layout: Layout) -> InstanceLink:

@@ -50,7 +50,7 @@ int main(int count, char **words)
 
 def build_server(server: Path) -> None:
     """The programs of the image, in a directory that is a part."""
-    server.mkdir(parents=True)
+    server.mkdir(parents=True, exist_ok=True)
     subprocess.run(["gcc", "-O2", "-static", "-s", "-o", server / "responder", RESPONDER], check=True, timeout=120)
     argv = ["gcc", "-O2", "-static", "-s", "-x", "c", "-o", server / "late", "-"]
     subprocess.run(argv, input=LATE.encode(), check=True, timeout=120)

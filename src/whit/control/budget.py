@@ -1,4 +1,4 @@
-"""How much memory frozen instances may hold together: beyond it, those that slept longest are ended."""
+"""How much memory frozen instances may hold together: beyond it, those that slept longest give theirs back."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ class Sleeper:
 
 
 def sleepers(records: Iterable[Record], layouts: Mapping[str, Layout]) -> list[Sleeper]:
-    """Reads a file for each. Those that can only be frozen are not among them: nothing else can be done about them."""
+    """Reads a file for each."""
     hierarchies = cgroup.find()
     found = []
     for record in records:
         name = record.spec.name
-        if record.status.state == "frozen" and record.spec.isolation == "container" and record.task is None:
+        if record.status.state == "frozen" and record.task is None:
             used = cgroup_usage.usage(hierarchies, layouts[name].cgroup).memory
             found.append(Sleeper(name, record.slept, used or 0))
     return found

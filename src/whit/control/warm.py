@@ -23,7 +23,7 @@ from whit.datapath.knocks import packet_of
 from whit.kernel.thread import in_thread
 from whit.mesh import warm
 from whit.mesh.warm import Watch
-from whit.model.service import ScaleSpec
+from whit.model.service import Idle, ScaleSpec
 
 log = logging.getLogger(__name__)
 
@@ -113,7 +113,7 @@ class Warmth:
         return self.instances.work(record, moving())
 
     async def _make_room(self) -> None:
-        """What is frozen holds its memory: the oldest is ended if that is too much."""
+        """What is frozen holds its memory: the oldest gives it back if that is too much."""
         records = dict(self.instances.records)
         layouts = {name: self.instances.drivers.layout(name) for name in records}
         found = await in_thread(budget.sleepers, records.values(), layouts)
@@ -125,11 +125,12 @@ class Warmth:
                 self._fall(record, want.scale)
 
     def _fall(self, record: Record, scale: ScaleSpec) -> None:
-        """From frozen to stopped. Who comes from now on waits for the start."""
+        """From frozen to a level without memory. Who comes from now on waits for the start."""
         log.info("%s: frozen instances hold more than %d MiB", record.spec.name, self._budget >> 20)
         self._knocked.discard(record.spec.name)
         warm.watch(self.datapath, record.spec, Watch.HOLD)
-        self._move(record, self._sleep(record, scale.model_copy(update={"idle": "stopped"})))
+        level: Idle = "snapshot" if record.spec.detached else "stopped"
+        self._move(record, self._sleep(record, scale.model_copy(update={"idle": level})))
 
     async def _sleep_if_idle(self, record: Record, scale: ScaleSpec, link: int) -> None:
         if not await self._listens(record) or await in_thread(warm.has_clients, self.datapath.flows, record.spec):

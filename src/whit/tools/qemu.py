@@ -328,7 +328,10 @@ class Qmp:
 
     async def message(self) -> dict[str, Any]:
         """The next answer or event. Raises Permanent when the machine is gone."""
-        line = await self._reader.readline()
+        try:
+            line = await self._reader.readline()
+        except ConnectionError:
+            line = b""
         if not line:
             raise Permanent("the machine's control socket was closed")
         message: dict[str, Any] = json.loads(line)

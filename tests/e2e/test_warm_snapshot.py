@@ -1,0 +1,158 @@
+"""A virtual machine that sleeps in a file while nobody asks for it."""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+import statistics
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from support.leftovers import leftovers_after
+from support.warm import Warm
+from support.whit import Whit
+
+from whit.base.settings import Settings
+from whit.runtime.layout import Layout
+
+pytestmark = [pytest.mark.root, pytest.mark.machine, pytest.mark.network, pytest.mark.timeout(3600)]
+
+TELL = """
+#include <stdio.h>
+#include <sys/random.h>
+#include <sys/utsname.h>
+#include <time.h>
+int main(void)
+{
+	struct timespec now;
+	unsigned long long drawn;
+	struct utsname names;
+
+	clock_gettime(CLOCK_REALTIME, &now);
+	uname(&names);
+	if (getrandom(&drawn, sizeof(drawn), 0) != sizeof(drawn))
+		return 1;
+	printf("%ld.%09ld %llx %s\\n", now.tv_sec, now.tv_nsec, drawn, names.nodename);
+	return 0;
+}
+"""
+
+
+@contextmanager
+def brought_up(where: Path, idle: str, environment: dict[str, str] | None = None) -> Iterator[Warm]:
+    settings = Settings(id=f"t{secrets.token_hex(3)}", state_root=where / "state")
+    whit = Whit(settings, environment or {})
+    (where / "app/server").mkdir(parents=True)
+    argv = ["gcc", "-O2", "-static", "-s", "-x", "c", "-o", where / "app/server/tell", "-"]
+    subprocess.run(argv, input=TELL.encode(), check=True, timeout=120)
+    try:
+        yield Warm(whit, where / "app", idle, after="1s", more="isolation: microvm")
+    finally:
+        whit("down", "warm", check=False)
+        whit.clean()
+    assert not (left := leftovers_after(settings)), left
+    shutil.rmtree(settings.run_dir, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Warm]:
+    with brought_up(tmp_path_factory.mktemp("snapshot"), "snapshot") as warm:
+        yield warm
+
+
+def told(warm: Warm) -> tuple[float, str, str]:
+    """The time, a number that was drawn, and the host name, as they are inside."""
+    now, drawn, name = warm.whit("exec", "warm/web", "/tell").stdout.split()
+    return float(now), drawn, name
+
+
+def files_of(warm: Warm) -> tuple[Path, Path, Path]:
+    layout = Layout(warm.whit.settings, "warm-web-1")
+    return layout.snapshot, layout.snapshot_facts, layout.root_disk
+
+
+def test_no_wake_up_is_lost(
+    warm: Warm, sample: Callable[[int, int], int], record_number: Callable[[str, object], None]
+) -> None:
+    took: list[float] = []
+    for number in range(sample(2, 200)):
+        warm.wait_until("snapshot", 60)
+        assert warm.status().pid is None
+        took.append(warm.ask_datagram(timeout=60) if number % 2 else warm.ask(timeout=60))
+        assert warm.status().message == "", "it was restored, not started"
+    assert max(took) < 15, took
+    record_number("warm: first byte of a microvm in a file, p50 ms", round(statistics.median(took) * 1e3, 2))
+
+
+def test_its_file_is_for_nobody_else_and_what_runs_has_none(warm: Warm) -> None:
+    warm.wait_until("snapshot", 60)
+    snapshot, facts, _ = files_of(warm)
+    assert snapshot.stat().st_mode & 0o777 == 0o600
+    assert not warm.group.exists(), "its memory was given back"
+    warm.ask(timeout=60)
+    assert not snapshot.exists()
+    assert not facts.exists()
+
+
+def test_time_and_entropy_are_those_of_now(warm: Warm, tmp_path: Path) -> None:
+    """The same file twice: what is drawn is not the same."""
+    warm.wait_until("snapshot", 60)
+    files = files_of(warm)
+    for file in files:
+        subprocess.run(["cp", "--sparse=always", "-p", file, tmp_path / file.name], check=True, timeout=60)
+    time.sleep(2)
+    now, drawn, name = told(warm)
+    assert abs(time.time() - now) < 1.5
+    warm.wait_until("snapshot", 60)
+    for file in files:
+        subprocess.run(["cp", "--sparse=always", "-p", tmp_path / file.name, file], check=True, timeout=60)
+    later, other, same = told(warm)
+    assert abs(time.time() - later) < 1.5
+    assert drawn != other
+    assert (name, same) == ("web-1", "web-1")
+
+
+@pytest.mark.parametrize(
+    "damage",
+    ["another byte", *(pytest.param(damage, marks=pytest.mark.full) for damage in ("cut short", "another machine"))],
+)
+def test_a_file_that_cannot_be_used_is_not(warm: Warm, damage: str) -> None:
+    warm.wait_until("snapshot", 60)
+    snapshot, facts, _ = files_of(warm)
+    if damage == "another machine":
+        facts.write_text(facts.read_text().replace("qemu ", "qemu 1"))
+    else:
+        content = bytearray(snapshot.read_bytes())
+        content[len(content) // 2] ^= 1
+        snapshot.write_bytes(content if damage == "another byte" else content[: len(content) // 2])
+    # By a datagram: who connects may lose patience before a guest has booted.
+    assert warm.ask_datagram(timeout=60) > 0, "it was started from the beginning"
+    assert "started anew" in warm.status().message
+
+
+def test_who_asks_while_no_agent_lives_is_answered_by_the_next_one(warm: Warm) -> None:
+    warm.wait_until("snapshot", 60)
+    warm.whit.kill_agent()
+    warm.whit.start_agent()
+    assert warm.status().state == "snapshot"
+    assert warm.ask_datagram(timeout=60) > 0
+    assert warm.status().message == ""
+
+
+def test_down_takes_the_file_too(warm: Warm) -> None:
+    warm.wait_until("snapshot", 60)
+    snapshot, _, disk = files_of(warm)
+    warm.whit("down", "warm")
+    assert not snapshot.exists()
+    assert not disk.exists()
+
+
+def test_frozen_ones_that_hold_too_much_are_written_to_a_file(tmp_path: Path) -> None:
+    with brought_up(tmp_path, "frozen", environment={"WHIT_WARM_MIB": "20"}) as warm:
+        warm.wait_until("snapshot", 60)
+        assert warm.ask(timeout=60) > 0
+        warm.wait_until("snapshot", 60)

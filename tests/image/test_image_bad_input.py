@@ -32,7 +32,7 @@ from whit.model.progress import Report
         ("{parts: [debian:dash], check: [{run: x, eventually: true}]}", "unknown-key"),
         ("{parts: [debian:dash], dockerfile: x}", "unknown-key"),
         ("{parts: [debian:dash], lnk: trim, check: [[]]}", "input"),
-        ("{parts: [nothing]}", "input"),
+        ("{parts: [nothing]}", "part-unknown"),
     ],
 )
 def test_codes_of_app_files(tmp_path: Path, build: str, code: str) -> None:
@@ -94,7 +94,7 @@ async def test_hostile_layers(
         return
     with pytest.raises(HostileArchive) as caught:
         await store.build("x", BuildSpec(parts=(part,)), report)
-    assert caught.value.code == "hostile-archive"
+    assert caught.value.code.startswith("archive-")
     assert store.images() == []
     assert not list(store.layers_dir.iterdir())
 
@@ -103,7 +103,7 @@ async def test_layer_that_is_not_what_its_image_says(store: ImageStore, tmp_path
     evil = layout(tmp_path / "evil", Tar().add("a", data=b"x").bytes(), claimed="sha256:" + "0" * 64)
     with pytest.raises(DigestMismatch) as caught:
         await store.build("x", BuildSpec(parts=(LayoutPart(path=evil),)), report)
-    assert caught.value.code == "digest-mismatch"
+    assert caught.value.code == "layer-digest"
     index = json.loads((evil / "index.json").read_bytes())
     blob = Layout(evil).path(index["manifests"][0]["digest"])
     blob.write_bytes(blob.read_bytes() + b" ")

@@ -111,7 +111,7 @@ def test_locked_builds_need_no_network_and_give_the_same_images(whit: Whit, tmp_
     digest = next(row["wheels"][0][1] for row in read_rows(path).values() if "wheels" in row)
     path.write_text(tampered.replace(digest, "0" * 64))
     wrong = whit("--json", "--service", "api", state="other")
-    assert json.loads(wrong.stderr.splitlines()[-1])["code"] == "digest-mismatch"
+    assert json.loads(wrong.stderr.splitlines()[-1])["code"] == "requirement-digest"
     path.write_text(tampered)
     assert digests(whit("--json", state="other")) == first
     path.write_text(Lock().encode())

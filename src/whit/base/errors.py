@@ -37,13 +37,17 @@ from dataclasses import dataclass
 
 
 class WhitError(Exception):
-    """Says what failed, on what, and what to do next. `code` is part of the API, `exit_code` of the CLI."""
+    """Says what failed, on what, and what to do next. `code` is part of the API, `exit_code` of the CLI.
+
+    A class has a code; a mistake of its own kind has a code of its own.
+    """
 
     code = "error"
     exit_code = 1
 
-    def __init__(self, message: str, *, hint: str = "") -> None:
+    def __init__(self, message: str, *, hint: str = "", code: str = "") -> None:
         super().__init__(message)
+        self.code = code or self.code
         self.message = message
         self.hint = hint
 
@@ -69,9 +73,9 @@ class InputError(WhitError):
     code = "input"
     exit_code = 2
 
-    def __init__(self, message: str, *, place: Place | None = None, hint: str = "") -> None:
+    def __init__(self, message: str, *, place: Place | None = None, hint: str = "", code: str = "") -> None:
         self.place = place or Place()
-        super().__init__(f"{self.place}: {message}" if str(self.place) else message, hint=hint)
+        super().__init__(f"{self.place}: {message}" if str(self.place) else message, hint=hint, code=code)
 
 
 class UnknownKey(InputError):
@@ -206,3 +210,10 @@ def system_failure(call: str, error: OSError) -> SystemCallError:
     if error.errno in (errno_names.ENOSPC, errno_names.EDQUOT):
         return DiskFull(call, path)
     return SystemCallError(call, error.errno or 0, path)
+
+
+def report_of(error: WhitError) -> dict[str, str]:
+    """For another process to raise it again: the code of its class, and its own."""
+    path = getattr(error, "path", "")
+    report = {"kind": type(error).code, "code": error.code, "message": error.message, "hint": error.hint}
+    return report | ({"path": str(path)} if path else {})

@@ -122,7 +122,9 @@ def build(
         hint = "write an app file that extends it; whit.lock stands beside that"
         raise InputError("the catalogue is part of Whit: nothing is written there", hint=hint)
     if lock and locked:
-        raise InputError("--lock fetches, and --locked fetches nothing", hint="give one of them")
+        raise InputError(
+            "--lock fetches, and --locked fetches nothing", hint="give one of them", code="lock-and-locked"
+        )
     spec = chosen(path, service or [])
     _refuse_several(spec, explain is not None or graph is not None or output is not None)
     form = chosen_target(target)
@@ -182,7 +184,11 @@ def chosen(path: Path, services: Sequence[str]) -> AppSpec:
     spec = project_app(path) if path.is_dir() and not find_app_file(path) else load_app(path)
     for name in services:
         if name not in spec.services:
-            raise InputError(f"{spec.name} has no service {name}", hint=f"it has: {', '.join(sorted(spec.services))}")
+            raise InputError(
+                f"{spec.name} has no service {name}",
+                hint=f"it has: {', '.join(sorted(spec.services))}",
+                code="no-such-service",
+            )
     wanted = {name: one for name, one in spec.services.items() if not services or name in services}
     return spec.model_copy(update={"services": {name: one for name, one in wanted.items() if one.build or services}})
 
@@ -199,7 +205,9 @@ def for_machines(spec: AppSpec, architecture: str, kernel: str = "") -> AppSpec:
     from whit.model.build import KernelChoice
 
     if architecture not in ("", "amd64", "arm64"):
-        raise InputError(f"{architecture!r} is no architecture that is built for", hint="amd64 or arm64")
+        raise InputError(
+            f"{architecture!r} is no architecture that is built for", hint="amd64 or arm64", code="no-such-architecture"
+        )
     if kernel not in ("", *get_args(KernelChoice)):
         raise InputError(f"{kernel!r} is no kernel", hint=" or ".join(get_args(KernelChoice)))
     update = {"kernel": kernel} if kernel else {}
@@ -214,7 +222,9 @@ def for_machines(spec: AppSpec, architecture: str, kernel: str = "") -> AppSpec:
     }
     if not services:
         raise InputError(
-            f"{spec.name} builds nothing", hint="an image that is pulled is for this machine's architecture"
+            f"{spec.name} builds nothing",
+            hint="an image that is pulled is for this machine's architecture",
+            code="nothing-built",
         )
     return spec.model_copy(update={"services": services})
 
@@ -237,7 +247,7 @@ def _write_lock(spec: AppSpec, store: ImageStore, images: dict[str, Image], used
 def chosen_target(text: str) -> str:
     """Raises InputError."""
     if text not in TARGETS:
-        raise InputError(f"{text!r} is no target", hint=f"known: {', '.join(TARGETS)}")
+        raise InputError(f"{text!r} is no target", hint=f"known: {', '.join(TARGETS)}", code="no-such-form")
     return text
 
 
@@ -284,7 +294,9 @@ async def settled(
 
 def _refuse_several(spec: AppSpec, about_one: bool) -> None:
     if about_one and len(spec.services) != 1:
-        raise InputError("that is about one image", hint=f"add --service with one of: {', '.join(spec.services)}")
+        raise InputError(
+            "that is about one image", hint=f"add --service with one of: {', '.join(spec.services)}", code="one-service"
+        )
 
 
 def _print_images(run: Invocation, result: dict[str, Any]) -> None:
@@ -353,4 +365,8 @@ def _draw(bill: Bill, target: Path) -> None:
     elif target.suffix in (".dot", ".gv"):
         target.write_text(graph.dot(bill))
     else:
-        raise InputError(f"{target} is neither .dot nor .svg", hint="give the file one of these endings, or write -")
+        raise InputError(
+            f"{target} is neither .dot nor .svg",
+            hint="give the file one of these endings, or write -",
+            code="graph-form",
+        )

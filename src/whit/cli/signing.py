@@ -51,7 +51,9 @@ def keygen(
     private, public = (output.with_name(f"{output.name}.{ending}") for ending in ("key", "pub"))
     for path in (private, public):
         if path.exists():
-            raise Conflict(f"{path} is there already", hint="remove it, or choose another name with --output")
+            raise Conflict(
+                f"{path} is there already", hint="remove it, or choose another name with --output", code="key-exists"
+            )
     key = keys.generate()
     sealed = keys.seal(key, _password(password_file, str(private), twice=True))
     with os.fdopen(os.open(private, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
@@ -143,14 +145,18 @@ def _password(file: Path | None, key: str, *, twice: bool = False) -> bytes:
         try:
             return (file.read_bytes().splitlines() or [b""])[0]
         except OSError as error:
-            raise InputError(f"{file} cannot be read: {error.strerror}", hint="it holds the password") from error
+            raise InputError(
+                f"{file} cannot be read: {error.strerror}", hint="it holds the password", code="password-unreadable"
+            ) from error
     if PASSWORD in os.environ:
         return os.environ[PASSWORD].encode()
     if not sys.stdin.isatty():
-        raise InputError(f"{key} asks for a password", hint=f"set {PASSWORD}, or give --password-file")
+        raise InputError(
+            f"{key} asks for a password", hint=f"set {PASSWORD}, or give --password-file", code="password-missing"
+        )
     password = getpass.getpass(f"Password of {key}: ")
     if twice and getpass.getpass("Again: ") != password:
-        raise InputError("the two passwords differ", hint="nothing was written; try again")
+        raise InputError("the two passwords differ", hint="nothing was written; try again", code="passwords-differ")
     return password.encode()
 
 

@@ -49,19 +49,19 @@ def truth(value: Value) -> bool:
     return _TRUTH[found]
 
 
-def parsed(value: Value, parse: Callable[[str], T], what: str = "") -> T:
+def parsed(value: Value, parse: Callable[[str], T], what: str = "", code: str = "") -> T:
     """The text, read by `parse`, whose ValueError tells what is wrong with it unless `what` does."""
     found = text(value)
     try:
         return parse(found)
     except ValueError as error:
-        raise InputError(f"{found!r} is not {what}" if what else str(error), place=value.place) from error
+        raise InputError(f"{found!r} is not {what}" if what else str(error), place=value.place, code=code) from error
 
 
-def one_of(value: Value, known: tuple[str, ...]) -> str:
+def one_of(value: Value, known: tuple[str, ...], code: str = "") -> str:
     found = text(value)
     if found not in known:
-        raise InputError(f"{found!r} is not known", place=value.place, hint=f"known: {', '.join(known)}")
+        raise InputError(f"{found!r} is not known", place=value.place, hint=f"known: {', '.join(known)}", code=code)
     return found
 
 

@@ -55,7 +55,11 @@ def export(layout: Layout, name: str, descriptor: Descriptor, target: Target, ou
 
 def _layout(layout: Layout, name: str, descriptor: Descriptor, output: Path) -> Exported:
     if output.exists() and not (output / "oci-layout").is_file():
-        raise Conflict(f"{output} is there and is no OCI layout", hint="remove it, or choose another --output")
+        raise Conflict(
+            f"{output} is there and is no OCI layout",
+            hint="remove it, or choose another --output",
+            code="output-no-layout",
+        )
     temporary = Path(tempfile.mkdtemp(dir=output.absolute().parent, prefix=".new-"))
     try:
         temporary.chmod(0o755)
@@ -134,7 +138,7 @@ def root(layout: Layout, descriptor: Descriptor, scratch: Path) -> Iterable[Entr
 @contextlib.contextmanager
 def _new_file(output: Path) -> Iterator[Path]:
     if output.is_dir():
-        raise Conflict(f"{output} is a directory", hint="name a file with --output")
+        raise Conflict(f"{output} is a directory", hint="name a file with --output", code="output-directory")
     handle, name = tempfile.mkstemp(dir=output.absolute().parent, prefix=".new-")
     os.close(handle)
     path = Path(name)

@@ -111,7 +111,9 @@ def make(spec: BuildSpec, lock: Lock | None = None) -> Plan:
     """
     if spec.closed and not spec.check:
         hint = "add build.check: what is left out is only guessed, until the image passes it"
-        raise InputError("a part is linked by closure, and nothing proves that the image works", hint=hint)
+        raise InputError(
+            "a part is linked by closure, and nothing proves that the image works", hint=hint, code="closure-unproven"
+        )
     _refuse_foreign(spec)
     architecture = spec.architecture or manifest.architecture()
     graph = needs.resolve(spec)
@@ -143,7 +145,9 @@ def _refuse_foreign(spec: BuildSpec) -> None:
     for part in spec.parts:
         if not isinstance(part, DebianPart | DirectoryPart):
             hint = "Debian packages and directories are; build the others on such a machine"
-            raise InputError(f"parts of kind {part.kind} are not linked for {spec.architecture} here", hint=hint)
+            raise InputError(
+                f"parts of kind {part.kind} are not linked for {spec.architecture} here", hint=hint, code="foreign-part"
+            )
 
 
 def require_locked(planned: Plan) -> None:
@@ -182,7 +186,7 @@ def _steps(node: Node, python: str, merged: bool) -> list[Step]:
 def _python_steps(part: PythonPart, python: str, named: tuple[str, ...]) -> list[Step]:
     """Requirements first, so that a change of the code leaves their layer as it is."""
     if not part.path.is_dir():
-        raise InputError(f"there is no directory {part.path}", hint="check the path in the app file")
+        raise InputError(f"there is no directory {part.path}", hint="check the path in the app file", code="part-gone")
     found = project.read(part.path)
     steps = []
     if any(text.strip() for text in found.requirements.values()):

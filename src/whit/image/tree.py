@@ -130,7 +130,7 @@ class Tree:
         if not path:
             return ""
         if depth > _LINK_DEPTH:
-            raise HostileArchive(f"too many symbolic links at {path}")
+            raise HostileArchive(f"too many symbolic links at {path}", code="archive-link-loop")
         parent, _, name = path.rpartition("/")
         base = self._directory(parent, depth)
         here = posixpath.join(base, name)
@@ -161,7 +161,11 @@ def clean_path(name: str, where: str) -> str:
     if path in ("", "."):
         return ""
     if path.startswith("/") or "\0" in path or any(part in ("", ".", "..") for part in path.split("/")):
-        raise HostileArchive(f"{where}: the path {name!r} leads outside of the archive", hint="do not use this archive")
+        raise HostileArchive(
+            f"{where}: the path {name!r} leads outside of the archive",
+            hint="do not use this archive",
+            code="archive-outside",
+        )
     return path
 
 
@@ -180,7 +184,7 @@ def read_tar(archive: Path, *, devices: bool = False) -> Iterator[Entry]:
                 if entry is not None:
                     yield entry
     except tarfile.TarError as error:
-        raise HostileArchive(f"{archive.name} is not a readable tar: {error}") from error
+        raise HostileArchive(f"{archive.name} is not a readable tar: {error}", code="archive-unreadable") from error
 
 
 def _entry(archive: Path, member: tarfile.TarInfo, files: dict[str, Entry]) -> Entry | None:
@@ -197,7 +201,9 @@ def _entry(archive: Path, member: tarfile.TarInfo, files: dict[str, Entry]) -> E
     if member.isfifo():
         return dataclasses.replace(common, kind="fifo")
     if not member.isreg() or member.issparse():
-        raise HostileArchive(f"{archive.name}: {path} is neither file, directory, link nor fifo")
+        raise HostileArchive(
+            f"{archive.name}: {path} is neither file, directory, link nor fifo", code="archive-special-file"
+        )
     extent = Extent(archive, member.offset_data, member.size)
     files[path] = dataclasses.replace(common, content=extent, inode=f"{archive}:{path}")
     return files[path]
@@ -206,7 +212,10 @@ def _entry(archive: Path, member: tarfile.TarInfo, files: dict[str, Entry]) -> E
 def _hard_link(archive: Path, path: str, target: str, files: dict[str, Entry]) -> Entry:
     first = files.get(target)
     if first is None:
-        raise HostileArchive(f"{archive.name}: {path} is a hard link to {target}, which does not come before it")
+        raise HostileArchive(
+            f"{archive.name}: {path} is a hard link to {target}, which does not come before it",
+            code="archive-hard-link",
+        )
     files[path] = dataclasses.replace(first, path=path)
     return files[path]
 

@@ -27,7 +27,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO, Protocol
 
-from whit.base.errors import DigestMismatch, HostileArchive, Unavailable, WhitError, system_failure
+from whit.base.errors import DigestMismatch, HostileArchive, Unavailable, WhitError, report_of, system_failure
 from whit.image.tree import clean_path
 from whit.tools import process
 
@@ -60,7 +60,9 @@ def unpack(blob: Path, compression: str, diff_id: str, destination: Path) -> boo
             digest = _extract(stream, temporary)
         if digest != diff_id:
             raise DigestMismatch(
-                f"layer {blob.name[:12]} unpacks to {digest}, its image says {diff_id}", hint="fetch again"
+                f"layer {blob.name[:12]} unpacks to {digest}, its image says {diff_id}",
+                hint="fetch again",
+                code="layer-digest",
             )
         return _move(temporary, destination)
     finally:
@@ -75,10 +77,12 @@ def decompress(blob: Path, compression: str, destination: Path) -> None:
             while data := stream.read(_CHUNK):
                 room -= len(data)
                 if room < 0:
-                    raise HostileArchive("the layer is larger than the free space", hint="free some space")
+                    raise HostileArchive(
+                        "the layer is larger than the free space", hint="free some space", code="archive-too-large"
+                    )
                 output.write(data)
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise HostileArchive(f"the layer is not readable: {error}") from error
+        raise HostileArchive(f"the layer is not readable: {error}", code="archive-compression") from error
 
 
 def _move(temporary: Path, destination: Path) -> bool:
@@ -130,7 +134,9 @@ def _extract(stream: _Readable, root: Path) -> str:
         while hashing.read(_CHUNK):
             pass
     except (tarfile.TarError, EOFError, gzip.BadGzipFile, ValueError, MemoryError) as error:
-        raise HostileArchive(f"the layer is not a readable tar: {error or type(error).__name__}") from error
+        raise HostileArchive(
+            f"the layer is not a readable tar: {error or type(error).__name__}", code="archive-unreadable"
+        ) from error
     finally:
         unpacker.finish()
     return f"sha256:{hashing.hash.hexdigest()}"
@@ -149,7 +155,9 @@ class _Hashing:
         self.limit -= len(data)
         if self.limit < 0:
             raise HostileArchive(
-                "the layer is larger than the free space", hint="free some space, or do not use the image"
+                "the layer is larger than the free space",
+                hint="free some space, or do not use the image",
+                code="archive-too-large",
             )
         self.hash.update(data)
         return data
@@ -175,7 +183,7 @@ class _Unpacker:
         elif member.isdir():
             self._directory(path, member)
         elif not path:
-            raise HostileArchive("layer: its root is not a directory")
+            raise HostileArchive("layer: its root is not a directory", code="archive-root")
         elif member.ischr() or member.isblk():
             self._device(path)
         else:
@@ -194,7 +202,9 @@ class _Unpacker:
             os.mkfifo(path, dir_fd=self.fd)
             self._made(path, "fifo", member)
         else:
-            raise HostileArchive(f"layer: {path} is of the unsupported type {member.type!r}")
+            raise HostileArchive(
+                f"layer: {path} is of the unsupported type {member.type!r}", code="archive-special-file"
+            )
 
     def _file(self, tar: tarfile.TarFile, path: str, member: tarfile.TarInfo) -> None:
         source = tar.extractfile(member)
@@ -205,7 +215,7 @@ class _Unpacker:
             while left:
                 data = source.read(min(left, _CHUNK))
                 if not data:
-                    raise HostileArchive(f"layer: it ends within {path}")
+                    raise HostileArchive(f"layer: it ends within {path}", code="archive-truncated")
                 output.write(data)
                 left -= len(data)
             self._dress_file(fd, path, member)
@@ -221,7 +231,10 @@ class _Unpacker:
     def _hard_link(self, path: str, member: tarfile.TarInfo) -> None:
         target = clean_path(member.linkname, "layer")
         if self.made.get(target, "directory") == "directory":
-            raise HostileArchive(f"layer: {path} is a hard link to {target!r}, which is no file that came before it")
+            raise HostileArchive(
+                f"layer: {path} is a hard link to {target!r}, which is no file that came before it",
+                code="archive-hard-link",
+            )
         os.link(target, path, src_dir_fd=self.fd, dst_dir_fd=self.fd, follow_symlinks=False)
         self.made[path] = self.made[target]
 
@@ -270,7 +283,9 @@ class _Unpacker:
             return
         if parent in self.made:
             raise HostileArchive(
-                f"layer: {path} goes through {parent}, a {self.made[parent]}", hint="do not use this image"
+                f"layer: {path} goes through {parent}, a {self.made[parent]}",
+                hint="do not use this image",
+                code="archive-through-link",
             )
         self._parents(parent)
         os.mkdir(parent, 0o755, dir_fd=self.fd)
@@ -278,7 +293,11 @@ class _Unpacker:
 
     def _device(self, path: str) -> None:
         if not path.startswith("dev/"):
-            raise HostileArchive(f"layer: {path} is a device node outside of /dev", hint="build the image without it")
+            raise HostileArchive(
+                f"layer: {path} is a device node outside of /dev",
+                hint="build the image without it",
+                code="archive-device",
+            )
 
     def _whiteout(self, path: str, name: str) -> None:
         parent = path.rpartition("/")[0]
@@ -287,7 +306,7 @@ class _Unpacker:
             self._parents(path)
             self._set_xattr(parent, "trusted.overlay.opaque", b"y")
         elif hidden in ("", ".", ".."):
-            raise HostileArchive(f"layer: the whiteout {path} names no file")
+            raise HostileArchive(f"layer: the whiteout {path} names no file", code="archive-whiteout")
         elif not hidden.startswith(_WHITEOUT):  # other .wh..wh. names are notes of aufs to itself
             self._parents(path)
             self.whiteouts.append(f"{parent}/{hidden}".lstrip("/"))
@@ -315,13 +334,10 @@ def main() -> int:
     try:
         unpack(Path(request["blob"]), request["compression"], request["diff_id"], Path(request["destination"]))
     except WhitError as error:
-        print(json.dumps({"code": error.code, "message": error.message, "hint": error.hint}))
+        print(json.dumps(report_of(error)))
         return 1
     except OSError as error:
-        failure = system_failure("unpack", error)
-        print(
-            json.dumps({"code": failure.code, "message": failure.message, "hint": failure.hint, "path": failure.path})
-        )
+        print(json.dumps(report_of(system_failure("unpack", error))))
         return 1
     return 0
 

@@ -20,7 +20,7 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from whit.base.errors import NotFound, WhitError, system_failure
+from whit.base.errors import NotFound, WhitError, report_of, system_failure
 from whit.image import confine, depends, merged, unpack
 from whit.image.bill import Package
 from whit.image.linking import link as linking
@@ -212,7 +212,7 @@ def main() -> int:
     else:
         print(json.dumps({"result": result}), flush=True)
         return 0
-    print(json.dumps({"error": {"code": failure.code, "message": failure.message, "hint": failure.hint}}), flush=True)
+    print(json.dumps({"error": report_of(failure)}), flush=True)
     return 1
 
 

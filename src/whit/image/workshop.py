@@ -49,8 +49,8 @@ def failure(report: Mapping[str, Any]) -> WhitError:
     """The error that a process of this area wrote down."""
     if report["code"] == errors.DiskFull.code:
         return errors.DiskFull("build", str(report.get("path", "")))
-    kind: Callable[..., WhitError] = _FAILURES.get(report["code"], Permanent)
-    return kind(report["message"], hint=report["hint"])
+    kind: Callable[..., WhitError] = _FAILURES.get(report["kind"], Permanent)
+    return kind(report["message"], hint=report["hint"], code=report["code"])
 
 
 def module_environment() -> dict[str, str]:

@@ -123,4 +123,4 @@ def read(directory: Path) -> Lock | None:
         return None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         hint = "take it from version control again, or make it anew with: whit build --lock"
-        raise InputError(f"is damaged: {error!r}", place=Place(str(path)), hint=hint) from error
+        raise InputError(f"is damaged: {error!r}", place=Place(str(path)), hint=hint, code="lock-damaged") from error

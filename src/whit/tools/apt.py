@@ -155,6 +155,7 @@ class Root:
             raise Permanent(
                 f"the package lists cannot be fetched or are not signed by a known key:\n{_complaints(error.stderr)}",
                 hint="check the network and the entries in /etc/apt that serve this release",
+                code="repository-untrusted",
             ) from error
 
     async def resolve(self, wanted: Sequence[str], beside: Sequence[str] = ()) -> Resolved:
@@ -168,6 +169,7 @@ class Root:
             raise InputError(
                 f"Debian cannot provide {', '.join(wanted)}:\n{_complaints(error.stderr)}",
                 hint="look the name up with: apt-cache policy NAME",
+                code="debian-unknown",
             ) from error
         chosen = {name.partition(":")[0]: version for name, version, _ in _INSTALL_LINE.findall(simulated.text)}
         asked = [*(f"{name}={version}" for name, version in sorted(chosen.items())), *sorted(set(beside) - set(chosen))]
@@ -188,6 +190,7 @@ class Root:
                 raise Permanent(
                     f"packages cannot be fetched, or are not what the signed lists say:\n{_complaints(error.stderr)}",
                     hint="try again with fresh lists (whit build --refresh)",
+                    code="debian-unfetched",
                 ) from error
             for package in missing:
                 self._take(package, Path(fetched))
@@ -210,6 +213,7 @@ class Root:
             raise DigestMismatch(
                 f"{fetched.name} does not have the digest that is asked for ({package.sha256})",
                 hint="the mirror is inconsistent or was tampered with; try again later or use another mirror",
+                code="debian-digest",
             )
         fetched.rename(self.path(package))
 

@@ -142,6 +142,7 @@ def _render(source: Source, codename: str, architecture: str) -> str:
                 f"the source {' '.join(source.uris)} is used without checking its signature ({option})",
                 place=source.place,
                 hint="name its key with Signed-By instead",
+                code="repository-unsigned",
             )
     fields = {
         "Types": "deb",

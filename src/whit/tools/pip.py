@@ -83,7 +83,7 @@ async def wheel(project: Path, directory: Path, *, builders: Path, env: Mapping[
     await _run(argv, {**env, **found}, directory, "the Python project cannot be built")
     built = sorted(directory.glob("*.whl"))
     if len(built) != 1:
-        raise InputError(f"the project built {len(built)} wheels instead of one")
+        raise InputError(f"the project built {len(built)} wheels instead of one", code="project-wheels")
     return built[0]
 
 
@@ -96,9 +96,11 @@ async def _run(argv: Sequence[str], env: Mapping[str, str], cwd: Path, failure: 
             raise Unavailable("pip is not installed", hint=hint) from error
         if "DO NOT MATCH THE HASHES" in error.stderr:
             hint = "the index has other files than before, or the line is wrong: look where they come from"
-            raise DigestMismatch(f"{failure}:\n{_complaints(error.stderr)}", hint=hint) from error
+            raise DigestMismatch(
+                f"{failure}:\n{_complaints(error.stderr)}", hint=hint, code="requirement-digest"
+            ) from error
         hint = "see pip's message; packages without a wheel for this Python and platform cannot be used"
-        raise InputError(f"{failure}:\n{_complaints(error.stderr)}", hint=hint) from error
+        raise InputError(f"{failure}:\n{_complaints(error.stderr)}", hint=hint, code="requirement-unmet") from error
 
 
 def _complaints(stderr: str) -> str:

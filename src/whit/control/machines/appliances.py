@@ -68,7 +68,9 @@ async def write(
     """
     if not output.absolute().parent.is_dir():
         raise InputError(
-            f"there is no directory {output.absolute().parent}", hint="make it, or choose another --output"
+            f"there is no directory {output.absolute().parent}",
+            hint="make it, or choose another --output",
+            code="output-no-place",
         )
     linux = await _kernel(service, say)
     with tempfile.TemporaryDirectory(prefix=".new-", dir=output.absolute().parent) as scratch:
@@ -120,7 +122,7 @@ def _publish_microvm(target: str, made: Path, output: Path) -> Exported:
 
 def _publish(made: Path, output: Path) -> Exported:
     if output.is_dir():
-        raise Conflict(f"{output} is a directory", hint="name a file with --output")
+        raise Conflict(f"{output} is a directory", hint="name a file with --output", code="output-directory")
     with made.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     made.chmod(0o644)
@@ -164,7 +166,12 @@ def _system(name: str, service: ServiceSpec) -> list[str]:
     for mount in service.mounts:
         if mount.kind == "bind":
             hint = "put the files into the image, or keep them in a volume"
-            raise InputError(f"{mount.source} is a directory of a node", place=Place(key=f"services.{name}"), hint=hint)
+            raise InputError(
+                f"{mount.source} is a directory of a node",
+                place=Place(key=f"services.{name}"),
+                hint=hint,
+                code="machine-of-node",
+            )
         if mount.kind == "tmpfs":
             found.append(f"tmpfs={mount.target}=mode=1777")
     return found

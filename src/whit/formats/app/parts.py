@@ -37,12 +37,17 @@ def read_build(value: Value, directory: Path, problems: Problems) -> BuildSpec:
     refuse(table, "services.*.build", KEYS, problems)
     given = [table.entries[key] for key in ("parts", "context") if key in table.entries]
     if len(given) != 1:
-        raise InputError("has exactly one of parts and context", place=table.place, hint=f"parts: {FORMS}")
+        raise InputError(
+            "has exactly one of parts and context",
+            place=table.place,
+            hint=f"parts: {FORMS}",
+            code="build-parts-or-context",
+        )
     parts = tuple(_settled(part, table) for part in _parts(given[0], directory, problems))
     checks = tuple(read_checks(table.entries["check"].value, problems)) if "check" in table.entries else ()
     fields: dict[str, object] = {"parts": parts, "needs": _words_of(table, "needs"), "check": checks}
     if "link" in table.entries:
-        fields["link"] = shapes.one_of(table.entries["link"].value, LINKS)
+        fields["link"] = shapes.one_of(table.entries["link"].value, LINKS, "link-unknown")
     if "kernel" in table.entries:
         fields["kernel"] = shapes.one_of(table.entries["kernel"].value, get_args(KernelChoice))
     return make(BuildSpec, table.place, {}, fields)
@@ -52,7 +57,7 @@ def _settled(part: Part, table: Table) -> Part:
     """The part with what the build says for all: `link` for those that do not, but for directories, and globs."""
     update: dict[str, object] = {}
     if "link" in table.entries and "link" not in part.model_fields_set and not isinstance(part, DirectoryPart):
-        update["link"] = shapes.one_of(table.entries["link"].value, LINKS)
+        update["link"] = shapes.one_of(table.entries["link"].value, LINKS, "link-unknown")
     for key, own in (("include", part.include), ("exclude", part.exclude)):
         if key in table.entries:
             update[key] = (*own, *_globs(table, key))
@@ -67,7 +72,7 @@ def _parts(entry: Entry, directory: Path, problems: Problems) -> tuple[Part, ...
         with problems.guard():
             found.append(read_part(item, directory, problems))
     if not shapes.items(entry.value):
-        raise InputError("has no parts", place=entry.place, hint=f"parts: {FORMS}")
+        raise InputError("has no parts", place=entry.place, hint=f"parts: {FORMS}", code="build-no-parts")
     # With none left, each is a problem already; the build only has to be there for what follows.
     return tuple(found) or (DirectoryPart(path=directory),)
 
@@ -79,12 +84,12 @@ def read_part(value: Value, directory: Path, problems: Problems) -> Part:
         return _text_part(text, value.place, directory).model_copy(update={"label": text})
     refuse(value, "services.*.build.parts[]", _PART_KEYS, problems)
     if "part" not in value.entries:
-        raise InputError("has no part", place=value.place, hint=f"part: {FORMS}")
+        raise InputError("has no part", place=value.place, hint=f"part: {FORMS}", code="part-missing")
     part = read_part(value.entries["part"].value, directory, problems)
     update: dict[str, object] = {key: _words_of(value, key) for key in ("provides", "requires")}
     update |= {key: _globs(value, key) for key in ("include", "exclude")}
     if "link" in value.entries:
-        update["link"] = shapes.one_of(value.entries["link"].value, LINKS)
+        update["link"] = shapes.one_of(value.entries["link"].value, LINKS, "link-unknown")
     return part.model_copy(update=update)
 
 
@@ -99,7 +104,7 @@ def _words_of(table: Table, key: str) -> tuple[str, ...]:
     if key not in table.entries:
         return ()
     found = shapes.one_or_more(table.entries[key].value)
-    return tuple(shapes.parsed(item, _word) for item in found)
+    return tuple(shapes.parsed(item, _word, code="need-name") for item in found)
 
 
 def _word(text: str) -> str:
@@ -113,7 +118,7 @@ def _text_part(text: str, place: Place, directory: Path) -> Part:
         return DirectoryPart(path=_folder(text, place, directory))
     match = _KIND.fullmatch(text)
     if not match or match[1] not in _READERS:
-        raise InputError(f"{text!r} is not a part", place=place, hint=FORMS)
+        raise InputError(f"{text!r} is not a part", place=place, hint=FORMS, code="part-unknown")
     return _READERS[match[1]](match[2], place, directory)
 
 
@@ -131,6 +136,7 @@ def project(text: str, place: Place, directory: Path) -> Part:
             f"{folder} has a Dockerfile, which is not run",
             place=place,
             hint=f"say what it brings with build.parts: {FORMS}",
+            code="part-dockerfile",
         )
     return DirectoryPart(path=folder).model_copy(update=label)
 
@@ -138,17 +144,22 @@ def project(text: str, place: Place, directory: Path) -> Part:
 def _debian(text: str, place: Place, _directory: Path) -> Part:
     name, equals, version = text.partition("=")
     if equals and not version:
-        raise InputError("has no version after the =", place=place)
+        raise InputError("has no version after the =", place=place, code="debian-no-version")
     try:
         return make(DebianPart, place, {}, {"name": name, "version": version or None})
     except InputError as error:
-        raise InputError(f"{name!r} is no package's name", place=place) from error
+        raise InputError(f"{name!r} is no package's name", place=place, code="debian-name") from error
 
 
 def _python(text: str, place: Place, directory: Path) -> Part:
     folder = _folder(text, place, directory)
     if not _is_python(folder):
-        raise InputError(f"{folder} has neither of {' and '.join(PYTHON_FILES)}", place=place, hint="add one of them")
+        raise InputError(
+            f"{folder} has neither of {' and '.join(PYTHON_FILES)}",
+            place=place,
+            hint="add one of them",
+            code="part-not-python",
+        )
     return PythonPart(path=folder)
 
 
@@ -177,12 +188,12 @@ def _is_python(folder: Path) -> bool:
 def _existing(text: str, place: Place, directory: Path) -> Path:
     path = absolute(text, place, directory)
     if not path.exists():
-        raise InputError(f"{path} does not exist", place=place, hint=f"paths start at {directory}")
+        raise InputError(f"{path} does not exist", place=place, hint=f"paths start at {directory}", code="part-no-path")
     return path
 
 
 def _folder(text: str, place: Place, directory: Path) -> Path:
     path = _existing(text, place, directory)
     if not path.is_dir():
-        raise InputError(f"{path} is not a directory", place=place)
+        raise InputError(f"{path} is not a directory", place=place, code="part-no-directory")
     return path

@@ -31,16 +31,21 @@ def _check(value: Value, problems: Problems) -> CheckSpec:
         if key in ("run", "start"):
             fields[key] = _words(entry.value)
         elif key == "timeout":
-            fields[key] = shapes.parsed(entry.value, duration)
+            fields[key] = shapes.parsed(entry.value, duration, code="check-timeout")
         elif key in ("status", "tcp"):
             fields[key] = shapes.whole(entry.value)
         elif key in KEYS:
             fields[key] = shapes.text(entry.value)
     asked = [key for key in ("run", "http", "tcp") if key in fields]
     if len(asked) != 1:
-        raise InputError("has exactly one of run, http and tcp", place=value.place)
+        raise InputError("has exactly one of run, http and tcp", place=value.place, code="check-question")
     if asked != ["run"] and "start" not in fields:
-        raise InputError("asks a server that nobody starts", place=value.place, hint="add start with its command")
+        raise InputError(
+            "asks a server that nobody starts",
+            place=value.place,
+            hint="add start with its command",
+            code="check-no-server",
+        )
     return make(CheckSpec, value.place, {key: entry.place for key, entry in value.entries.items()}, fields)
 
 
@@ -48,5 +53,5 @@ def _words(value: Value) -> tuple[str, ...]:
     found = shapes.words(value)
     if not found:
         kind = "list" if isinstance(value, Listing) else "text"
-        raise InputError(f"an empty {kind} is no command", place=value.place)
+        raise InputError(f"an empty {kind} is no command", place=value.place, code="check-no-command")
     return found

@@ -74,11 +74,18 @@ def read_service(entry: Entry, source: Source) -> Draft:
                     KEYS[found.key].read(found, draft)
         elsewhere = table.entries.keys() & {"external_name", "endpoints"}
         if not elsewhere and "image" not in table.entries and "build" not in table.entries:
-            raise InputError("has neither image nor build", place=entry.place, hint="add one of them")
+            raise InputError(
+                "has neither image nor build", place=entry.place, hint="add one of them", code="service-no-image"
+            )
         if "image" in table.entries and "build" in table.entries:
             draft.fields.pop("image", None)
             hint = "leave image out; what is built is named for its service"
-            raise InputError("has both image and build", place=table.entries["image"].place, hint=hint)
+            raise InputError(
+                "has both image and build",
+                place=table.entries["image"].place,
+                hint=hint,
+                code="service-image-and-build",
+            )
     return draft
 
 

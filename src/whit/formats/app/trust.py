@@ -35,14 +35,16 @@ def load_trust(file: Path) -> tuple[TrustRule, ...]:
         text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         hint = "restore it, or unset WHIT_TRUST: until then nothing is started"
-        raise InputError(f"{file}, which says what has to be signed, cannot be read: {error}", hint=hint) from error
+        raise InputError(
+            f"{file}, which says what has to be signed, cannot be read: {error}", hint=hint, code="trust-unreadable"
+        ) from error
     problems = Problems()
     rules: tuple[TrustRule, ...] = ()
     with problems.guard():
         top = shapes.table(parse(text, str(file), lambda found, _: found, problems))
         refuse(top, "", _TOP, problems)
         if "trust" not in top.entries:
-            raise InputError("has no trust:", place=top.place, hint=_HINT)
+            raise InputError("has no trust:", place=top.place, hint=_HINT, code="trust-empty")
         rules = read_trust(top.entries["trust"], file.absolute().parent, problems)
     problems.check()
     return rules
@@ -53,10 +55,12 @@ def _rule(value: Value, directory: Path, problems: Problems) -> TrustRule:
     refuse(table, "trust[]", KEYS, problems)
     for key in KEYS:
         if key not in table.entries:
-            raise InputError(f"has no {key}", place=table.place, hint=_HINT)
+            raise InputError(f"has no {key}", place=table.place, hint=_HINT, code="trust-incomplete")
     files = shapes.one_or_more(table.entries["keys"].value)
     if not files:
-        raise InputError("names no key, so nothing could be run", place=table.entries["keys"].place, hint=_HINT)
+        raise InputError(
+            "names no key, so nothing could be run", place=table.entries["keys"].place, hint=_HINT, code="trust-no-key"
+        )
     return TrustRule(
         images=shapes.text(table.entries["images"].value), keys=tuple(_key(file, directory) for file in files)
     )

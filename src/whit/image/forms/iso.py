@@ -34,7 +34,9 @@ async def write(machine: Bootable, linux: Kernel, output: Path, work: Path) -> N
     size = -(-(program.stat().st_size + _ROOM) // 4096) * 4096
     if size > LARGEST:
         hint = "choose --target disk, or link less: link: closure"
-        raise InputError(f"{machine.name} takes {size >> 20} MiB, and an ISO image boots at most 31", hint=hint)
+        raise InputError(
+            f"{machine.name} takes {size >> 20} MiB, and an ISO image boots at most 31", hint=hint, code="iso-too-large"
+        )
     files, esp = work / "files", work / "esp"
     files.mkdir()
     files.chmod(0o755)  # whatever the umask is: it becomes the root of the medium

@@ -87,7 +87,11 @@ def publish(directory: Path, output: Path) -> None:
         directory.rename(output)
         return
     if not (output / DESCRIPTION).is_file():
-        raise Conflict(f"{output} is there and is no microVM", hint="remove it, or choose another --output")
+        raise Conflict(
+            f"{output} is there and is no microVM",
+            hint="remove it, or choose another --output",
+            code="output-no-microvm",
+        )
     old = Path(tempfile.mkdtemp(dir=output.absolute().parent, prefix=".old-"))
     output.rename(old / "machine")
     directory.rename(output)

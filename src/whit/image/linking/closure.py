@@ -142,7 +142,9 @@ class Closure:
         program = self.program(argv[0])
         if program is None:
             hint = "name a part that brings it, or write its whole path"
-            raise InputError(f"the image has no program {argv[0]!r}, which has to work in it", hint=hint)
+            raise InputError(
+                f"the image has no program {argv[0]!r}, which has to work in it", hint=hint, code="no-program"
+            )
         text = " ".join(argv) if len(" ".join(argv)) < 80 else f"{argv[0]} …"
         self.reach(program, f"command: {text}", "")
         for word in argv[1:]:

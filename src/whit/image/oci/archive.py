@@ -46,7 +46,9 @@ class DirectorySource:
             with (self.root / path).open("rb") as file:
                 yield file
         except FileNotFoundError as error:
-            raise InputError(f"{self.root} has no {path}", hint="is it an OCI layout, and complete?") from error
+            raise InputError(
+                f"{self.root} has no {path}", hint="is it an OCI layout, and complete?", code="layout-incomplete"
+            ) from error
 
 
 class ArchiveSource:
@@ -60,13 +62,19 @@ class ArchiveSource:
                 files = (member for member in tar if member.isreg() and not member.issparse())
                 self._members = {member.name.removeprefix("./"): member for member in files}
         except tarfile.TarError as error:
-            raise InputError(f"{path} is not an uncompressed tar: {error}", hint="decompress it first") from error
+            raise InputError(
+                f"{path} is not an uncompressed tar: {error}", hint="decompress it first", code="archive-no-tar"
+            ) from error
 
     @contextlib.contextmanager
     def open(self, path: str) -> Iterator[IO[bytes]]:
         member = self._members.get(path)
         if member is None:
-            raise InputError(f"{self.name} has no {path}", hint="is it an OCI archive (not docker-archive)?")
+            raise InputError(
+                f"{self.name} has no {path}",
+                hint="is it an OCI archive (not docker-archive)?",
+                code="archive-incomplete",
+            )
         with tarfile.open(self.name, "r:") as tar, contextlib.closing(tar.fileobj):
             file = tar.extractfile(member)
             assert file is not None
@@ -94,7 +102,7 @@ def source(path: Path) -> Source:
         return DirectorySource(path)
     if path.is_file():
         return ArchiveSource(path)
-    raise NotFound(f"there is no OCI layout or archive at {path}", hint="check the path")
+    raise NotFound(f"there is no OCI layout or archive at {path}", hint="check the path", code="layout-missing")
 
 
 def choose(origin: Source, reference: str | None) -> Descriptor:
@@ -131,9 +139,11 @@ def _follow(origin: Source, items: list[Descriptor], what: str, depth: int) -> D
     if len(items) > 1:
         items = [item for item in items if _is_ours(item)]
     if len(items) > 1:
-        raise InputError(f"{origin.name} holds several images", hint="name one: oci:PATH:NAME")
+        raise InputError(f"{origin.name} holds several images", hint="name one: oci:PATH:NAME", code="layout-ambiguous")
     if not items or depth == 0:
-        raise NotFound(f"{origin.name} does not hold {what} for linux/{manifest.architecture()}")
+        raise NotFound(
+            f"{origin.name} does not hold {what} for linux/{manifest.architecture()}", code="layout-no-image"
+        )
     item = items[0]
     if item.media_type == manifest.MANIFEST:
         return item
@@ -141,6 +151,7 @@ def _follow(origin: Source, items: list[Descriptor], what: str, depth: int) -> D
         raise InputError(
             f"{origin.name}: the media type {item.media_type!r} is not supported",
             hint="convert it with: skopeo copy --format oci …",
+            code="index-media-type",
         )
     nested = manifest.parse(_document(origin, item), item.digest)
     return _follow(origin, [Descriptor.parse(entry) for entry in nested.get("manifests") or ()], what, depth - 1)
@@ -157,9 +168,14 @@ def bring(origin: Source, descriptor: Descriptor, layout: Layout) -> Imported:
     parsed = manifest.parse_manifest(document)
     config = manifest.parse(_document(origin, parsed.config), parsed.config.digest)
     if config.get("architecture", manifest.architecture()) != manifest.architecture():
-        raise NotFound(f"{origin.name} holds an image for {config['architecture']}, not {manifest.architecture()}")
+        raise NotFound(
+            f"{origin.name} holds an image for {config['architecture']}, not {manifest.architecture()}",
+            code="image-architecture",
+        )
     if len(manifest.parse_diff_ids(config)) != len(parsed.layers):
-        raise InputError(f"{origin.name}: the configuration and the manifest differ in their number of layers")
+        raise InputError(
+            f"{origin.name}: the configuration and the manifest differ in their number of layers", code="image-layers"
+        )
     blobs = [*parsed.layers, parsed.config, descriptor]
     missing = [blob for blob in blobs if not layout.has(blob.digest)]
     for blob in missing:
@@ -182,5 +198,5 @@ def _read(origin: Source, path: str) -> bytes:
     with origin.open(path) as file:
         data = file.read(_DOCUMENT_LIMIT + 1)
     if len(data) > _DOCUMENT_LIMIT:
-        raise InputError(f"{origin.name}: {path} is larger than {_DOCUMENT_LIMIT >> 20} MiB")
+        raise InputError(f"{origin.name}: {path} is larger than {_DOCUMENT_LIMIT >> 20} MiB", code="document-too-large")
     return data

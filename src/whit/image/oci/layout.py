@@ -91,7 +91,9 @@ class Layout:
             with path.open("rb") as file:
                 data = file.read(_DOCUMENT_LIMIT + 1)
         except FileNotFoundError as error:
-            raise NotFound(f"blob {digest} is not in {self.root}", hint="build or fetch the image again") from error
+            raise NotFound(
+                f"blob {digest} is not in {self.root}", hint="build or fetch the image again", code="blob-missing"
+            ) from error
         if len(data) > _DOCUMENT_LIMIT or f"sha256:{hashlib.sha256(data).hexdigest()}" != digest:
             raise DigestMismatch(
                 f"{path} does not have the content that its name says", hint="remove it and build again"
@@ -103,7 +105,9 @@ class Layout:
         try:
             document = manifest.parse((self.root / "index.json").read_bytes(), str(self.root / "index.json"))
         except FileNotFoundError as error:
-            raise InputError(f"{self.root} is not an OCI layout: it has no index.json") from error
+            raise InputError(
+                f"{self.root} is not an OCI layout: it has no index.json", code="layout-no-index"
+            ) from error
         return [Descriptor.parse(item) for item in document.get("manifests") or ()]
 
     def names(self) -> dict[str, Descriptor]:

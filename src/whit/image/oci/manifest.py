@@ -37,7 +37,9 @@ def architecture() -> str:
 def checked_digest(digest: str) -> str:
     """Raises InputError unless it is sha256:<64 hex digits>: a digest becomes part of a path."""
     if not _DIGEST.fullmatch(digest):
-        raise InputError(f"{digest!r} is not a sha256 digest", hint="images with other digests are not supported")
+        raise InputError(
+            f"{digest!r} is not a sha256 digest", hint="images with other digests are not supported", code="digest-form"
+        )
     return digest
 
 
@@ -76,7 +78,7 @@ class Descriptor:
                 dict(document.get("platform") or {}),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise InputError(f"bad descriptor {json.dumps(document)[:200]}: {error!r}") from error
+            raise InputError(f"bad descriptor {json.dumps(document)[:200]}: {error!r}", code="descriptor") from error
 
     def document(self) -> dict[str, Any]:
         optional = {"annotations": self.annotations, "platform": self.platform}
@@ -108,9 +110,9 @@ def parse(data: bytes, what: str) -> dict[str, Any]:
     try:
         document = json.loads(data)
     except ValueError as error:
-        raise InputError(f"{what} is not JSON: {error}") from error
+        raise InputError(f"{what} is not JSON: {error}", code="document-no-json") from error
     if not isinstance(document, dict):
-        raise InputError(f"{what} is not a JSON object")
+        raise InputError(f"{what} is not a JSON object", code="document-no-object")
     return document
 
 
@@ -122,12 +124,14 @@ def parse_manifest(document: dict[str, Any]) -> Manifest:
         raise InputError(
             f"the configuration's media type {config.media_type!r} is not that of an image",
             hint="artifacts other than images cannot be run",
+            code="config-media-type",
         )
     for layer in layers:
         if layer.media_type not in LAYERS:
             raise InputError(
                 f"layer {layer.digest[:19]} has the unsupported media type {layer.media_type!r}",
                 hint="convert it with: skopeo copy --format oci --dest-compress-format gzip …",
+                code="layer-media-type",
             )
     return Manifest(config, layers)
 

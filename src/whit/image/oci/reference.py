@@ -64,6 +64,7 @@ def parse(text: str) -> PathReference | RegistryReference:
         raise InputError(
             f"{text!r} does not name an image",
             hint="write NAME, HOST/NAME:TAG, oci:PATH or oci-archive:PATH; names are in lower case",
+            code="image-name",
         )
     return RegistryReference(host or _registry_for(name), name, "" if digest else tag, digest)
 
@@ -82,6 +83,7 @@ def _registry_for(name: str) -> str:
         raise NotFound(
             f"there is no image {name}: it is not stored here, and the name says no registry",
             hint=f"write HOST/{name}:TAG, build it from parts, or name a registry for short names in {SEARCH}",
+            code="image-no-registry",
         )
     return registry
 

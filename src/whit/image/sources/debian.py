@@ -182,10 +182,14 @@ async def _unpack(deb: Path, package: Package, spool: Path) -> Unpacked:
             try:
                 await process.run(["dpkg-deb", option, str(deb)], stdout=output.fileno(), timeout=600)
             except CommandError as error:
-                raise HostileArchive(f"the package {package.wanted} cannot be unpacked: {error.stderr}") from error
+                raise HostileArchive(
+                    f"the package {package.wanted} cannot be unpacked: {error.stderr}", code="package-damaged"
+                ) from error
     with tarfile.open(control, "r:") as tar:
         names = {name.removeprefix("./"): name for name in tar.getnames()}
         file = tar.extractfile(names["control"]) if "control" in names else None
         if file is None:
-            raise HostileArchive(f"the package {package.wanted} has no control file", hint="fetch it again")
+            raise HostileArchive(
+                f"the package {package.wanted} has no control file", hint="fetch it again", code="package-no-control"
+            )
         return Unpacked(package, files, tuple(sorted(_SCRIPTS & names.keys())), file.read())

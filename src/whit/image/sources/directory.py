@@ -60,6 +60,7 @@ class Directory:
             "is neither a file, nor a directory, nor a link",
             place=Place(str(self.root / path)),
             hint=f"remove it, or name it in {IGNORE_FILE}",
+            code="directory-special-file",
         )
 
     def _link(self, path: str) -> str:
@@ -70,6 +71,7 @@ class Directory:
                 f"is a link to {target}, outside of the directory",
                 place=Place(str(self.root / path)),
                 hint=f"copy the file into the directory, or name the link in {IGNORE_FILE}",
+                code="directory-link-out",
             )
         return target
 
@@ -78,7 +80,12 @@ def scan(path: Path, ignored: Sequence[str] = ()) -> Directory:
     """Look at everything below `path` that is not ignored. Raises InputError if it is not a directory."""
     root = path.resolve()
     if not root.is_dir():
-        raise InputError("is not a directory", place=Place(str(path)), hint="check the path in the app file")
+        raise InputError(
+            "is not a directory",
+            place=Place(str(path)),
+            hint="check the path in the app file",
+            code="part-no-directory",
+        )
     patterns = [*ALWAYS_IGNORED, *ignored, *_read_ignored(root)]
     return Directory(root, tuple(sorted(_walk(root, "", patterns), key=lambda item: item[0].split("/"))))
 

@@ -56,6 +56,7 @@ def read(directory: Path) -> Project:
             "has neither a pyproject.toml with a [project] table nor a requirements.txt",
             place=Place(str(directory)),
             hint="add one of them; an empty requirements.txt is enough",
+            code="project-neither",
         )
     table = metadata.get("project") or {}
     dependencies = table.get("dependencies") or []
@@ -81,7 +82,7 @@ def _metadata(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"is not valid TOML: {error}", place=Place(str(path))) from error
+        raise InputError(f"is not valid TOML: {error}", place=Place(str(path)), code="project-toml") from error
 
 
 def _requirement_files(directory: Path, name: str, seen: frozenset[str] = frozenset()) -> list[tuple[str, str]]:
@@ -90,7 +91,11 @@ def _requirement_files(directory: Path, name: str, seen: frozenset[str] = frozen
     if name in seen or (name == REQUIREMENTS and not path.is_file()):
         return []
     if not path.is_relative_to(directory.resolve()) or not path.is_file():
-        raise InputError(f"there is no {name} in the project's directory", place=Place(str(directory / REQUIREMENTS)))
+        raise InputError(
+            f"there is no {name} in the project's directory",
+            place=Place(str(directory / REQUIREMENTS)),
+            code="requirements-missing",
+        )
     text = path.read_text()
     found = [(name, text)]
     for number, line in enumerate(text.splitlines(), start=1):
@@ -99,6 +104,7 @@ def _requirement_files(directory: Path, name: str, seen: frozenset[str] = frozen
                 f"{line.strip()!r} is not in a package index",
                 place=Place(str(path), number),
                 hint="requirements are installed from wheels; a project's own code comes from its pyproject.toml",
+                code="requirement-form",
             )
         if reference := _REFERENCE.match(line):
             other = str((Path(name).parent / reference[1]).as_posix())

@@ -23,7 +23,7 @@ from whit.image.store import ImageStore
 from whit.image.tree import read_tar
 from whit.image.trust import keys, signing
 from whit.model import lock
-from whit.model.build import BuildSpec, CheckSpec, DirectoryPart, PythonPart
+from whit.model.build import BuildSpec, DirectoryPart
 from whit.model.image import Image
 from whit.model.progress import Report
 from whit.model.trust import TrustRule
@@ -191,8 +191,6 @@ def app(path: Path, services: Sequence[str] = (), text: str = "services: {a: {im
 
 
 OTHERS: list[tuple[Callable[[Path], object], str]] = [
-    (lambda path: plan.make(spec(path, architecture=OTHER, check=(CheckSpec(run=("true",)),))), "foreign-checks"),
-    (lambda path: plan.make(spec(path, architecture=OTHER, parts=(PythonPart(path=path),))), "foreign-part"),
     (lambda path: plan.make(BuildSpec(parts=(DirectoryPart(path=path, link="closure"),))), "closure-unproven"),
     (lambda path: plan.make(BuildSpec(parts=(DirectoryPart(path=path, requires=("quantum",)),))), "unsatisfied-need"),
     (lambda path: archive.source(path / "gone"), "layout-missing"),
@@ -251,5 +249,5 @@ async def test_what_may_not_run(store: ImageStore, tmp_path: Path, report: Repor
 
 def test_codes_are_distinct() -> None:
     codes = [code for table in (APPS, ARCHIVES, LAYOUTS, OTHERS) for _, code in table]
-    assert len(codes) >= 60
+    assert len(codes) >= 58
     assert len(codes) - len(set(codes)) <= 2, "a key is read by two readers"

@@ -60,7 +60,7 @@ MISTAKES = [
     (SERVICE.format("ready: {}"), "machine-ready", "exactly one of tcp and path"),
     (SERVICE.format("restart: sometimes"), "machine-restart", "is not known"),
     (SERVICE.format("stop_grace_period: 5"), "machine-stop-grace-period", "not a duration"),
-    (SERVICE.format("build: {parts: []}").replace("image: web, ", ""), "machine-build", "has no parts"),
+    (SERVICE.format("build: {parts: []}").replace("image: web, ", ""), "build-no-parts", "has no parts"),
     ("files: [{contents: x}]", "machine-no-path", "has no path"),
     ("files: [{path: ../x, contents: x}]", "machine-path", "no place of a file"),
     ("files: [{path: x}]", "machine-empty-file", "is nothing"),

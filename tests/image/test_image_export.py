@@ -13,6 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from cyclonedx.schema import SchemaVersion
+from cyclonedx.validation.json import JsonStrictValidator
 from support.images import need
 
 from whit.base.errors import Conflict, DiskFull, NotFound
@@ -167,7 +169,7 @@ def test_another_user_order_time_place_and_parallelism_give_the_same_bits(
 
 def test_bill_of_materials() -> None:
     packages = (
-        Package("libc6", "2:1+b1", architecture="amd64", sha256="ab"),
+        Package("libc6", "2:1+b1", architecture="amd64", sha256="ab" * 32),
         Package("x", "1", kind="pypi", needs=("libc6",)),
     )
     files = (BilledFile("usr/lib/libc.so.6", "file", 1, "p", "libc6"), BilledFile("srv/a", "file", 1, "./site"))
@@ -176,7 +178,7 @@ def test_bill_of_materials() -> None:
     assert found == sbom.document("web", "sha256:00", Bill.parse(bill.document()))
     by_name = {one["name"]: one for one in found["components"]}
     assert by_name["libc6"]["purl"] == "pkg:deb/debian/libc6@2%3A1%2Bb1?arch=amd64"
-    assert by_name["libc6"]["hashes"] == [{"alg": "SHA-256", "content": "ab"}]
+    assert by_name["libc6"]["hashes"] == [{"alg": "SHA-256", "content": "ab" * 32}]
     assert by_name["x"]["purl"] == "pkg:pypi/x@1"
     assert by_name["libc6"]["evidence"]["occurrences"] == [{"location": "/usr/lib/libc.so.6"}]
     assert by_name["./site"]["evidence"]["occurrences"] == [{"location": "/srv/a"}]
@@ -184,3 +186,6 @@ def test_bill_of_materials() -> None:
     references = [one["bom-ref"] for one in found["components"]]
     assert len(references) == len(set(references))
     assert {one["ref"] for one in found["dependencies"]} <= {*references, "sha256:00"}
+    schema = JsonStrictValidator(SchemaVersion.V1_5)
+    assert schema.validate_str(sbom.encode(found)) is None
+    assert schema.validate_str(sbom.encode(found | {"components": [{"type": "nonsense", "name": "x"}]})) is not None

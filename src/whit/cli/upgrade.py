@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from whit.base.errors import InputError
+from whit.base.errors import InputError, NotFound
 from whit.cli import boot
 from whit.cli.invocation import Invocation, command
 
@@ -44,6 +44,9 @@ def upgrade(
       whit boot hello.raw --upgrade hello.sock --reboot
       whit upgrade hello.sock --to examples/hello --reboot
     """
+    if not disk.exists():
+        hint = "name a disk, or the socket of a machine that was booted with --upgrade SOCKET"
+        raise NotFound(f"there is nothing at {disk}", hint=hint)
     if reboot and (to is None or not disk.is_socket()):
         raise InputError("--reboot is for a machine that runs", hint="name its socket, and with --to a new version")
     if to is None:

@@ -1,5 +1,6 @@
 """Measures how long a request waits for an instance that sleeps: from connect() to the first byte, frozen,
-created and stopped, interleaved with one that is awake and with a bare start of the same container.
+created, stopped and, of a microVM, in a file, interleaved with one that is awake and with a bare start of the same
+container.
 
 `PYTHONPATH=src:tests python benchmarks/wake.py [--rounds N] [--isolations container,sandbox,microvm]` as root brings up
 an agent of its own, prints a table in Markdown and writes results/wake-<time>.json. The server is a small program
@@ -58,7 +59,7 @@ def app_text(isolations: list[str], ports: dict[str, int]) -> str:
 
 
 def levels_of(isolation: str) -> tuple[str, ...]:
-    return LEVELS if isolation == "container" else LEVELS[:1]
+    return (*LEVELS, "snapshot") if isolation == "microvm" else LEVELS
 
 
 @contextmanager

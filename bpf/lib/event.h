@@ -85,6 +85,13 @@ static __noinline int drop_reported(const struct packet *packet, struct flow_eve
 	event->reason = reason;
 	if (!is_chatter(packet, reason))
 		report(event);
+	/*
+	 * A sender on this node that hears of a drop takes it for its own queue being full, tries every 0.5 s and gives up
+	 * after 6 s (tcp_retransmit_timer). Sent to a link that there is not, it is gone without a word; TCX knows no
+	 * TC_ACT_STOLEN.
+	 */
+	if (reason == DROP_HELD)
+		return bpf_redirect(0, 0);
 	return TC_ACT_SHOT;
 }
 

@@ -33,6 +33,8 @@ from whit.datapath.address import Address
 from whit.datapath.knocks import packet_of
 
 pytestmark = pytest.mark.root
+GONE = REDIRECT
+"""To a link that there is not: a sender on the node would hear of a drop, and give up early."""
 WARM, ASLEEP, HELD = EndpointFlags.WARM, EndpointFlags.ASLEEP, EndpointFlags.HELD
 CLIENT6 = IPV6_OF[CLIENT]
 
@@ -94,7 +96,7 @@ def test_what_is_held_is_the_packet_as_it_would_have_been_delivered(lab: Lab, ma
     lab.serve((SERVER, 8080), protocol=6 if make is tcp else UDP_NUMBER)
     put_to_sleep(lab, HELD)
     for port in (40000, 40001):
-        assert lab.from_instance(make(CLIENT, VIP, port, 80)).action == SHOT
+        assert lab.from_instance(make(CLIENT, VIP, port, 80)).action == GONE
     told = lab.datapath.control.take()
     assert [packet_of(one) for one in told] == [
         raw(delivered(make(CLIENT, SERVER, port, 8080), SERVER)) for port in (40000, 40001)
@@ -118,7 +120,7 @@ def test_the_answer_of_the_one_that_was_woken_goes_back(lab: Lab) -> None:
 def test_what_comes_by_the_stack_is_held_too(lab: Lab) -> None:
     put_to_sleep(lab, HELD)
     packet = tcp(NODE, SERVER)
-    assert lab.to_instance(packet, SERVER).action == SHOT
+    assert lab.to_instance(packet, SERVER).action == GONE
     (told,) = lab.datapath.control.take()
     assert packet_of(told) == raw(packet)
 
@@ -133,15 +135,15 @@ def test_what_is_too_long_to_be_held_is_lost_but_wakes(lab: Lab) -> None:
     put_to_sleep(lab, HELD)
     head = len(raw(udp(CLIENT, SERVER, load=b"")))
     fits, longer = b"x" * (HELD_BYTES - head), b"x" * (HELD_BYTES - head + 1)
-    assert lab.from_instance(udp(CLIENT, SERVER, load=fits)).action == SHOT
-    assert lab.from_instance(udp(CLIENT, SERVER, load=longer)).action == SHOT
+    assert lab.from_instance(udp(CLIENT, SERVER, load=fits)).action == GONE
+    assert lab.from_instance(udp(CLIENT, SERVER, load=longer)).action == GONE
     assert [len(packet_of(one)) for one in lab.datapath.control.take()] == [HELD_BYTES, 0]
 
 
 def test_a_full_ring_is_told_by_the_next_packet(lab: Lab) -> None:
     put_to_sleep(lab, HELD)
     for port in range(1000):
-        assert lab.from_instance(tcp(CLIENT, SERVER, 10000 + port)).action == SHOT
+        assert lab.from_instance(tcp(CLIENT, SERVER, 10000 + port)).action == GONE
     put_to_sleep(lab, ASLEEP)
     lab.from_instance(tcp(CLIENT, SERVER, 20000))
     assert flags_of(lab) == WARM | ASLEEP

@@ -120,3 +120,11 @@ def test_frozen_ones_that_hold_too_much_are_ended(tmp_path: Path) -> None:
         warm.wait_until("stopped")
         assert warm.ask() < 0.9
         warm.wait_until("stopped")
+
+
+@pytest.mark.full
+def test_who_is_kept_waiting_on_the_node_does_not_give_up(tmp_path: Path) -> None:
+    """A drop that the kernel of the sender hears of ends a connection after 6 s."""
+    for warm in brought_up(tmp_path, "stopped", late=9000):
+        warm.wait_until("stopped", 60)
+        assert 9 <= warm.ask(timeout=40) < 25

@@ -196,10 +196,10 @@ def test_a_new_agent_adopts_them(mixed: Whit) -> None:
 
 
 def test_any_assignment(mixed: Whit, directory: Path, sample: Callable[[int, int], int]) -> None:
-    """First the two that put every service where it has not been yet, then all of them."""
+    """First the two that put every service where it has not been yet, then all of them. By default one, for time."""
     turns = [tuple(turned[get_args(Isolation).index(one)] for one in MIXED) for turned in _turns()]
     every = list(itertools.product(get_args(Isolation), repeat=len(SERVICES)))
-    chosen = [*turns, *(one for one in every if one not in turns)][: sample(len(turns), len(every))]
+    chosen = [*turns, *(one for one in every if one not in turns)][: sample(1, len(every))]
     plain = (SHOP / "whit.yaml").read_text()
     for isolations in chosen:
         wanted = dict(zip(SERVICES, isolations, strict=True))

@@ -191,6 +191,8 @@ def _keep_directories(
         mode = links.get(entry.origin, rule.link)
         if mode == "whole" or (mode == "trim" and not trim.reason(f"{entry.path}/x")):
             chosen.keep(entry.path, "directory of the part")
+        elif matches(entry.path, rule.include):
+            chosen.keep(entry.path, "include")
         elif _STATE.fullmatch(entry.path) and entry.origin in present and not trim.reason(f"{entry.path}/x"):
             chosen.keep(entry.path, "directory for a program's state")
 

@@ -37,7 +37,7 @@ FILES = {
     "etc/hostname": "bookworm\n",
     "etc/hosts": "127.0.0.1 localhost bookworm\n::1 localhost\n",
     "etc/resolv.conf": "nameserver 10.0.2.3\n",
-    "etc/fstab": "/dev/vda / ext4 defaults 0 1\n/dev/vdb /checkout ext4 defaults 0 2\n",
+    "etc/fstab": "/dev/vda / ext4 defaults 0 1\n/dev/vdb /checkout ext4 x-systemd.device-timeout=600 0 2\n",
     "etc/systemd/network/20-any.network": "[Match]\nName=en*\n\n[Network]\nDHCP=yes\n",
     "etc/systemd/system/answer-commands.service": f"""\
 [Unit]

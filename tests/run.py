@@ -11,6 +11,7 @@ nothing of the machine that an agent would notice. What the others said is print
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -72,6 +73,8 @@ def run_tests(environment: Mapping[str, str], arguments: Sequence[str]) -> bool:
 
 
 def main() -> int:
+    # A shell has what it starts in the background ignore interrupts, and what that starts, too: tests send them.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     arguments = sys.argv[1:]
     full = "--full" in arguments
     rest = [argument for argument in arguments if argument != "--full"]

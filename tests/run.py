@@ -30,7 +30,7 @@ CHECKS = {
     "shell scripts": ["shellcheck", "whit", ".ci/run", "examples/shop/db/usr/local/bin/start-postgresql"],
 }
 
-BESIDE = ("bpf", "cluster", "datapath", "formats", "guests", "image", "kernel", "tools")
+BESIDE = ("bpf", "cluster", "contract", "datapath", "formats", "guests", "image", "kernel", "tools")
 """Folders whose tests need no agent, and are in no agent's way."""
 
 

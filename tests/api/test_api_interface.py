@@ -76,7 +76,7 @@ def test_every_call_of_the_readme_is_in_the_openapi_document(agent: Whit) -> Non
         ("POST", "/v1/apps/nothing/start", None, 404, "not-found"),
         ("POST", "/v1/apps/nothing/stop", None, 404, "not-found"),
         ("GET", "/v1/explain?source=nobody&destination=world&port=80", None, 404, "not-found"),
-        ("GET", "/v1/explain?source=world&destination=world&port=80&protocol=sctp", None, 400, "input"),
+        ("GET", "/v1/explain?source=world&destination=world&port=80&protocol=gre", None, 400, "input"),
         (
             "PUT",
             "/v1/apps/other",

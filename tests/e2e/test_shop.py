@@ -92,7 +92,7 @@ def test_agent_killed_under_load(
     shop: Whit, sample: Callable[[int, int], int], record_number: Callable[[str, object], None]
 ) -> None:
     """kill -9 again and again at 60 % of saturation: no request fails, no order is lost, names resolve all the time."""
-    rounds = sample(20, 200)
+    rounds = sample(10, 200)
     host, port = "127.0.0.1", int(shop.environment["SHOP_PORT"])
     saturation = asyncio.run(Load(host, port).saturate(5))
     assert not saturation.failures, saturation.failures

@@ -21,6 +21,7 @@ from typing import Any
 import pytest
 from dnslib import EDNS0, QTYPE, RCODE, RR, TXT, A, DNSRecord
 
+import whit
 from whit.base.settings import Settings
 from whit.kernel import netns
 from whit.mesh.dns import names, upstream
@@ -37,7 +38,7 @@ TABLE = NameTable(
     instances={ASKER: ("shop", "web-1")},
     listen6=RESOLVER6,
 )
-SOURCES = Path(names.__file__).resolve().parents[2]
+SOURCES = Path(whit.__file__).resolve().parents[1]
 ENVIRONMENT = {"PYTHONPATH": str(SOURCES), "PATH": os.environ["PATH"]}
 
 

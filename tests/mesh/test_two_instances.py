@@ -21,6 +21,7 @@ from mesh.policy_cases import compile_rules
 from mesh.policy_reference import Rule
 from support.service_site import until
 
+import whit
 from whit.base.settings import Settings
 from whit.datapath.abi import EndpointFlags
 from whit.datapath.address import Address
@@ -243,7 +244,7 @@ def test_an_instance_asks_for_a_name_and_reaches_what_it_is_told(pair: Pair) -> 
     table = NameTable(str(BOOK.resolver), {"pair": {"b": [b.service_address]}}, {a.address: ("pair", "a-1")})
     names.write_state(pair.settings, table)
     argv = [sys.executable, "-P", "-m", "whit.mesh.dns.resolver", "--id", pair.settings.id]
-    resolver = subprocess.Popen(argv, env={"PYTHONPATH": str(Path(names.__file__).resolve().parents[2])})
+    resolver = subprocess.Popen(argv, env={"PYTHONPATH": str(Path(whit.__file__).resolve().parents[1])})
     try:
         address = netns.call_in(pair.settings.netns_dir / pair.specs["a"].name, lambda: asked_for("b"))
         assert address == b.service_address

@@ -41,7 +41,7 @@ async def every_form(app: Path, state: Path, output: Path, architecture: str, fo
     ((name, image),) = images.items()
     found = {}
     for form in forms:
-        written = await write(store, form, name, spec.services[name], image, output / form)
+        written = await write(store, form, name, spec.services[name], image, output / form, lambda _: None)
         found[form] = digest_of(written.path)
     return found
 

@@ -2,21 +2,20 @@
 
 `PYTHONPATH=src python benchmarks/traces.py [SERVICE…]` runs the checks of each in the whole image twice: the first
 alone, as somebody traces who asks a server once, and all of them. What only the others open is missing from an image
-that is made of the first trace. It prints a table in Markdown and writes results/traces.json. Needs root.
+that is made of the first trace. It prints a table in Markdown and writes results/traces-<time>.json. Needs root.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import os
 import tempfile
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 from image_sizes import ROOT, linked, quiet
+from measure import keep
 
 from whit.base.settings import Settings
 from whit.formats.app.appfile import load_app
@@ -24,8 +23,6 @@ from whit.image.linking.prove import prove
 from whit.image.store import ImageStore
 from whit.model.build import BuildSpec
 from whit.model.image import Image
-
-RESULTS = ROOT.parent / "results" / "traces.json"
 
 
 @dataclass(frozen=True)
@@ -80,10 +77,7 @@ async def main() -> None:
             if service.build and (not given.services or name in given.services):
                 rows.append(await measure(store, name, service.build, Path(directory)))
                 print(line(rows[-1]), flush=True)
-    RESULTS.parent.mkdir(exist_ok=True)
-    machine = {"kernel": os.uname().release, "machine": os.uname().machine, "cpus": os.cpu_count()}
-    document = {"time": datetime.now(UTC).isoformat(), "machine": machine, "rows": [asdict(row) for row in rows]}
-    RESULTS.write_text(json.dumps(document, indent=2) + "\n")
+    keep("traces", {"rows": [asdict(row) for row in rows]})
 
 
 if __name__ == "__main__":

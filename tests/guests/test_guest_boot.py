@@ -128,9 +128,9 @@ def test_what_is_no_machine_is_refused(whit: Whit, tmp_path: Path) -> None:
 def test_options_that_would_do_nothing_are_refused(whit: Whit, tiny_root: Path, tmp_path: Path) -> None:
     path = str(app(tiny_root, tmp_path / "app", "[sleep, infinity]"))
     out = ("-o", str(tmp_path / "out"))
-    assert "are about machines" in whit("build", path, "--fast-boot", *out, check=False).stderr
+    assert "is about machines" in whit("build", path, "--fast-boot", *out, check=False).stderr
     assert "is no architecture" in whit("build", path, "--arch", "pdp11", *out, check=False).stderr
     machine = str(ROOT / "examples/machine/minimal.yml")
-    assert "are for apps" in whit("build", machine, "--arch", "arm64", *out, check=False).stderr
+    assert "--arch is for apps" in whit("build", machine, "--arch", "arm64", *out, check=False).stderr
     whit("build", path, "--target", "microvm", "--fast-boot", *out)
     assert "cryptomgr.notests" in (tmp_path / "out" / "machine.json").read_text()

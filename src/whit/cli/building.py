@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -99,39 +99,19 @@ def build(
       whit build examples/machine/minimal.yml -o minimal
     """
     from whit.cli import local, machines, progress
-    from whit.formats.catalog import is_named
     from whit.model.lock import FILE, read
 
+    about_machines = {"arch": arch, "kernel": kernel, "fast-boot": fast_boot, "small": small}
     if machines.is_machine(path):
-        machines.refuse(service=service, lock=lock, observe=observe, graph=graph)
-        if arch or fast_boot or small or kernel:
-            hint = "a machine file says with kernel: what boots, and is linked for this machine's architecture"
-            raise InputError("--arch, --kernel, --fast-boot and --small are for apps", hint=hint)
+        machines.refuse(service=service, lock=lock, observe=observe, graph=graph, **about_machines)
         chosen_form = None if target == DEFAULT_TARGET else target
-        machines.build(
-            run,
-            path,
-            chosen_form,
-            output,
-            refresh=refresh,
-            locked=locked,
-            explain=None if explain == EVERYTHING else explain,
-        )
+        why = None if explain == EVERYTHING else explain
+        machines.build(run, path, chosen_form, output, refresh=refresh, locked=locked, explain=why)
         return
-    if (lock or observe) and is_named(str(path)):
-        hint = "write an app file that extends it; whit.lock stands beside that"
-        raise InputError("the catalogue is part of Whit: nothing is written there", hint=hint)
-    if lock and locked:
-        raise InputError(
-            "--lock fetches, and --locked fetches nothing", hint="give one of them", code="lock-and-locked"
-        )
+    form = chosen_target(target)
+    _refuse_contradictions(path, form, about_machines, lock=lock, locked=locked, observe=observe)
     spec = chosen(path, service or [])
     _refuse_several(spec, explain is not None or graph is not None or output is not None)
-    form = chosen_target(target)
-    if (fast_boot or small or kernel) and form in ("oci", DEFAULT_TARGET, "rootfs"):
-        raise InputError(
-            "--kernel, --fast-boot and --small are about machines", hint="add --target microvm, disk or iso"
-        )
     spec = for_machines(spec, arch, kernel)
     store = local.store(run.settings)
 
@@ -175,6 +155,25 @@ def build(
         _explain(run, bill, explain)
     if graph is not None:
         _draw(bill, graph)
+
+
+def _refuse_contradictions(
+    path: Path, form: str, about_machines: Mapping[str, object], *, lock: bool, locked: bool, observe: bool
+) -> None:
+    """Raises InputError for options of an app that exclude one another, or that the form has no use for."""
+    from whit.formats.catalog import is_named
+
+    if (lock or observe) and is_named(str(path)):
+        hint = "write an app file that extends it; whit.lock stands beside that"
+        raise InputError("the catalogue is part of Whit: nothing is written there", hint=hint)
+    if lock and locked:
+        raise InputError(
+            "--lock fetches, and --locked fetches nothing", hint="give one of them", code="lock-and-locked"
+        )
+    if form in ("oci", DEFAULT_TARGET, "rootfs"):
+        for name, value in about_machines.items():
+            if value and name != "arch":
+                raise InputError(f"--{name} is about machines", hint="add --target microvm, disk or iso")
 
 
 def chosen(path: Path, services: Sequence[str]) -> AppSpec:

@@ -18,11 +18,12 @@ from typing import Any
 
 from whit import __version__
 from whit.base.errors import NotFound, WhitError
+from whit.base.latest import Latest
 from whit.base.settings import Settings
 from whit.cluster.documents import Documents
 from whit.cluster.sqlite import SqliteStore
 from whit.control import admission, doctor, images, preview, resolver, status, trust, waiting
-from whit.control.desired import Wanted, instance_names, volume_directory, wanted_instances
+from whit.control.desired import Wanted, instance_names, owners_of, volume_directory, wanted_instances
 from whit.control.instances import Instances, Record
 from whit.control.machines import guests
 from whit.control.network import Books, NodeNetwork
@@ -91,6 +92,8 @@ class Agent:
         self.changes = asyncio.Event()
         self._wake = asyncio.Event()
         self._settling = asyncio.Lock()
+        self._owned: Latest[dict[str, tuple[str, str]]] = Latest()
+        self._settled: Latest[dict[str, Wanted]] = Latest()
         self._tasks: list[asyncio.Task[None]] = []
         self._app_locks: dict[str, asyncio.Lock] = {}
 
@@ -180,7 +183,9 @@ class Agent:
         async with self._settling:
             releases = list(self.releases.values())
             await self._assign(releases)
-            self.wanted = self._wanted(releases)
+            books = self.network.books
+            sources = (*releases, books.addresses, books.identities)
+            self.wanted = self._settled.get(sources, lambda: self._wanted(releases))
             return [release.spec for release in releases]
 
     async def _write_maps(self) -> None:
@@ -192,7 +197,7 @@ class Agent:
 
     def _owners(self, releases: Sequence[Release]) -> dict[str, tuple[str, str]]:
         """App and service of every instance that is wanted or there, by name."""
-        owners = {name: (r.spec.name, service) for r in releases for name, (service, _) in instance_names(r).items()}
+        owners = self._owned.get(releases, lambda: owners_of(releases))
         there = {name: (record.spec.app, record.spec.service) for name, record in self.instances.records.items()}
         return owners | there
 

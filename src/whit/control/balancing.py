@@ -10,6 +10,7 @@ import gc
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from whit.base.latest import Latest
 from whit.base.settings import Settings
 from whit.control.instances import Record
 from whit.datapath.abi import IdentityKey, IdentityValue
@@ -64,8 +65,11 @@ class Balancing:
         self._maps = tables.ServiceMaps(datapath)
         self._outside = services.OutsideNumbers(self._maps.found())
         self._made: dict[int, Made] = {}
+        self._replicas: Sequence[Replica] = ()
         self._named: dict[str, AppNames] = {}
         self._written_names: object = None
+        self._services_made: Latest[list[services.Service]] = Latest()
+        self._headless: Latest[frozenset[str]] = Latest()
 
     def write(
         self,
@@ -80,12 +84,20 @@ class Balancing:
         """
         is_first = not self._made
         try:
-            self._maps.write(self._services(apps, replicas, addresses))
+            self._maps.write(self._latest_services(apps, replicas, addresses))
         finally:
             self._write_names(apps, replicas, addresses, spoken_of)
         if is_first and self._made:
             # What is made at the start stays. Searching all of it for garbage would stop everybody for 0.2 s each time.
             gc.freeze()
+
+    def _latest_services(
+        self, apps: Sequence[AppSpec], replicas: Sequence[Replica], addresses: AddressBook
+    ) -> list[services.Service]:
+        if self._replicas != replicas:
+            self._replicas = replicas
+        sources = (*apps, self._replicas, addresses)
+        return self._services_made.get(sources, lambda: self._services(apps, replicas, addresses))
 
     def _services(
         self, apps: Sequence[AppSpec], replicas: Sequence[Replica], addresses: AddressBook
@@ -138,8 +150,9 @@ class Balancing:
         instances = {address: (one.app, one.hostname) for one in replicas for address in one.network.addresses}
         given: dict[str, int] = {}
         before, self._named = self._named, {}
+        headless = self._headless.get(apps, lambda: frozenset(app.name for app in apps if has_headless(app)))
         for app in apps:
-            own = tuple(one for one in replicas if one.app == app.name) if has_headless(app) else ()
+            own = tuple(one for one in replicas if one.app == app.name) if app.name in headless else ()
             kept = before.get(app.name)
             if kept is None or kept.app is not app or kept.addresses is not addresses or kept.replicas != own:
                 given = given or addresses.by_owner("services")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,6 +33,11 @@ def instance_names(release: Release) -> dict[str, tuple[str, int]]:
         if not spec.is_elsewhere
         for index in range(1, spec.replicas + 1)
     }
+
+
+def owners_of(releases: Iterable[Release]) -> dict[str, tuple[str, str]]:
+    """App and service of each instance, by its name."""
+    return {name: (one.spec.name, service) for one in releases for name, (service, _) in instance_names(one).items()}
 
 
 def wanted_instances(release: Release, networks: Mapping[str, NetworkSpec], settings: Settings) -> dict[str, Wanted]:

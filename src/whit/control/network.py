@@ -12,12 +12,13 @@ import os
 import time
 import zlib
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import TypeVar
 
 from whit.base.errors import InputError, MapFull, NotFound, Unavailable
+from whit.base.latest import Latest
 from whit.base.settings import Settings
 from whit.cluster.documents import Documents
 from whit.control import pools
@@ -89,8 +90,11 @@ class NodeNetwork:
         self._engine = Engine(books.rules)
         self._policy_map = tables.PolicyMap(datapath)
         self._addresses: Addresses = {}
-        self._spoken_of: tuple[tuple[object, ...], Outside] = ((), Outside())
+        self._spoken_of: Latest[Outside] = Latest()
         self._outside_learned: tuple[int, Outside, Outside] = (-1, Outside(), Outside())
+        self._named_by: Latest[tuple[frozenset[str], frozenset[str]]] = Latest()
+        self._is_resting: Latest[bool] = Latest()
+        self._reaches: Latest[bool] = Latest()
         self._numbers = Numbers()
         self._identity_map = tables.IdentityMap(datapath)
         self.named = NamedAddresses(self._identity_map)
@@ -132,23 +136,23 @@ class NodeNetwork:
         `instances`: app and service by instance name.
         """
         specs = [release.spec for release in releases]
-        self._nameless = frozenset(
-            service_name(app.name, name)
-            for app in specs
-            for name, service in app.services.items()
-            if service.headless or service.external_name is not None
-        )
-        cause = (tuple((app.name, *app.services) for app in specs), self._outside_of(specs), dict(instances))
-        if cause != self._assigned or self.books.addresses.is_resting:
+        named, self._nameless = self._names_of(specs)
+        cause = (named, self._outside_of(specs), dict(instances))
+        book = self.books.addresses
+        if cause != self._assigned or self._is_resting.get([book], lambda: book.is_resting):
             async with self._keeping:
                 await self._keep(await in_thread(self.assigned, specs, dict(instances), cause[1]))
             self._assigned = cause
+
+    def _names_of(self, apps: Sequence[AppSpec]) -> tuple[frozenset[str], frozenset[str]]:
+        """All services, and those whose names stand for something else than an address of their own."""
+        return self._named_by.get(apps, lambda: (frozenset(_full_names(apps)), frozenset(_nameless(apps))))
 
     def assigned(
         self, apps: Sequence[AppSpec], instances: Mapping[str, tuple[str, str]], outside: Outside | None = None
     ) -> Books:
         """What `assign` would write down. In a thread `outside` is what was spoken of when it began."""
-        owned = {service_name(app.name, service) for app in apps for service in app.services}
+        owned = set(_full_names(apps))
         owned |= {service_name(*where) for where in instances.values()}
         now = time.time()
         book = addresses.release(self.books.addresses, [*owned, *instances], now)
@@ -191,12 +195,11 @@ class NodeNetwork:
         return self._outside_learned[2]
 
     def _spoken_of_by(self, apps: Sequence[AppSpec]) -> Outside:
-        cause = (*apps, None, *self.policies)
-        known, found = self._spoken_of
-        if len(known) != len(cause) or any(old is not new for old, new in zip(known, cause, strict=True)):
-            fresh = outside_of(apps, [*self.policies, *(policy for app in apps for policy in app.policies)])
-            self._spoken_of = cause, found if found == fresh else fresh
-        return self._spoken_of[1]
+        policies = self.policies
+        return self._spoken_of.get(
+            (*apps, None, *policies),
+            lambda: outside_of(apps, [*policies, *(policy for app in apps for policy in app.policies)]),
+        )
 
     def spec_of(self, name: str, app: str, service: str, books: Books | None = None) -> NetworkSpec:
         """What an instance was given."""
@@ -279,7 +282,8 @@ class NodeNetwork:
             operations.append(node.host_link(self.settings, book))
         if await iptables.stands_in_the_way(self._admission()):
             operations.append(AdmitTraffic(self._admission()))
-        if any(reaches_outside(app) for app in apps) or self._spoken_of_by(apps).names:
+        reaches = self._reaches.get(apps, lambda: any(reaches_outside(app) for app in apps))
+        if reaches or self._spoken_of_by(apps).names:
             operations += [one for name in node.uplinks(found, self.settings) for one in self._forwarding(name)]
             if self.settings.nft_table not in await nft_tables():
                 operations.append(InstallMasquerade(self._masquerade()))
@@ -435,8 +439,7 @@ class NodeNetwork:
         self._identity_map.write(known, {name: found for name, (_, found) in self._outside.items()})
 
     def _situation(self, apps: Sequence[AppSpec], records: Sequence[Record], outside: Outside) -> Situation:
-        named = {service_name(app.name, service) for app in apps for service in app.services}
-        leaving = {service_name(r.spec.app, r.spec.service) for r in records} - named
+        leaving = {service_name(r.spec.app, r.spec.service) for r in records} - self._names_of(apps)[0]
         if outside is not self._numbers.outside:
             self._numbers = identities.numbers_of(self.books.identities, outside)
         known = self.books.identities.numbers
@@ -453,6 +456,17 @@ def config_of(settings: Settings, book: AddressBook) -> DatapathConfig:
     """Of IPv6 all of the mesh, as `node_identities` has it: what nobody has leads nowhere, and not to the world."""
     mark = mark_of(settings.id)
     return DatapathConfig(book.network, book.mesh6, mark=mark, mark_mask=MARK_MASK, sizes=_map_sizes())
+
+
+def _full_names(apps: Iterable[AppSpec]) -> Iterator[str]:
+    return (service_name(app.name, name) for app in apps for name in app.services)
+
+
+def _nameless(apps: Iterable[AppSpec]) -> Iterator[str]:
+    for app in apps:
+        for name, service in app.services.items():
+            if service.headless or service.external_name is not None:
+                yield service_name(app.name, name)
 
 
 def reaches_outside(app: AppSpec) -> bool:

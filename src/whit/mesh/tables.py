@@ -146,11 +146,12 @@ class ServiceMaps:
     """The service maps, and what was written to them: only services that changed are looked at again.
 
     What an agent before this one left is read once. After an error it is read anew. Not for several threads at once.
+    Only the services are kept: their entries follow from them, and those of ten thousand would take 20 MB more.
     """
 
     def __init__(self, datapath: Datapath) -> None:
         self.datapath = datapath
-        self._written: dict[int, tuple[Service, ServiceTables]] | None = None
+        self._written: dict[int, Service] | None = None
 
     def found(self) -> dict[int, BackendValue]:
         """The backends that are in the kernel."""
@@ -184,36 +185,25 @@ class ServiceMaps:
     def _fitting(self, wanted: Mapping[int, Service]) -> dict[int, Service]:
         """Those that are there, then what has become of them, then new ones, as far as there is room."""
         there = self._written or {}
-        chosen = {number: service for number, (service, _) in there.items() if number in wanted}
-        used = Counter[str]()
-        for number in chosen:
-            used.update(_sizes(there[number][1]))
+        chosen = {number: service for number, service in there.items() if number in wanted}
+        used = Counter(_sizes(service_tables(chosen.values())))
         for number, service in wanted.items():
             more = Counter(used)
             more.update(_sizes(service_tables([service])))
-            more.subtract(_sizes(there[number][1]) if number in chosen else {})
+            more.subtract(_sizes(service_tables([there[number]])) if number in chosen else {})
             if all(more[name] <= getattr(self.datapath, name).max_entries for name in _SIZED):
                 chosen[number], used = service, more
         return chosen
 
-    def _write(self, wanted: Mapping[int, Service], known: dict[int, tuple[Service, ServiceTables]] | None) -> int:
+    def _write(self, wanted: Mapping[int, Service], known: Mapping[int, Service] | None) -> int:
         if known is None:
-            after = {number: (service, service_tables([service])) for number, service in wanted.items()}
-            changed = self._change(_read(self.datapath), _joined(tables for _, tables in after.values()))
+            changed = self._change(_read(self.datapath), service_tables(wanted.values()))
         else:
-            new = {
-                number: one
-                for number, one in wanted.items()
-                if number not in known or (known[number][0] is not one and known[number][0] != one)
-            }
-            replaced = {number: (service, service_tables([service])) for number, service in new.items()}
-            stale = [number for number in known if number not in wanted]
-            before = _joined(known[number][1] for number in (*(new.keys() & known.keys()), *stale))
-            changed = self._change(before, _joined(tables for _, tables in replaced.values()))
-            after = known | replaced
-            for number in stale:
-                del after[number]
-        self._written = after
+            new = [one for number, one in wanted.items() if known.get(number) is not one and known.get(number) != one]
+            stale = [one for number, one in known.items() if number not in wanted]
+            replaced = [known[one.number] for one in new if one.number in known]
+            changed = self._change(service_tables([*replaced, *stale]), service_tables(new))
+        self._written = dict(wanted)
         return changed
 
     def _change(self, before: ServiceTables, after: ServiceTables) -> int:
@@ -289,15 +279,6 @@ def _read(datapath: Datapath) -> ServiceTables:
 
 def _sizes(tables: ServiceTables) -> dict[str, int]:
     return {name: len(getattr(tables, name)) for name in _SIZED}
-
-
-def _joined(parts: Iterable[ServiceTables]) -> ServiceTables:
-    """Of several services, which have no entry in common."""
-    whole = ServiceTables()
-    for part in parts:
-        for name in ("backends", "slots", "frontends", "maglev"):
-            getattr(whole, name).update(getattr(part, name))
-    return whole
 
 
 def raise_generation(datapath: Datapath) -> None:

@@ -16,10 +16,15 @@ class Noun(BaseModel):
 
 class Numerous(Noun):
     """A noun of which there may be ten thousands. All objects of a class share one set of the fields that were given,
-    as nobody asks which these were: with a set each, ten thousand services would take 30 MB more."""
+    as nobody asks which these were, and nouns inside that are as if they were left out: with their own each, ten
+    thousand services would take 40 MB more."""
 
     def model_post_init(self, context: Any, /) -> None:
         object.__setattr__(self, "__pydantic_fields_set__", _fields(type(self)))
+        fields = self.__dict__
+        for name, noun in _default_nouns(type(self)):
+            if fields[name] is not noun and fields[name] == noun:
+                fields[name] = noun
 
 
 class Observed(BaseModel):
@@ -31,3 +36,9 @@ class Observed(BaseModel):
 @cache
 def _fields(noun: type[BaseModel]) -> set[str]:
     return set(noun.model_fields)
+
+
+@cache
+def _default_nouns(noun: type[BaseModel]) -> tuple[tuple[str, Noun], ...]:
+    fields = noun.model_fields.items()
+    return tuple((name, field.default) for name, field in fields if isinstance(field.default, Noun))

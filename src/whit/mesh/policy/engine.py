@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from whit.base.latest import Latest
 from whit.mesh.policy.compiler import WAYS, Table, compile_side
 from whit.mesh.policy.lines import CLOSED, ISOLATED, Line, denial
 from whit.mesh.policy.outside import Numbers
@@ -58,6 +59,7 @@ class Engine:
         self._units: dict[str, _Unit] = {}
         self._settled = False
         self._touched: dict[int, Table] = {}
+        self._looking: Latest[frozenset[str]] = Latest()
 
     def compile(self, now: Situation, at: float) -> Tables:
         """The tables of the subjects that changed, as they are now; empty of those that are gone. `at` is wall-clock
@@ -99,10 +101,13 @@ class Engine:
 
     def _cause(self, app: AppSpec, policies: Sequence[PolicySpec], now: Situation) -> tuple[object, ...]:
         """Only policies look at other apps, whose version stands for them."""
-        outside = now.outside if policies or _looks_outside(app) else None
+        outside = now.outside if policies or app.name in self._looking_outside(now.apps) else None
         blocks = any(peer.cidr for policy in policies for rule in policy.rules for peer in rule.peers)
         addresses = now.addresses if blocks else None
         return app, self.world.version if policies else None, outside, addresses, *policies
+
+    def _looking_outside(self, apps: Sequence[AppSpec]) -> frozenset[str]:
+        return self._looking.get(apps, lambda: frozenset(app.name for app in apps if _looks_outside(app)))
 
     def _take(self, name: str, cause: tuple[object, ...], lines: Lines, at: float) -> dict[int, Table]:
         before = self._units[name].sides if name in self._units else {}

@@ -12,8 +12,10 @@ from support.booted import PATIENCE, Booted
 from support.whit import Whit
 from whit.base.errors import Conflict
 from whit.control.machines import upgrading
+from whit.image.forms import uki
 from whit.image.forms.slots import Disk
 from whit.kernel import disk_file
+from whit.model.machine_files import DESCRIPTION, DiskFile, MachineFiles
 
 APP = """
 services:
@@ -47,8 +49,31 @@ def made(whit: Whit, tiny_root: Path, directory: Path, version: str, start: str 
     (app / "rootfs/start").write_text(start)
     (app / "whit.yaml").write_text(APP)
     disk = directory / f"{version}.raw"
-    whit("build", str(app), "--target", "disk", "-o", str(disk))
+    whit("build", str(app), "--target", "disk", "--fast-boot", "-o", str(disk))
     return disk
+
+
+def without_firmware(disk: Path, directory: Path) -> Path:
+    """What the loader would take from a disk, in a directory that boots in half of the time, without firmware."""
+    directory.mkdir(exist_ok=True)
+    with disk_file.opened(disk) as blocks:
+        found = Disk(blocks)
+        program = found.esp.content(found.versions()[0].file)
+    for name in ("linux", "initrd"):
+        (directory / name).write_bytes(uki.section(program, f".{name}"))
+    (directory / disk.name).unlink(missing_ok=True)
+    (directory / disk.name).symlink_to(disk)
+    described = MachineFiles(
+        name=disk.stem,
+        architecture=found.architecture,
+        kernel="linux",
+        initrd="initrd",
+        append=uki.section(program, ".cmdline").rstrip(b"\0").decode(),
+        memory=256,
+        disks=(DiskFile(file=disk.name, serial="disk", read_only=False),),
+    )
+    (directory / DESCRIPTION).write_text(described.model_dump_json())
+    return directory
 
 
 def until(machine: Booted, wanted: Callable[[], bool]) -> None:

@@ -21,6 +21,36 @@ if TYPE_CHECKING:
     from whit.runtime.boot import Verdict
     from whit.tools import qemu
 
+_Service = Annotated[str, typer.Option("--service", "-s", metavar="SERVICE", help="Of an app with several.")]
+_Publish = Annotated[
+    list[str] | None,
+    typer.Option("--publish", "-p", metavar="[ADDRESS:]HOST:GUEST[/udp]", help="A port; may be repeated."),
+]
+_Memory = Annotated[int | None, typer.Option("--memory", "-m", metavar="MIB", min=32, help="What it needs.")]
+_Cpus = Annotated[int, typer.Option("--cpus", min=1, max=64, help="Processors.")]
+_Disks = Annotated[
+    list[Path] | None, typer.Option("--disk", metavar="FILE", help="A raw disk beside its own; may be repeated.")
+]
+_Discard = Annotated[bool, typer.Option("--discard", help="Forget what is written to its own disk.")]
+_Log = Annotated[Path | None, typer.Option("--log", metavar="FILE", help="Write the console there too.")]
+_Qmp = Annotated[Path | None, typer.Option("--qmp", metavar="SOCKET", help="QEMU's control socket.")]
+_Debug = Annotated[
+    Path | None, typer.Option("--debug", metavar="SOCKET", help="Let whit debug open a shell in it, through this.")
+]
+_FirstBoot = Annotated[
+    Path | None, typer.Option("--first-boot", metavar="FILE", help="Tell it a cloud-config or an Ignition config.")
+]
+_Keys = Annotated[
+    list[Path] | None, typer.Option("--key", metavar="FILE", help="Only if this public key vouches for the FILE.")
+]
+_Upgrade = Annotated[
+    Path | None,
+    typer.Option("--upgrade", metavar="SOCKET", help="Let whit upgrade write to its disk, through this."),
+]
+_Reboot = Annotated[bool, typer.Option("--reboot", help="Boot it again where it asks for that.")]
+_Test = Annotated[bool, typer.Option("--test", help="End with the exit status of what it ran.")]
+_Timeout = Annotated[float | None, typer.Option("--timeout", metavar="SECONDS", help="It has to end by then.")]
+
 
 def add(app: typer.Typer) -> None:
     command(app)(boot)
@@ -32,37 +62,21 @@ def boot(
         str,
         typer.Argument(metavar="APP|MACHINE|IMAGE|FILE", help="App or machine file, image, or what whit build wrote."),
     ] = ".",
-    service: Annotated[str, typer.Option("--service", "-s", metavar="SERVICE", help="Of an app with several.")] = "",
-    publish: Annotated[
-        list[str] | None,
-        typer.Option("--publish", "-p", metavar="[ADDRESS:]HOST:GUEST[/udp]", help="A port; may be repeated."),
-    ] = None,
-    memory: Annotated[int | None, typer.Option("--memory", "-m", metavar="MIB", min=32, help="What it needs.")] = None,
-    cpus: Annotated[int, typer.Option("--cpus", min=1, max=64, help="Processors.")] = 1,
-    disk: Annotated[
-        list[Path] | None, typer.Option("--disk", metavar="FILE", help="A raw disk beside its own; may be repeated.")
-    ] = None,
-    discard: Annotated[bool, typer.Option("--discard", help="Forget what is written to its own disk.")] = False,
-    log: Annotated[Path | None, typer.Option("--log", metavar="FILE", help="Write the console there too.")] = None,
-    qmp: Annotated[Path | None, typer.Option("--qmp", metavar="SOCKET", help="QEMU's control socket.")] = None,
-    debug: Annotated[
-        Path | None, typer.Option("--debug", metavar="SOCKET", help="Let whit debug open a shell in it, through this.")
-    ] = None,
-    first_boot: Annotated[
-        Path | None, typer.Option("--first-boot", metavar="FILE", help="Tell it a cloud-config or an Ignition config.")
-    ] = None,
-    key: Annotated[
-        list[Path] | None, typer.Option("--key", metavar="FILE", help="Only if this public key vouches for the FILE.")
-    ] = None,
-    upgrade: Annotated[
-        Path | None,
-        typer.Option("--upgrade", metavar="SOCKET", help="Let whit upgrade write to its disk, through this."),
-    ] = None,
-    reboot: Annotated[bool, typer.Option("--reboot", help="Boot it again where it asks for that.")] = False,
-    test: Annotated[bool, typer.Option("--test", help="End with the exit status of what it ran.")] = False,
-    timeout: Annotated[
-        float | None, typer.Option("--timeout", metavar="SECONDS", help="It has to end by then.")
-    ] = None,
+    service: _Service = "",
+    publish: _Publish = None,
+    memory: _Memory = None,
+    cpus: _Cpus = 1,
+    disk: _Disks = None,
+    discard: _Discard = False,
+    log: _Log = None,
+    qmp: _Qmp = None,
+    debug: _Debug = None,
+    first_boot: _FirstBoot = None,
+    key: _Keys = None,
+    upgrade: _Upgrade = None,
+    reboot: _Reboot = False,
+    test: _Test = False,
+    timeout: _Timeout = None,
 ) -> int:
     """Boot a machine and show its console until it powers off.
 

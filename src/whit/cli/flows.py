@@ -18,6 +18,26 @@ if TYPE_CHECKING:
 VERDICTS = ("allow", "deny", "audit", "redirect")
 _PARTY = "A service, an instance, an address, a DNS name, world or host."
 
+_Follow = Annotated[bool, typer.Option("--follow", "-f", help="Go on with what comes.")]
+_Ends = Annotated[bool, typer.Option("--ends", help="Connections that were closed: bytes, duration, RTT.")]
+_Http = Annotated[bool, typer.Option("--http", help="HTTP requests with their answers.")]
+_From = Annotated[str, typer.Option("--from", metavar="PARTY", help="Only from this service or address.")]
+_To = Annotated[str, typer.Option("--to", metavar="PARTY", help="Only to this service, address or DNS name.")]
+_Verdict = Annotated[str, typer.Option(metavar="VERDICT", help=f"Only {', '.join(VERDICTS)}.")]
+_Reason = Annotated[str, typer.Option(metavar="NAME", help="Only drops for this reason.")]
+_Rule = Annotated[int | None, typer.Option(metavar="N", min=1, help="Only what this rule decided.")]
+_Undeclared = Annotated[bool, typer.Option("--undeclared", help="Only what nobody declared.")]
+_Port = Annotated[int | None, typer.Option(metavar="PORT", min=1, max=65535, help="Only to this port.")]
+_Protocol = Annotated[str, typer.Option(metavar="NAME", help="Only tcp, udp, icmp or icmpv6.")]
+_Family = Annotated[str, typer.Option(metavar="4|6", help="Only IPv4 or IPv6.")]
+_Status = Annotated[str, typer.Option(metavar="CODE", help="Only HTTP with this status: 503, or 5xx.")]
+_Method = Annotated[str, typer.Option(metavar="NAME", help="Only HTTP with this method.")]
+_Path = Annotated[str, typer.Option(metavar="PREFIX", help="Only HTTP with a path that begins so.")]
+_Since = Annotated[str, typer.Option(metavar="TIME", help="From then on: 10m, 2h, or an RFC 3339 time.")]
+_Until = Annotated[str, typer.Option(metavar="TIME", help="Up to then.")]
+_App = Annotated[str, typer.Option(metavar="APP", help="Only flows that this app takes part in.")]
+_Limit = Annotated[int | None, typer.Option(metavar="N", min=1, help="The last so many.")]
+
 
 def add(app: typer.Typer) -> None:
     for function in (flows, explain):
@@ -26,27 +46,25 @@ def add(app: typer.Typer) -> None:
 
 def flows(
     run: Invocation,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with what comes.")] = False,
-    ends: Annotated[bool, typer.Option("--ends", help="Connections that were closed: bytes, duration, RTT.")] = False,
-    http: Annotated[bool, typer.Option("--http", help="HTTP requests with their answers.")] = False,
-    source: Annotated[str, typer.Option("--from", metavar="PARTY", help="Only from this service or address.")] = "",
-    destination: Annotated[
-        str, typer.Option("--to", metavar="PARTY", help="Only to this service, address or DNS name.")
-    ] = "",
-    verdict: Annotated[str, typer.Option(metavar="VERDICT", help=f"Only {', '.join(VERDICTS)}.")] = "",
-    reason: Annotated[str, typer.Option(metavar="NAME", help="Only drops for this reason.")] = "",
-    rule: Annotated[int | None, typer.Option(metavar="N", min=1, help="Only what this rule decided.")] = None,
-    undeclared: Annotated[bool, typer.Option("--undeclared", help="Only what nobody declared.")] = False,
-    port: Annotated[int | None, typer.Option(metavar="PORT", min=1, max=65535, help="Only to this port.")] = None,
-    protocol: Annotated[str, typer.Option(metavar="NAME", help="Only tcp, udp, icmp or icmpv6.")] = "",
-    family: Annotated[str, typer.Option(metavar="4|6", help="Only IPv4 or IPv6.")] = "",
-    status: Annotated[str, typer.Option(metavar="CODE", help="Only HTTP with this status: 503, or 5xx.")] = "",
-    method: Annotated[str, typer.Option(metavar="NAME", help="Only HTTP with this method.")] = "",
-    path: Annotated[str, typer.Option(metavar="PREFIX", help="Only HTTP with a path that begins so.")] = "",
-    since: Annotated[str, typer.Option(metavar="TIME", help="From then on: 10m, 2h, or an RFC 3339 time.")] = "",
-    until: Annotated[str, typer.Option(metavar="TIME", help="Up to then.")] = "",
-    app: Annotated[str, typer.Option(metavar="APP", help="Only flows that this app takes part in.")] = "",
-    limit: Annotated[int | None, typer.Option(metavar="N", min=1, help="The last so many.")] = None,
+    follow: _Follow = False,
+    ends: _Ends = False,
+    http: _Http = False,
+    source: _From = "",
+    destination: _To = "",
+    verdict: _Verdict = "",
+    reason: _Reason = "",
+    rule: _Rule = None,
+    undeclared: _Undeclared = False,
+    port: _Port = None,
+    protocol: _Protocol = "",
+    family: _Family = "",
+    status: _Status = "",
+    method: _Method = "",
+    path: _Path = "",
+    since: _Since = "",
+    until: _Until = "",
+    app: _App = "",
+    limit: _Limit = None,
 ) -> None:
     """Print the connections and drops that the kernel saw, also those before the agent was started.
 
@@ -61,10 +79,7 @@ def flows(
     """
     from whit.cli.inspection import point_in_time
 
-    if verdict and verdict not in VERDICTS:
-        raise InputError(f"--verdict: there is no verdict {verdict}", hint=f"one of {', '.join(VERDICTS)}")
-    if family not in ("", "4", "6"):
-        raise InputError(f"--family: {family} is neither 4 nor 6")
+    _check(verdict, family)
     http = http or bool(status or method or path)
     query: Query = {
         "follow": follow,
@@ -86,6 +101,17 @@ def flows(
         "until": point_in_time(until),
         "limit": limit,
     }
+    _print(run, query)
+
+
+def _check(verdict: str, family: str) -> None:
+    if verdict and verdict not in VERDICTS:
+        raise InputError(f"--verdict: there is no verdict {verdict}", hint=f"one of {', '.join(VERDICTS)}")
+    if family not in ("", "4", "6"):
+        raise InputError(f"--family: {family} is neither 4 nor 6")
+
+
+def _print(run: Invocation, query: Query) -> None:
     printer = FlowPrinter(run.output)
     for flow in run.client.flows(query):
         if run.json:

@@ -108,7 +108,7 @@ class Bill:
     def file(self, path: str) -> BilledFile:
         """Raises NotFound, saying whether it was left out."""
         clean = self._led_by_links(posixpath.normpath(path).lstrip("/"))
-        if found := self._paths.get(clean):
+        if found := self._paths.get(clean) or self._paths.get(f"{clean}c"):  # byte code in the place of its source
             return found
         hint = next((f"left out of {one.package}: {one.reason}" for one in self.left_out if clean in one.examples), "")
         raise NotFound(f"/{clean} is not in the image", hint=hint or "whit image tree NAME lists what is")

@@ -23,6 +23,8 @@ from whit.model.lock import FILE, Lock, Locked, asked_debian, asked_python
 from whit.tools import apt_sources, qemu_user
 
 VERSION = 4
+LINKING = 1
+"""As VERSION, for what linking leaves of the same layers."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,7 @@ class Plan:
         if self.linked or self.spec.check:
             rules = [[name, rule.link, rule.include, rule.exclude] for name, rule in self.rules.items()]
             facts += [
+                LINKING,
                 self.observed,
                 rules,
                 self.spec.run.model_dump(),

@@ -68,12 +68,16 @@ class Wanted:
 
 
 class Closure:
-    """`reached` says for each path how it was reached, and from which other (empty: it is a root)."""
+    """`reached` says for each path how it was reached, and from which other (empty: it is a root).
+
+    `files` are those of them that something opens by their paths; the others are modules that are only imported.
+    """
 
     def __init__(self, index: Index, wanted: Wanted) -> None:
         self.index = index
         self.wanted = wanted
         self.reached: dict[str, tuple[str, str]] = {}
+        self.files: set[str] = set()
         self._queue: list[str] = []
         self._elves: dict[str, elf.Needs | None] = {}
         extra = (wanted.working_dir.strip("/"),) if wanted.working_dir.strip("/") else ()
@@ -104,14 +108,14 @@ class Closure:
             if self.index.entries[other].kind == "symlink" and self._leads(other, path):
                 self.reach(other, OBSERVED, "")
         if source := bytecode.source_path(path):
-            self.reach(source, OBSERVED, "")
+            self.reach(source, OBSERVED, "", imported=True)
         self._follow()
 
     def _leads(self, link: str, path: str) -> bool:
         found = self.index.find(link)
         return found is not None and found.entry.path == path
 
-    def reach(self, path: str, reason: str, via: str, *, follow: bool = True) -> bool:
+    def reach(self, path: str, reason: str, via: str, *, follow: bool = True, imported: bool = False) -> bool:
         """Take a path, with the links that lead to it. False if there is nothing, or it is excluded."""
         found = self.index.find(path)
         if found is None:
@@ -121,6 +125,8 @@ class Closure:
         for link in found.links:
             self.reached.setdefault(link, (reason, via))
         entry = found.entry
+        if not imported:
+            self.files.add(entry.path)
         if entry.path not in self.reached:
             self.reached[entry.path] = (reason, via)
             if entry.kind == "file" and follow:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from whit.image.bill import Bill, LeftOut
-from whit.image.linking import trim
+from whit.image.linking import bare, trim
 from whit.image.linking.closure import Closure, Wanted
 from whit.image.linking.index import Index, matches
 from whit.image.linking.scans import Scans
@@ -90,6 +90,8 @@ class _Selection:
     reasons: dict[str, tuple[str, str]] = field(default_factory=dict)
     kept: set[str] = field(default_factory=set)
     out: dict[str, str] = field(default_factory=dict)
+    imported: set[str] = field(default_factory=set)
+    """Modules that nothing opens as files."""
 
     def keep(self, path: str, reason: str, via: str = "") -> None:
         self.kept.add(path)
@@ -101,11 +103,13 @@ def link(merged: Merged, order: Order, destination: Path, scans: Scans | None = 
     """Write the layers `destination`/layer-N.tar."""
     index = Index(merged.tree)
     chosen = select(merged, index, order, scans or Scans())
-    entries = index.entries
+    entries, layer_of = dict(index.entries), dict(merged.layer_of)
+    _bare(chosen, entries, layer_of)
+    merged = dataclasses.replace(merged, layer_of=layer_of)
     with_parents = chosen.kept | _parents(chosen.kept)
     layers: dict[int, Written] = {}
     for number in range(len(merged.sources)):
-        own = {path for path in with_parents if merged.layer_of.get(path) == number and path in chosen.kept}
+        own = {path for path in with_parents if layer_of.get(path) == number and path in chosen.kept}
         if own:
             paths = sorted(own | _parents(own), key=lambda path: path.split("/"))
             layers[number] = layer.write((entries[path] for path in paths), destination / f"layer-{number}.tar")
@@ -162,8 +166,10 @@ def _close(
         excluded.__contains__,
         scans,
     )
-    reached = Closure(index, wanted).walk()
+    closure = Closure(index, wanted)
+    reached = closure.walk()
     candidates = {entry.path for entry in closed}
+    chosen.imported = (candidates & reached.keys()) - closure.files
     for path in candidates & reached.keys():
         chosen.keep(path, *reached[path])
     for path, how in reached.items():
@@ -177,6 +183,19 @@ def _close(
             chosen.keep(entry.path, "tells what is in the image, and under which licence")
         else:
             chosen.out[entry.path] = trim.reason(entry.path) or _UNREACHED
+
+
+def _bare(chosen: _Selection, entries: dict[str, Entry], layer_of: dict[str, int]) -> None:
+    """Byte code takes the places of its sources, also as what led to other files."""
+    moved: dict[str, str] = {}
+    for one in bare.without_sources(entries, chosen.imported):
+        entries[one.entry.path] = one.entry
+        layer_of[one.entry.path] = layer_of[one.cache]
+        moved[one.source] = one.entry.path
+        chosen.keep(one.entry.path, *chosen.reasons[one.source])
+        chosen.kept -= {one.source, one.cache}
+        chosen.out[one.source] = bare.IN_PLACE
+    chosen.reasons = {path: (reason, moved.get(via, via)) for path, (reason, via) in chosen.reasons.items()}
 
 
 def _keep_directories(

@@ -22,7 +22,7 @@ _METADATA = ("METADATA", "entry_points.txt", "top_level.txt")
 
 
 class Reach(Protocol):
-    def __call__(self, path: str, reason: str, via: str, *, follow: bool = True) -> bool: ...
+    def __call__(self, path: str, reason: str, via: str, *, follow: bool = True, imported: bool = False) -> bool: ...
 
 
 class PythonClosure:
@@ -94,7 +94,7 @@ class PythonClosure:
         for length in range(1, len(parts) + 1):
             found = self.library.find(".".join(parts[:length]))
             if found is not None:
-                self.reach(found.path, reason, via)
+                self.reach(found.path, reason, via, imported=True)
                 self._cache(found.path, found.path)  # also of a link, beside which its cache stands
 
     def script(self, entry: Entry) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,13 @@ def test_what_was_asked_for() -> None:
     assert "file=/disk,format=raw,readonly=on" in line
     assert "memory-backend-memfd,id=memory,size=64M,share=on" in line
     assert "tap,id=net,ifname=tap0,script=no,downscript=no" in line
+
+
+def test_controllers_that_nothing_hangs_at_are_left_out() -> None:
+    medium = replace(PLAIN, disks=(qemu.Disk(Path("/medium"), "medium", optical=True),))
+    assert "sata=off" in " ".join(qemu.command(PLAIN, "tcg", (7, 2)))
+    assert "sata=off" not in " ".join(qemu.command(medium, "tcg", (7, 2)))
+    assert "sata=off" not in " ".join(qemu.command(replace(PLAIN, architecture="arm64"), "tcg", (7, 2)))
 
 
 @pytest.mark.skipif(shutil.which("qemu-system-x86_64") is None, reason="qemu-system-x86 is not installed")

@@ -218,7 +218,8 @@ def _bare(accelerator: Accelerator, architecture: str = "", spared: str = "") ->
 
 def command(machine: Machine, accelerator: Accelerator, release: tuple[int, int]) -> list[str]:
     """The whole command line. Pure; the sockets are made by QEMU, which replaces old ones."""
-    bare, model = _bare(accelerator, machine.architecture, _spared(machine)), cpu(accelerator, release, machine.architecture)
+    bare = _bare(accelerator, machine.architecture, _spared(machine))
+    model = cpu(accelerator, release, machine.architecture)
     return [program(machine), *bare, *_core(machine, model), *_kernel(machine, accelerator), *_devices(machine)]
 
 

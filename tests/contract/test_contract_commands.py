@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from support.instances import Machine
+from support.slowness import patient
 
 from whit.base.errors import Conflict, InputError, NotFound
 from whit.model.instance import InstanceSpec
@@ -21,7 +22,7 @@ pytestmark = [pytest.mark.machine, pytest.mark.timeout(60)]
 
 async def started(machine: Machine) -> InstanceSpec:
     spec = await machine.start(*REAPS)
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(patient(30)):
         while len(await machine.processes(spec)) < 2:
             await asyncio.sleep(0.05)
     return spec
@@ -156,7 +157,7 @@ async def test_leaving_ends_it(machine: Machine) -> None:
     for terminal in (None, (24, 80)):
         request = ExecRequest(["sh", "-c", "trap '' HUP TERM; sleep 100; sleep 100"], terminal=terminal)
         async with machine.driver.execute(spec.name, request):
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(patient(5)):
                 while len(await machine.processes(spec)) <= len(before):
                     await asyncio.sleep(0.05)
         assert await machine.processes(spec) == before
@@ -165,9 +166,9 @@ async def test_leaving_ends_it(machine: Machine) -> None:
 
 async def test_a_health_check(machine: Machine) -> None:
     spec = await machine.start()
-    result = await machine.driver.check(spec.name, ("sh", "-c", "echo fine"), 5)
+    result = await machine.driver.check(spec.name, ("sh", "-c", "echo fine"), patient(5))
     assert (result.ok, result.output) == (True, "fine\n")
-    result = await machine.driver.check(spec.name, ("sh", "-c", "echo bad; exit 1"), 5)
+    result = await machine.driver.check(spec.name, ("sh", "-c", "echo bad; exit 1"), patient(5))
     assert (result.ok, result.output) == (False, "bad\n")
     result = await machine.driver.check(spec.name, ("sleep", "100"), 0.3)
     assert not result.ok
@@ -179,7 +180,7 @@ async def test_an_instance_that_ends_ends_its_commands(machine: Machine) -> None
     async with machine.driver.execute(spec.name, ExecRequest(["sleep", "100"])) as session:
         await asyncio.sleep(0.2)
         await carry_out(machine.driver.plan_stop(spec.name, "SIGKILL", 5))
-        assert await asyncio.wait_for(session.wait(), 5) == 137
+        assert await asyncio.wait_for(session.wait(), patient(5)) == 137
 
 
 def _runtime_calls(machine: Machine, spec: InstanceSpec) -> list[str]:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from support.instances import Machine
+from support.slowness import patient
 
 from whit.base.errors import Conflict, InputError, NotFound
 from whit.kernel import cgroup, cgroup_usage
@@ -278,7 +279,7 @@ async def test_a_volume_that_two_instances_share(machine: Machine) -> None:
     answers = f"{wait.format('asked')}; echo answer >/shared/answered"
     specs = [await machine.start("sh", "-c", asks, mounts=mounts)]
     specs.append(await machine.start("sh", "-c", answers, mounts=mounts, index=2))
-    async with asyncio.timeout(40):
+    async with asyncio.timeout(patient(40)):
         assert [(await machine.driver.exit_of(spec.name)).code for spec in specs] == [0, 0]
     assert [machine.printed(spec) for spec in specs] == ["answer", "question"]
 
@@ -344,6 +345,6 @@ async def test_pausing(machine: Machine) -> None:
 
 
 async def _until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(patient(30)):
         while not condition():
             await asyncio.sleep(0.02)

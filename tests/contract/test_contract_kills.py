@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 from support.instances import Machine
 from support.leftovers import leftovers
+from support.slowness import patient
 
 from whit.kernel import netns
 from whit.model.instance import ExitRecord, InstanceSpec
@@ -27,12 +28,13 @@ from whit.runtime.operations import NetworkFiles
 pytestmark = [pytest.mark.machine, pytest.mark.timeout(1200)]
 
 ROOT = Path(__file__).parents[2]
-PATIENCE = 2.0
+PATIENCE = patient(2.0)
 """Seconds until the truth is told."""
 STARTER = """
 import asyncio, sys
 from pathlib import Path
 from support.instances import open_driver
+from support.slowness import patient
 from whit.base.settings import Settings
 from whit.model.instance import InstanceSpec
 from whit.model.operation import carry_out
@@ -133,7 +135,7 @@ async def _check_truth(machine: Machine, spec: InstanceSpec, said: str) -> None:
     pid = machine.driver.pid_of(spec.name)
     for one in found:
         if one.status.state == "running":
-            checked = await machine.driver.check(spec.name, ("true",), timeout=20)
+            checked = await machine.driver.check(spec.name, ("true",), timeout=patient(20))
             assert checked.ok, (said, checked)
         elif one.status.state == "exited":
             assert one.ended is not None

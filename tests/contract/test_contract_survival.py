@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from support.instances import Machine, open_driver
 from support.leftovers import leftovers
+from support.slowness import patient
 
 from whit.base.errors import CommandError
 from whit.model.instance import InstanceSpec
@@ -34,6 +35,7 @@ from pathlib import Path
 from whit.base.settings import Settings
 from whit.model.instance import InstanceSpec
 from support.instances import open_driver
+from support.slowness import patient
 from whit.runtime.operations import NetworkFiles
 
 async def main():
@@ -78,13 +80,13 @@ def killed_agent(machine: Machine, what: str, spec: InstanceSpec, steps: int, se
         check=False,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=patient(60),
     )
     assert done.returncode == -signal.SIGKILL, done.stderr
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(patient(30)):
         while not condition():
             await asyncio.sleep(0.02)
 
@@ -110,7 +112,7 @@ async def test_another_agent_finds_what_runs_and_what_ended(machine: Machine) ->
     assert by_name[ended.name].status.exit_code == 3
     assert machine.printed(ended) == "over"
 
-    assert (await driver.check(running.name, ("touch", "/tmp/go"), timeout=10)).ok
+    assert (await driver.check(running.name, ("touch", "/tmp/go"), timeout=patient(10))).ok
     assert (await driver.exit_of(running.name)).code == 7
     assert machine.printed(running) == "up\nbye"
 
@@ -236,7 +238,7 @@ async def test_a_killed_monitor_is_named(machine: Machine) -> None:
     monitor = conmon.monitor_pid(machine.layout(spec).monitored)
     assert monitor is not None
     os.kill(monitor, signal.SIGKILL)
-    record = await asyncio.wait_for(waiting, 10)
+    record = await asyncio.wait_for(waiting, patient(10))
     assert record.code is None
     assert "monitor (conmon) was killed" in record.cause
     assert machine.driver.pid_of(spec.name) is None

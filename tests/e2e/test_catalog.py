@@ -13,11 +13,15 @@ from pathlib import Path
 
 import pytest
 from dnslib import DNSRecord
+from support.booted import booted
+from support.guests import HAS_QEMU
 from support.leftovers import leftovers_after
+from support.upgrades import until
 from support.whit import Whit, free_port
 
 from whit.base.settings import Settings
 from whit.formats import catalog
+from whit.runtime.microvm import build
 
 pytestmark = [pytest.mark.machine, pytest.mark.network, pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -92,6 +96,26 @@ def test_it_runs_by_its_name(name: str, whit: Whit, record_number: Callable[[str
         assert bill["checks"]
     finally:
         whit("down", f"catalog:{name}", check=False)
+
+
+MACHINES = {"nginx-machine": "It works"}
+"""What each answers at its port 8080."""
+
+
+def test_the_test_boots_every_machine() -> None:
+    assert set(MACHINES) == {entry.name for entry in catalog.entries() if entry.kind == "machine"}
+
+
+@pytest.mark.full
+@pytest.mark.skipif(not HAS_QEMU, reason="qemu-system-x86 is not installed")
+@pytest.mark.parametrize("name", MACHINES)
+def test_it_boots_by_its_name(name: str, whit: Whit, tmp_path: Path) -> None:
+    build.build()
+    with booted(whit, f"catalog:{name}", tmp_path) as machine:
+        assert MACHINES[name] in machine.get()
+        until(machine, lambda: "the machine is up" in machine.printed)
+        assert machine.stop() == 0
+    assert "power off" in machine.printed
 
 
 def test_an_app_builds_on_an_entry(whit: Whit, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "debug.h"
+#include "json.h"
 #include "wire.h"
 
 #define PORT_NAME "whit.machine"
@@ -154,59 +155,19 @@ void say(const char *format, ...)
 	dprintf(2, "%s\n", text);
 }
 
-static void put(const char *text)
-{
-	buffer_add(&waiting, text, strlen(text));
-}
-
-static void put_number(const char *key, long number)
-{
-	char text[96];
-
-	snprintf(text, sizeof(text), ", \"%s\": %ld", key, number);
-	put(text);
-}
-
-/* As RFC 8259 wants it; bytes that are not ASCII are passed on as they are. */
-static void put_text(const char *key, const char *text)
-{
-	char escaped[8];
-
-	put(", \"");
-	put(key);
-	put("\": \"");
-	for (; *text; text++) {
-		if ((unsigned char)*text < 0x20)
-			snprintf(escaped, sizeof(escaped), "\\u%04x", *text);
-		else
-			snprintf(escaped, sizeof(escaped), "%s%c", *text == '"' || *text == '\\' ? "\\" : "", *text);
-		put(escaped);
-	}
-	put("\"");
-}
-
 void tell_text(const char *event, const struct container *container, const char *key, const char *text)
 {
 	/* If nobody listens, the last events are lost, never memory without end. */
 	if (port < 0 || waiting.used > MOST_WAITING)
 		return;
-	put("{\"event\": \"");
-	put(event);
-	put("\"");
-	if (container) {
-		put_text("stage", container->stage);
-		put_text("name", container->name);
-		put_text("state", state_name(container->state));
-		put_number("restarts", container->restarts);
-		if (container->status >= 0)
-			put_number("status", container->status);
-		if (*container->failure)
-			put_text("failure", container->failure);
-	}
+	json_raw(&waiting, "{");
+	json_text(&waiting, "event", event);
+	if (container)
+		json_container(&waiting, container);
 	if (key)
-		put_text(key, text);
-	put_number("at", now());
-	put("}\n");
+		json_text(&waiting, key, text);
+	json_number(&waiting, "at", now());
+	json_raw(&waiting, "}\n");
 	report_flush();
 }
 

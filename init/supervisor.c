@@ -2,8 +2,7 @@
 /*
  * The first process of a declared machine. It runs the containers of `onboot` one after the other and stops with a
  * report at the first that fails, keeps the services running, and at the end runs those of `onshutdown` and powers off.
- * There is no shell: /containers/plan says what there is (records: dhcp, volume, onboot, service, onshutdown), and
- * each container's directory how it is run (container.h).
+ * There is no shell: a plan says what there is (system.h), and each container's directory how it is run (container.h).
  *
  * A machine with two versions (slots.h) keeps the one that it runs once that is up. One on trial whose onboot fails, whose
  * services fail or are not ready in time, boots again, until the other has its turn.
@@ -11,14 +10,11 @@
  * Commands on the port: status, logs NAME, follow, start NAME, stop NAME, poweroff, reboot. Signals as busybox's
  * poweroff and reboot send them: SIGUSR2 and SIGPWR power off, SIGTERM and SIGINT reboot.
  */
-#include <errno.h>
-#include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mount.h>
 #include <sys/reboot.h>
 #include <sys/signalfd.h>
 #include <sys/stat.h>
@@ -29,131 +25,43 @@
 #include "container.h"
 #include "debug.h"
 #include "first_boot.h"
-#include "lease.h"
+#include "http.h"
 #include "place.h"
-#include "records.h"
 #include "report.h"
-#include "root.h"
+#include "services.h"
 #include "setup.h"
 #include "slots.h"
+#include "system.h"
 #include "upgrade.h"
 
 #define MOST 256
-#define PLAN "/containers/plan"
-#define VOLUMES "/containers/volumes"
-#define WRITABLE "/run/whit/writable/volumes"
-#define KEPT "/var/lib/whit/volumes"
-#define ROOT "/root"
-#define SHORTEST_PAUSE 100 /* milliseconds before a service is started again, doubled each time */
-#define LONGEST_PAUSE 10000
-#define LONG_RUN 10000 /* after which a service begins anew with the shortest */
+#define FIXED (6 + HTTP_POLLS) /* descriptors that are waited for beside the containers' */
 #define CANNOT_RUN 125
 #define REST 500
 #define TRIAL 120000 /* in which a new version has to be up */
 #define MOST_LINES 200 /* of one container, on the console, in a second */
-#define SAFE (MS_NOSUID | MS_NODEV)
 
 enum wish { WISH_RUN, WISH_POWER_OFF, WISH_REBOOT };
 
-static struct container *onboot, *services, *onshutdown;
-static size_t onboot_count, service_count, onshutdown_count;
+static struct container *onboot, *onshutdown;
+static size_t onboot_count, onshutdown_count;
 static struct container *current; /* that of onboot or onshutdown */
 static enum wish wish;
 static bool following, told_up;
 static int signals, verdict;
-static char form[1 << 16], plan[1 << 16], command_line[4096];
-static size_t form_length, plan_length;
 
-static bool from_environment(const char *option)
+static bool on_command_line(const char *option)
 {
-	const char *found = strstr(command_line, option);
+	char line[4096] = "";
+	const char *found;
+	FILE *file = fopen("/proc/cmdline", "re");
 
-	return found && (found == command_line || found[-1] == ' ');
-}
-
-/* ---- the machine ---- */
-
-static void read_text(const char *path, char *text, size_t size, size_t *length)
-{
-	int file = open(path, O_RDONLY | O_CLOEXEC);
-	ssize_t found = file >= 0 ? read(file, text, size - 1) : -1;
-
-	*length = found > 0 ? found : 0;
-	text[*length] = 0;
-	if (file >= 0)
-		close(file);
-}
-
-/*
- * The machine's files are in memory or on a disk, as /system says (root.h). The root that the kernel unpacked cannot be
- * left by pivot_root(2), as crun does for each container; one that is mounted over it can.
- */
-static bool enter_root(void)
-{
-	static const char *const moved[] = { "/proc", "/sys", "/dev" };
-	char path[64];
-
-	mkdir(ROOT, 0700);
-	if (!root_mount(form, form_length, ROOT) || !root_keep(form, form_length, ROOT))
-		return false;
-	for (size_t at = 0; at < sizeof(moved) / sizeof(*moved); at++) {
-		snprintf(path, sizeof(path), ROOT "%s", moved[at]);
-		if (mount(moved[at], path, NULL, MS_MOVE, NULL))
-			return complain("move", moved[at]);
-	}
-	if (chdir(ROOT) || mount(".", "/", NULL, MS_MOVE, NULL) || chroot(".") || chdir("/"))
-		return complain("enter", "the root");
-	return !mount("tmpfs", "/run", "tmpfs", SAFE, "mode=755,size=10%") || complain("mount", "/run");
-}
-
-static void mount_system(void)
-{
-	static const char *const places[] = { "/dev/pts", "/dev/shm", "/dev/mqueue", "/tmp", "/run/whit/writable" };
-
-	mkdir("/tmp", 01777);
-	for (size_t at = 0; at < sizeof(places) / sizeof(*places); at++)
-		make_directories(places[at]);
-	mount("devpts", "/dev/pts", "devpts", MS_NOSUID | MS_NOEXEC, "ptmxmode=0666,mode=0620,gid=5");
-	mount("tmpfs", "/dev/shm", "tmpfs", SAFE, "mode=1777");
-	mount("mqueue", "/dev/mqueue", "mqueue", SAFE | MS_NOEXEC, NULL);
-	mount("tmpfs", "/tmp", "tmpfs", SAFE, "mode=1777,size=10%");
-	if (mount("tmpfs", "/run/whit/writable", "tmpfs", MS_NODEV, "mode=755,size=50%"))
-		complain("mount", "/run/whit/writable");
-	if (mount("cgroup", "/sys/fs/cgroup", "cgroup2", SAFE | MS_NOEXEC, NULL))
-		complain("mount", "/sys/fs/cgroup");
-	symlink("/proc/self/fd", "/dev/fd");
-	/* A container that mounts a disk for the others shares the place with them. */
-	mount(NULL, "/", NULL, MS_SHARED | MS_REC, NULL);
-	if (!write_text("/sys/fs/cgroup/cgroup.subtree_control", "+cpu +memory +pids"))
-		complain("hand on", "controllers");
-}
-
-/* A volume is seen at `merged`: as it is if it is read-only, else with memory over it, or with what the disk keeps. */
-static void mount_volumes(void)
-{
-	const char *position = NULL, *value;
-
-	while ((value = next_record(plan, plan_length, "volume", &position))) {
-		char copy[128], lower[256], merged[256], memory[256], *field[2];
-
-		snprintf(copy, sizeof(copy), "%s", value);
-		split(copy, '=', field, 2);
-		snprintf(lower, sizeof(lower), VOLUMES "/%s/lower", field[0]);
-		snprintf(merged, sizeof(merged), VOLUMES "/%s/merged", field[0]);
-		snprintf(memory, sizeof(memory), "%s/%s", *record(form, form_length, "state", "") ? KEPT : WRITABLE, field[0]);
-		if (*field[1])
-			bind_directory(lower, merged, true);
-		else
-			mount_overlay(lower, memory, merged);
-	}
-}
-
-static void ask_for_address(void)
-{
-	const char *interface = record(plan, plan_length, "dhcp", "");
-
-	if (*interface && !lease_start(interface, "/etc/resolv.conf"))
-		say("whit: nobody gave %s an address yet; it goes on asking", interface);
+	if (file && !fgets(line, sizeof(line), file))
+		line[0] = 0;
+	if (file)
+		fclose(file);
+	found = strstr(line, option);
+	return found && (found == line || found[-1] == ' ');
 }
 
 static struct container *open_stage(const char *stage, const char *key, size_t *count)
@@ -161,28 +69,21 @@ static struct container *open_stage(const char *stage, const char *key, size_t *
 	const char *position = NULL, *value;
 	struct container *found = calloc(MOST, sizeof(*found));
 
-	while (*count < MOST && (value = next_record(plan, plan_length, key, &position)))
+	while (*count < MOST && (value = plan_next(key, &position)))
 		*count += container_open(found + *count, stage, value);
 	return found;
 }
 
 static bool set_up(void)
 {
-	size_t length;
-
 	setup_kernel();
 	upgrade_serve();
-	read_text("/system", form, sizeof(form), &form_length);
-	if (!enter_root())
+	if (!system_enter())
 		return false;
-	read_text("/proc/cmdline", command_line, sizeof(command_line), &length);
-	mount_system();
 	report_open();
 	button_open();
-	raise_loopback();
-	read_text(PLAN, plan, sizeof(plan), &plan_length);
-	mount_volumes();
-	ask_for_address();
+	system_prepare();
+	http_open(plan_value("rest"));
 	onboot = open_stage("onboot", "onboot", &onboot_count);
 	services = open_stage("services", "service", &service_count);
 	onshutdown = open_stage("onshutdown", "onshutdown", &onshutdown_count);
@@ -190,14 +91,6 @@ static bool set_up(void)
 }
 
 /* ---- one turn of the loop ---- */
-
-static struct container *by_name(const char *name)
-{
-	for (size_t at = 0; at < service_count; at++)
-		if (!strcmp(services[at].name, name))
-			return services + at;
-	return NULL;
-}
 
 /* The console is slow: who prints more than it takes is heard in part, and does not keep the machine from its work. */
 static bool may_show(struct container *container)
@@ -231,21 +124,13 @@ static void show_all(void)
 	tell("end", NULL);
 }
 
-static void stop_service(struct container *service)
-{
-	service->again = INT64_MAX;
-	if (!service->pid)
-		service->state = STATE_STOPPED;
-	container_kill(service, SIGTERM);
-}
-
 static void obey(char *line)
 {
 	char *word[2];
 	struct container *service;
 
 	split(line, ' ', word, 2);
-	service = by_name(word[1]);
+	service = service_of(word[1]);
 	if (!strcmp(word[0], "status"))
 		show_all();
 	else if (!strcmp(word[0], "follow"))
@@ -257,9 +142,9 @@ static void obey(char *line)
 	else if (!strcmp(word[0], "logs") && service)
 		tell_text("logs", service, "lines", service->tail);
 	else if (!strcmp(word[0], "stop") && service)
-		stop_service(service);
-	else if (!strcmp(word[0], "start") && service && !service->pid)
-		service->state = STATE_WAITING, service->again = 0;
+		service_stop(service);
+	else if (!strcmp(word[0], "start") && service)
+		service_start(service);
 	else
 		tell_text("unknown", NULL, "command", word[0]);
 }
@@ -276,29 +161,6 @@ static void hear_signals(void)
 	}
 }
 
-/* What becomes of a service that has ended. */
-static void settle_service(struct container *service)
-{
-	const char *restart = record(service->records, service->length, "restart", "on-failure");
-	bool failed = service->status != 0;
-	int64_t pause = SHORTEST_PAUSE;
-
-	service->state = failed ? STATE_FAILED : STATE_ENDED;
-	if (service->again == INT64_MAX || wish)
-		service->state = STATE_STOPPED;
-	tell(service->state == STATE_STOPPED ? "stopped" : "ended", service);
-	if (service->state == STATE_STOPPED || !strcmp(restart, "no") || (!failed && strcmp(restart, "always")))
-		return;
-	if (now() - service->started > LONG_RUN)
-		service->restarts = 0;
-	for (int times = 0; times < service->restarts && pause < LONGEST_PAUSE; times++)
-		pause *= 2;
-	service->restarts++;
-	service->again = now() + (pause < LONGEST_PAUSE ? pause : LONGEST_PAUSE);
-	service->state = STATE_WAITING;
-	say("whit: %s ended with %d, and is started again", service->name, service->status);
-}
-
 static void reap(void)
 {
 	int status;
@@ -312,7 +174,7 @@ static void reap(void)
 			if (services[at].pid == pid) {
 				container_read(services + at, show_line);
 				container_ended(services + at, status);
-				settle_service(services + at);
+				service_ended(services + at, wish);
 			}
 	}
 }
@@ -338,14 +200,15 @@ static struct pollfd port_to_poll(int port, int64_t rest_until, short events, in
 static void turn(int timeout)
 {
 	static int64_t rest_until[2];
-	struct pollfd polls[MOST + 7];
-	size_t count = 6;
+	struct pollfd polls[MOST + FIXED + 1];
+	size_t count = FIXED;
 	short writing = report_wants_to_write() ? POLLOUT : 0;
 
 	polls[0] = port_to_poll(report_port(), rest_until[0], POLLIN | writing, &timeout);
 	polls[1] = port_to_poll(report_boot_port(), rest_until[1], POLLIN, &timeout);
 	polls[2] = (struct pollfd){ .fd = signals, .events = POLLIN };
 	button_poll(polls + 5);
+	http_polls(polls + 6);
 	if (debug_polls(polls + 3) && (timeout < 0 || timeout > REST))
 		timeout = REST;
 	polls[count++] = (struct pollfd){ .fd = current ? current->output : -1, .events = POLLIN };
@@ -358,6 +221,7 @@ static void turn(int timeout)
 	debug_turn(polls + 3);
 	if (button_pressed(polls + 5))
 		wish = WISH_POWER_OFF;
+	http_turn(polls + 6, &(struct overview){ told_up, onboot, services, onboot_count, service_count });
 	hear_signals();
 	report_receive(obey);
 	report_flush();
@@ -446,80 +310,9 @@ static bool run_onboot(void)
 
 /* ---- services ---- */
 
-static bool may_start(const struct container *service)
-{
-	const char *position = NULL, *name;
-
-	if (now() < service->again)
-		return false;
-	while ((name = next_record(service->records, service->length, "after", &position))) {
-		const struct container *other = by_name(name);
-
-		if (other && other->state != STATE_READY && other->state != STATE_ENDED)
-			return false;
-	}
-	return true;
-}
-
-static void tend(struct container *service)
-{
-	long patience = number_of(service, "ready-timeout");
-
-	if (service->state == STATE_WAITING && may_start(service)) {
-		if (container_start(service)) {
-			tell("started", service);
-		} else {
-			say("whit: %s was not started: %s", service->name, service->failure);
-			service->status = CANNOT_RUN;
-			settle_service(service);
-		}
-	}
-	if (service->state != STATE_RUNNING)
-		return;
-	if (container_is_ready(service)) {
-		service->state = STATE_READY;
-		service->was_ready = true;
-		tell("ready", service);
-	} else if (patience && now() - service->started > patience && !*service->failure) {
-		snprintf(service->failure, sizeof(service->failure), "it was not ready after %ld ms", patience);
-		say("whit: %s: %s", service->name, service->failure);
-		container_kill(service, SIGKILL);
-	}
-}
-
-/* Milliseconds until something has to be done that nobody tells; -1 for ever. */
-static int until_next(void)
-{
-	int pause = -1;
-
-	for (size_t at = 0; at < service_count; at++) {
-		const struct container *one = services + at;
-		int64_t left = one->state == STATE_WAITING ? one->again - now() : 20;
-
-		if (one->state != STATE_WAITING && one->state != STATE_RUNNING)
-			continue;
-		left = left < 0 ? 0 : left;
-		/* Those that wait for others are looked at when these change, which they tell. */
-		if (one->state == STATE_WAITING && !left)
-			left = 20;
-		if (pause < 0 || left < pause)
-			pause = left;
-	}
-	return pause;
-}
-
-/* A service that ended and is not started again has to have ended well. */
-static bool any_failed(void)
-{
-	for (size_t at = 0; at < service_count; at++)
-		if (services[at].state == STATE_FAILED && services[at].status)
-			return true;
-	return false;
-}
-
 static void tend_version(void)
 {
-	if (!slots_on_trial() || (!any_failed() && now() < TRIAL))
+	if (!slots_on_trial() || (!services_any_failed() && now() < TRIAL))
 		return;
 	say("whit: ---- the new version is not well: booting again ----");
 	wish = WISH_REBOOT;
@@ -527,36 +320,32 @@ static void tend_version(void)
 
 static void tell_when_up(void)
 {
-	for (size_t at = 0; at < service_count; at++)
-		if (!services[at].was_ready &&
-		    (services[at].state == STATE_WAITING || services[at].state == STATE_RUNNING))
-			return;
-	if (!any_failed())
+	if (!services_all_up())
+		return;
+	if (!services_any_failed())
 		slots_commit();
-	if (!told_up)
-		say("whit: the machine is up after %lld ms", (long long)now());
-	if (!told_up)
-		tell("up", NULL);
-	if (!told_up)
-		report_verdict("ready", -1);
+	if (told_up)
+		return;
+	say("whit: the machine is up after %lld ms", (long long)now());
+	tell("up", NULL);
+	report_verdict("ready", -1);
 	told_up = true;
 }
 
-static int until_next_or(int pause)
+static int pause_until(int longest)
 {
-	int next = until_next();
+	int pause = services_pause();
 
-	return next < 0 || next > pause ? pause : next;
+	return pause < 0 || pause > longest ? longest : pause;
 }
 
 static void run_services(void)
 {
 	while (!wish) {
-		for (size_t at = 0; at < service_count; at++)
-			tend(services + at);
+		services_tend();
 		tell_when_up();
 		tend_version();
-		turn(slots_on_trial() ? until_next_or(REST) : until_next());
+		turn(slots_on_trial() ? pause_until(REST) : services_pause());
 	}
 }
 
@@ -571,7 +360,7 @@ static void stop_services(void)
 
 		if (!service->pid)
 			continue;
-		stop_service(service);
+		service_stop(service);
 		while (service->pid) {
 			turn(20);
 			if (now() - begun > grace)
@@ -605,7 +394,7 @@ static void wait_for_end(void)
 {
 	if (slots_on_trial())
 		wish = WISH_REBOOT;
-	else if (report_boot_port() >= 0 || from_environment("whit.failed=poweroff"))
+	else if (report_boot_port() >= 0 || on_command_line("whit.failed=poweroff"))
 		wish = WISH_POWER_OFF;
 	while (!wish)
 		turn(-1);
@@ -625,7 +414,7 @@ int main(void)
 	if (!set_up()) {
 		say("whit: ---- the boot stopped: the machine has no root ----");
 		/* A version of two is none without it. */
-		reboot(strcmp(record(form, form_length, "root", ""), "verity") ? RB_POWER_OFF : RB_AUTOBOOT);
+		reboot(system_has_versions() ? RB_AUTOBOOT : RB_POWER_OFF);
 	}
 	up = run_first_boot() && run_onboot();
 	if (up)

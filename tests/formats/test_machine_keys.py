@@ -262,6 +262,16 @@ volumes:
     assert [(one.name, one.readonly) for one in found.volumes] == [("data", False), ("conf", True)]
 
 
+def test_what_init_does_beside_linuxkits_keys(tmp_path: Path) -> None:
+    found = load(tmp_path, "network: dhcp\nrest: 9100\n")
+    assert (found.network, found.rest) == ("dhcp", 9100)
+    assert load(tmp_path, "services: []\n").rest == 0
+    for text in ("rest: 0", "rest: 65536", "rest: yes"):
+        with pytest.raises(InvalidApp) as caught:
+            load(tmp_path, text)
+        assert caught.value.problems[0].code == "machine-rest"
+
+
 def test_linuxkits_own_parts_are_stood_in_for(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     found = load(
         tmp_path,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import tarfile
 from pathlib import Path
 
@@ -35,6 +36,7 @@ async def test_stages_services_and_the_end(place: Path) -> None:
     text = (
         KERNEL
         + """
+rest: 9100
 onboot:
   - {name: first, image: ./box, command: [sh, -c, "echo one; touch /var-of-first"]}
   - {name: second, image: ./box, command: [sh, -c, "test ! -e /var-of-first && echo two"]}
@@ -66,6 +68,19 @@ services:
     restart: "no"
     command: [sleep, "100"]
     ready: {path: /run/never, timeout: 700ms}
+  - name: asks
+    image: ./box
+    after: [db]
+    restart: "no"
+    command:
+      - sh
+      - -c
+      - >-
+        for path in status logs/second logs/nobody; do wget -qO- http://127.0.0.1:9100/v1/$path 2>&1; done;
+        printf 'POST /v1/status HTTP/1.1\\r\\n\\r\\n' | nc 127.0.0.1 9100;
+        for i in 1 2 3 4 5 6 7 8 9 10; do sleep 1000 | nc 127.0.0.1 9100 >/dev/null & done;
+        head -c 4000 /dev/zero | nc 127.0.0.1 9100 >/dev/null;
+        wget -qO- http://127.0.0.1:9100/v1/status | grep -c '"up": '; echo has asked; sleep 1000
 """
     )
     async with linked(text, place) as machine, booted(machine, place) as guest:
@@ -88,6 +103,8 @@ services:
             states = await guest.states()
         assert (states["late"]["state"], states["late"]["status"]) == ("failed", 137)
         assert states["late"]["failure"] == "it was not ready after 700 ms"
+        if "has asked" not in guest.console:
+            await guest.until(lambda one: "has asked" in one.get("line", ""))
         await guest.tell("stop flaky")
         await guest.tell("logs flaky")
         assert "again" in (await guest.event("logs", "flaky"))["lines"]
@@ -95,6 +112,15 @@ services:
         await guest.event("off")
         await guest.ended()
         console = guest.console
+    told = [line.removeprefix("asks: ") for line in console.splitlines() if line.startswith("asks: ")]
+    said = json.loads(told[0])
+    assert {one["name"]: one["state"] for one in said["containers"] if one["stage"] == "onboot"} == {
+        "first": "ended",
+        "second": "ended",
+    }
+    assert told[1:3] == ["two", "wget: server returned error: HTTP/1.1 404 Not Found"]
+    assert told[3] == "HTTP/1.1 405 Method Not Allowed"
+    assert told[-2:] == ["1", "has asked"]
     assert "flaky: again" in console
     assert "loud: 200\n" in console.replace("\r", "")
     assert "loud: 1000\n" not in console.replace("\r", "")

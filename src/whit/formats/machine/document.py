@@ -19,7 +19,7 @@ from whit.formats.app.unsupported import refuse
 from whit.formats.machine.container import read_container
 from whit.formats.machine.files import check_volumes, read_file, read_volume
 from whit.formats.machine.image import DHCP, read_image, repository, stands_for
-from whit.formats.machine.keys import UNSUPPORTED, Key, coded, fault, read_keys
+from whit.formats.machine.keys import UNSUPPORTED, Key, between, coded, fault, read_keys
 from whit.formats.nodes import Entry, Listing, Scalar, Table, Value, parse
 from whit.formats.problems import Problems, make, near
 from whit.model.machine import ContainerSpec, FileSpec, ImageSource, KernelSpec, MachineSpec, Stage, VolumeSpec
@@ -35,6 +35,7 @@ KEYS = {
     "files": "Files, directories and links of the root.",
     "volumes": "Directories that containers share by name.",
     "network": "`dhcp`: init asks for an address before anything runs. Not in LinuxKit, which has a container for it.",
+    "rest": "A port at which init tells status and logs over HTTP, to whoever reaches it. Not in LinuxKit.",
 }
 KERNEL_KEYS: dict[str, Key] = {
     "image": Key("image", "`debian`, `debian:backports`, `specialised` or an image", lambda value: value),
@@ -58,6 +59,7 @@ class _Draft:
     kernel: dict[str, Any] = field(default_factory=dict)
     kernel_place: Place | None = None
     network: str = "none"
+    rest: int = 0
     init: list[ImageSource] = field(default_factory=list)
     stages: dict[Stage, list[tuple[ContainerSpec, Place]]] = field(
         default_factory=lambda: {"onboot": [], "onshutdown": [], "services": []}
@@ -92,6 +94,7 @@ def load_machine(*paths: Path) -> MachineSpec:
         "text": "---\n".join(texts),
         "kernel": kernel,
         "network": draft.network,
+        "rest": draft.rest,
         "init": tuple(draft.init),
         "files": tuple(draft.files),
         "volumes": tuple(volume for volume, _ in draft.volumes),
@@ -131,6 +134,9 @@ def _read_top(top: Table, draft: _Draft) -> None:
     if "network" in entries:
         with coded("network", draft.problems):
             draft.network = shapes.one_of(entries["network"].value, ("none", "dhcp"))
+    if "rest" in entries:
+        with coded("rest", draft.problems):
+            draft.rest = between(1, 65535)(entries["rest"].value)
     stages: tuple[Stage, ...] = ("onboot", "onshutdown", "services")
     for item in _items(entries.get("init"), draft):
         with coded("init", draft.problems):

@@ -163,6 +163,8 @@ def _below(place: str, entries: Sequence[Entry]) -> Iterator[Entry]:
 def _plan(spec: MachineSpec) -> Iterator[tuple[str, str]]:
     if spec.network == "dhcp":
         yield "dhcp", _INTERFACE
+    if spec.rest:
+        yield "rest", str(spec.rest)
     for volume in spec.volumes:
         yield "volume", f"{volume.name}={'1' if volume.readonly else ''}"
     keys = {"onboot": "onboot", "services": "service", "onshutdown": "onshutdown"}

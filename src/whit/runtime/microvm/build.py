@@ -27,8 +27,8 @@ PARTS = {
     "guest": ("guest.c", "group.c", "process.c", "restored.c", "setup.c", "stream.c", "wire.c", *_ROOT),
     "appliance": ("appliance.c", "listening.c", "process.c", "setup.c", "upgrade.c", *_ROOT),
     "supervisor": (
-        *("supervisor.c", "button.c", "container.c", "debug.c", "first_boot.c", "listening.c", "place.c"),
-        *("report.c", "setup.c", "upgrade.c", "wire.c", *_ROOT),
+        *("supervisor.c", "button.c", "container.c", "debug.c", "first_boot.c", "http.c", "json.c", "listening.c"),
+        *("place.c", "report.c", "services.c", "setup.c", "system.c", "upgrade.c", "wire.c", *_ROOT),
     ),
     "machine": ("machine.c", "client.c", "stream.c", "wire.c"),
 }

@@ -54,6 +54,6 @@ async def test_the_runtime_says_why_not(container: Monitored, tmp_path: Path) ->
     container.exit_dir.mkdir()
     runtime = Runtime("runc", Path("/usr/sbin/runc"), "1", tmp_path / "root")
     with pytest.raises(CommandError, match=r"config\.json"):
-        await conmon.create(container, runtime)
+        await conmon.create(container, runtime.creating("x"))
     with pytest.raises(CommandError, match="conmon ended with"):
-        await conmon.create(container, Runtime("runc", Path("/no/such/runtime"), "1", tmp_path / "root"))
+        await conmon.create(container, ["/no/such/runtime"])

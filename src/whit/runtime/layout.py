@@ -73,6 +73,11 @@ class Layout:
         return self.bundle / "exec"
 
     @property
+    def gate(self) -> Path:
+        """Of a sandbox whose program waits: see gate.py."""
+        return self.bundle / "gate"
+
+    @property
     def guest_memory(self) -> Path:
         """Of a microVM: not empty once the guest's kernel has killed for memory."""
         return self.bundle / "guest.memory"

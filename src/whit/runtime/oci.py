@@ -22,7 +22,7 @@ from whit.kernel.sockets import Place
 from whit.kernel.thread import in_thread
 from whit.model.instance import REACHABLE, ExitRecord, InstanceSpec, InstanceStatus, State
 from whit.model.operation import Operation
-from whit.runtime import execute, health, logs, monitor, rootfs
+from whit.runtime import execute, gate, health, logs, monitor, rootfs
 from whit.runtime.driver import Found, read_spec
 from whit.runtime.health import CheckResult
 from whit.runtime.host import HostFacts
@@ -62,10 +62,19 @@ def plan_start(spec: InstanceSpec, settings: Settings, host: HostFacts, files: N
     ]
 
 
-def _created_and_started(layout: Layout, spec: InstanceSpec, host: HostFacts) -> list[Operation]:
+def _created_and_started(layout: Layout, spec: InstanceSpec, host: HostFacts, restarts: int = 0) -> list[Operation]:
     if host.runtime.begins_at_once:
-        return [CreateContainer(layout, spec, host, begins=True)]
-    return [CreateContainer(layout, spec, host), StartContainer(layout, spec, host)]
+        return [CreateContainer(layout, spec, host, restarts, creating=host.runtime.beginning(spec.name))]
+    return [CreateContainer(layout, spec, host, restarts), StartContainer(layout, spec, host)]
+
+
+def _created(layout: Layout, spec: InstanceSpec, host: HostFacts, restarts: int) -> list[Operation]:
+    """Of a sandbox all is there but its program, which waits behind a gate: to start it otherwise takes 100 ms."""
+    runtime = host.runtime
+    if not isinstance(runtime, Runsc) or not runtime.can_wait:
+        return [CreateContainer(layout, spec, host, restarts)]
+    waiting = runtime.waiting(spec.name, build.program("gate"), layout.gate)
+    return [gate.MakeGate(layout.gate), CreateContainer(layout, spec, host, restarts, creating=waiting)]
 
 
 def _own_cgroup(layout: Layout, host: HostFacts) -> list[Operation]:
@@ -77,19 +86,30 @@ def plan_forget(layout: Layout, host: HostFacts) -> Operation:
     return Removal(f"forget the ended container {layout.name}", lambda: remove_container(layout, host))
 
 
+def plan_restart(
+    spec: InstanceSpec, settings: Settings, host: HostFacts, files: NetworkFiles, *, restarts: int
+) -> list[Operation]:
+    """Start an instance that ended once more, with the writable layer and the log that it has. `restarts` counts this
+    time too."""
+    layout = Layout(settings, spec.name)
+    return [*_made_ready(spec, layout, host, files), *_created_and_started(layout, spec, host, restarts)]
+
+
 def plan_prepare(
     spec: InstanceSpec, settings: Settings, host: HostFacts, files: NetworkFiles, *, restarts: int
 ) -> list[Operation]:
-    """Make an instance that ended ready to start once more, with the writable layer and the log that it has.
-    `restarts` counts this time too."""
+    """`plan_restart` up to the moment at which its program runs."""
     layout = Layout(settings, spec.name)
+    return [*_made_ready(spec, layout, host, files), *_created(layout, spec, host, restarts)]
+
+
+def _made_ready(spec: InstanceSpec, layout: Layout, host: HostFacts, files: NetworkFiles) -> list[Operation]:
     return [
         *host.runtime.preparation(),
         plan_forget(layout, host),
         WriteNetworkFiles(layout, spec, files),
         WriteBundle(layout, spec, host),
         *_own_cgroup(layout, host),
-        CreateContainer(layout, spec, host, restarts),
     ]
 
 
@@ -183,7 +203,7 @@ async def _condition(
     if container is None:
         return ("stopped", "", None) if layout.asleep.exists() else ("failed", "its start was cut short", None)
     if container.status in ("running", "paused") and conmon.monitor_pid(layout.monitored) is not None:
-        if level == "created":
+        if level == "created" or gate.is_shut(layout.gate):
             return "created", "", None
         stands = container.status == "paused" or await in_thread(freezer.is_frozen, cgroup.find(), layout.cgroup)
         return ("frozen" if stands else "running"), "", None
@@ -223,7 +243,7 @@ class OciDriver:
         return plan_start(spec, self.settings, self.host, files)
 
     def plan_restart(self, spec: InstanceSpec, files: NetworkFiles, *, restarts: int) -> list[Operation]:
-        return [*self.plan_prepare(spec, files, restarts=restarts), *self.plan_begin(spec)]
+        return plan_restart(spec, self.settings, self.host, files, restarts=restarts)
 
     def plan_prepare(self, spec: InstanceSpec, files: NetworkFiles, *, restarts: int) -> list[Operation]:
         return plan_prepare(spec, self.settings, self.host, files, restarts=restarts)

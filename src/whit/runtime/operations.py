@@ -14,7 +14,7 @@ from whit.kernel import cgroup, freezer, pidfd
 from whit.kernel.files import write_file
 from whit.kernel.thread import in_thread
 from whit.model.instance import InstanceSpec
-from whit.runtime import bundle, logs, monitor, processes, rootfs, users
+from whit.runtime import bundle, gate, logs, monitor, processes, rootfs, users
 from whit.runtime.host import HostFacts
 from whit.runtime.layout import Layout
 from whit.tools import conmon
@@ -138,7 +138,7 @@ class WriteBundle:
 
 @dataclass(frozen=True)
 class CreateContainer:
-    """Have the monitor create the container. Its program does not run yet, or `begins`."""
+    """Have the monitor create the container. Its program does not run yet, unless `creating` says so."""
 
     layout: Layout
     spec: InstanceSpec
@@ -146,11 +146,11 @@ class CreateContainer:
     restarts: int = 0
     runtime: str = ""
     """What `whit ps` shows; empty: the container runtime itself."""
-    begins: bool = False
+    creating: Sequence[str] = ()
+    """The runtime's command, if it is not the usual one: see `Runtime.creating`."""
 
     def describe(self) -> str:
-        done = "run" if self.begins else "create"
-        return f"{done} container {self.layout.name} with {self.host.runtime.kind} under conmon"
+        return f"create container {self.layout.name} with {self.host.runtime.kind} under conmon"
 
     async def do(self) -> None:
         monitored = self.layout.monitored
@@ -158,7 +158,7 @@ class CreateContainer:
             path.unlink(missing_ok=True)
         logs.prepare(self.layout)
         try:
-            await conmon.create(monitored, self.host.runtime, begins=self.begins)
+            await conmon.create(monitored, self.creating or self.host.runtime.creating(self.layout.name))
         except CommandError as error:
             raise _explained(error, self.spec) from error
         label = self.runtime or self.host.runtime.label
@@ -181,6 +181,8 @@ class StartContainer:
         return f"start container {self.layout.name}"
 
     async def do(self) -> None:
+        if gate.open_up(self.layout.gate):
+            return
         try:
             await self.host.runtime.start(self.layout.name)
         except CommandError as error:

@@ -10,12 +10,12 @@ import asyncio
 import contextlib
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from whit.base.errors import CommandError, TimedOut
 from whit.tools import process
-from whit.tools.oci_runtime import Runtime
 
 
 @dataclass(frozen=True)
@@ -44,9 +44,9 @@ class Monitored:
         return self.bundle / "init.pid"
 
 
-def arguments(container: Monitored, runtime: Runtime, *, begins: bool = False) -> list[str]:
-    """The command line that creates the container and monitors it. `begins`: its program is to run at once."""
-    program, *words = runtime.beginning(container.name) if begins else runtime.arguments(container.name)
+def arguments(container: Monitored, creating: Sequence[str]) -> list[str]:
+    """The command line that creates the container and monitors it, by the command of `Runtime.creating`."""
+    program, *words = creating
     return [
         "conmon",
         *("--api-version", "1"),
@@ -67,15 +67,14 @@ def arguments(container: Monitored, runtime: Runtime, *, begins: bool = False) -
     ]
 
 
-async def create(container: Monitored, runtime: Runtime, *, begins: bool = False, timeout: float = 60.0) -> int:
+async def create(container: Monitored, creating: Sequence[str], *, timeout: float = 60.0) -> int:
     """Start the monitor, which has the runtime create the container; the pid of the container's first process.
-    `begins`: its program runs then.
 
     Raises:
         CommandError: with what the runtime printed.
         TimedOut: no answer came.
     """
-    argv = arguments(container, runtime, begins=begins)
+    argv = arguments(container, creating)
     reading, writing = os.pipe()
     try:
         try:

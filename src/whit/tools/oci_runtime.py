@@ -86,8 +86,12 @@ class Runtime:
         """The call that creates and starts; what follows is as for `create`."""
         return self.arguments(name, "run", "--detach")
 
+    def creating(self, name: str) -> list[str]:
+        """What stands before the word `create` and its arguments."""
+        return self.arguments(name)
+
     def beginning(self, name: str) -> list[str]:
-        """`running` for a monitor that knows of `create` only, and adds that word."""
+        """`running` in the form of `creating`, for a monitor that knows of `create` only, and adds that word."""
         return ["/bin/sh", "-c", f'shift; exec {shlex.join(self.running(name))} "$@"', "sh"]
 
     def exists(self, name: str) -> bool:

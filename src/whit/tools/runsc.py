@@ -13,6 +13,7 @@ import json
 import os
 import platform
 import re
+import shlex
 import shutil
 import signal
 import tempfile
@@ -65,6 +66,8 @@ class Finding:
     boot: str
     changed: int
     mistakes_namespaces: bool
+    can_wait: bool
+    """It takes the first program, and files for it, by descriptor (since March 2023)."""
 
 
 @dataclass(frozen=True)
@@ -121,6 +124,18 @@ class Runsc(Runtime):
 
     def running(self, name: str) -> list[str]:
         return self.starting(name, "run", "--detach", hide=self._hides)
+
+    def waiting(self, name: str, program: Path, fifo: Path) -> list[str]:
+        """`beginning`, with `program` in the place of the container's own, to which it gets the arguments, and a fifo
+        as its descriptor 3. The sandbox holds the fifo open for as long as `program` does."""
+        command = shlex.join([*self.running(name), "--exec-fd", "3", "--pass-fd", "4:3"])
+        files = f"3<{shlex.quote(str(program))} 4<>{shlex.quote(str(fifo))}"
+        return ["/bin/sh", "-c", f'shift; exec {command} "$@" {files}', "sh"]
+
+    @property
+    def can_wait(self) -> bool:
+        found = self.finding()
+        return found is not None and found.can_wait
 
     @property
     def _hides(self) -> bool:
@@ -247,7 +262,8 @@ class MakeReady:
         try:
             mistakes, refusal = await _tried(self.runtime)
             if refusal is None:
-                found = Finding(await version(link), _boot(), link.stat().st_mtime_ns, mistakes)
+                facts = await version(link), _boot(), link.stat().st_mtime_ns, mistakes
+                found = Finding(*facts, can_wait=await _takes_descriptors(link))
                 unfinished.write_text(json.dumps(found.__dict__))
                 unfinished.replace(self.runtime.memory)
         except (CommandError, TimedOut, OSError) as error:
@@ -305,6 +321,11 @@ async def version(path: Path) -> str:
     text = (await process.run([str(path), "--version"], timeout=10)).text
     found = re.search(r"(\d{8}\.\d+)", text)
     return found.group(1) if found else text.split("\n")[0].split()[-1]
+
+
+async def _takes_descriptors(path: Path) -> bool:
+    text = (await process.run([str(path), "help", "run"], timeout=10)).text
+    return all(flag in text for flag in ("-exec-fd", "-pass-fd"))
 
 
 async def fetched(programs: Path) -> Path:

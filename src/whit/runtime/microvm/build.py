@@ -1,6 +1,6 @@
 """Compiles init/*.c: `guest`, the first process of a microVM, `machine`, which runs one, `supervisor`, the first
-process of a declared machine, `appliance`, that of an image that boots by itself, and `listeners`, which looks into a
-sandbox.
+process of a declared machine, `appliance`, that of an image that boots by itself, `listeners`, which looks into a
+sandbox, and `gate`, which waits in one.
 
 `python -m whit.runtime.microvm.build` compiles what a checkout has when its sources changed; the wheel has them for the
 architecture that it was built on. All are static. As the BPF objects' build, this never runs in the agent, and needs
@@ -32,7 +32,7 @@ PARTS = {
     ),
     "machine": ("machine.c", "client.c", "stream.c", "wire.c"),
 }
-BARE = {"listeners": ("listeners.c",)}
+BARE = {"listeners": ("listeners.c",), "gate": ("gate.c",)}
 """Without a C library."""
 FOREIGN = {"aarch64": "aarch64-linux-gnu-gcc"}
 """What compiles for other machines, where it is installed: only the program that a foreign image boots."""

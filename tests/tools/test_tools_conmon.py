@@ -20,7 +20,7 @@ def container(tmp_path: Path) -> Monitored:
 
 
 def test_the_command_line(container: Monitored) -> None:
-    words = arguments(container, Runtime("runc", Path("/usr/sbin/runc"), "1", Path("/run/r")))
+    words = arguments(container, Runtime("runc", Path("/usr/sbin/runc"), "1", Path("/run/r")).creating("a-b-1"))
     pairs = dict(itertools.pairwise(words))
     assert pairs["--cid"] == "a-b-1"
     assert pairs["--log-path"] == f"k8s-file:{container.log}"
@@ -54,6 +54,6 @@ async def test_the_runtime_says_why_not(container: Monitored, tmp_path: Path) ->
     container.exit_dir.mkdir()
     runtime = Runtime("runc", Path("/usr/sbin/runc"), "1", tmp_path / "root")
     with pytest.raises(CommandError, match=r"config\.json"):
-        await conmon.create(container, runtime.creating("x"))
+        await conmon.create(container, runtime.creating(container.name))
     with pytest.raises(CommandError, match="conmon ended with"):
         await conmon.create(container, ["/no/such/runtime"])

@@ -66,10 +66,12 @@ def test_no_wake_up_is_lost(
 
 def test_a_new_agent_and_the_end_of_one_that_stands_still(warm: Warm) -> None:
     warm.wait_until_asleep(patience=60)
+    pid = warm.status().pid
     warm.whit.kill_agent()
     warm.whit.start_agent()
     # One agent wakes frozen sandboxes to learn how they are; they fall asleep again.
     warm.wait_until_asleep(patience=60)
+    assert warm.status().pid == pid
     warm.ask(timeout=60)
     warm.wait_until_asleep(patience=60)
     began = time.monotonic()

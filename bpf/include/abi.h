@@ -13,7 +13,7 @@
 #include <linux/types.h>
 
 /* Raised whenever the layout of a pinned map changes; part of the pin directory's name. */
-#define ABI_VERSION 2
+#define ABI_VERSION 3
 
 struct address {
 	__be32 words[4];
@@ -75,7 +75,8 @@ enum verdict {
 /*
  * Longest prefix match in the order of the fields. Wildcards are only at the tail: `protocol` may be left out only
  * together with `port`, and a range of ports is a set of port prefixes. peer 0 means every peer. For ICMP and ICMPv6
- * the port is type and code, a byte each: the type alone is a prefix of 88.
+ * the port is type and code, a byte each: the type alone is a prefix of 88. An entry with the whole key is in
+ * `exact_policies`, all others are in `policies`.
  */
 struct policy_key {
 	__u32 prefix_length; /* 72: any protocol; 80: any port; 80..96: port prefix */

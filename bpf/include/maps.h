@@ -31,6 +31,18 @@ struct {
 	__uint(max_entries, 65536);
 } policies SEC(".maps");
 
+/*
+ * What is said of one port of one peer: nearly all of a long list. The longest prefix there is, so that it is looked for
+ * first; a hash costs the same for any number of them, where the trie would grow deeper.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct policy_key);
+	__type(value, struct policy_value);
+	__uint(max_entries, 65536);
+} exact_policies SEC(".maps");
+
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__type(key, struct frontend_key);

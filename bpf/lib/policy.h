@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * May this initiator reach this responder? Two directions, each with exactly two look-ups: what is said of this very
- * peer, and what is said of every peer. Which of a peer's entries holds (the longest port prefix) the map decides; of
+ * peer, and what is said of every peer. Which of a peer's entries holds (the longest port prefix) the maps decide; of
  * the two, the higher precedence does, and at the same precedence a deny. If there is neither, nothing selects the
  * subject, which is then free.
  */
@@ -21,14 +21,22 @@ decisive(const struct policy_value *left, const struct policy_value *right)
 	return left->verdict == VERDICT_ALLOW && right->verdict != VERDICT_ALLOW ? right : left;
 }
 
+/* The entry with the longest prefix of the key, which is a whole one. */
+static __always_inline const struct policy_value *longest(const struct policy_key *key)
+{
+	const struct policy_value *exact = bpf_map_lookup_elem(&exact_policies, key);
+
+	return exact ? exact : bpf_map_lookup_elem(&policies, key);
+}
+
 /* Returns whether it may. VERDICT_REDIRECT is not known here yet and counts as a deny. */
 static __always_inline bool ruled(struct policy_key *key, __u32 *rule, __u8 *flags)
 {
 	const struct policy_value *of_peer, *of_all, *value;
 
-	of_peer = bpf_map_lookup_elem(&policies, key);
+	of_peer = longest(key);
 	key->peer = 0;
-	of_all = bpf_map_lookup_elem(&policies, key);
+	of_all = longest(key);
 	value = decisive(of_peer, of_all);
 	if (!value)
 		return true;

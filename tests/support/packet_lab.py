@@ -56,9 +56,7 @@ from whit.datapath.abi import (
 )
 from whit.datapath.address import Address, prefix_of
 from whit.datapath.datapath import Datapath, uninstall
-from whit.datapath.events import RingReader
 from whit.datapath.install import DatapathConfig
-from whit.datapath.maps import ArrayMap, BpfMap
 
 OK, SHOT, REDIRECT, UNSPEC = 0, 2, 7, -1
 """TC_ACT_… of <linux/pkt_cls.h>."""
@@ -194,13 +192,11 @@ class Lab:
 
     def reset(self) -> None:
         """As after installation."""
-        for opened in vars(self.datapath).values():
-            if isinstance(opened, ArrayMap):
-                opened.put(0, DatapathState(0, 0))
-            elif isinstance(opened, BpfMap):
-                opened.clear()
-            elif isinstance(opened, RingReader):
-                opened.read()
+        for table in self.datapath.tables():
+            table.clear()
+        self.datapath.state.put(0, DatapathState(0, 0))
+        for ring in (self.datapath.events, self.datapath.control):
+            ring.read()
         self._rules = 0
 
     def populate(self) -> None:

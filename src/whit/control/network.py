@@ -107,6 +107,8 @@ class NodeNetwork:
         self.written = asyncio.Event()
         """Set once the maps hold what is wanted."""
         self._watch = Watch(datapath)
+        self._masqueraded: Masquerade | None = None
+        """What stands in the node's table by this agent."""
         self._no_room = ""
         self._guarded = False
         self._keeping = asyncio.Lock()
@@ -270,7 +272,11 @@ class NodeNetwork:
     async def prepare(self, apps: Sequence[AppSpec]) -> None:
         """Links, settings and filters of the node itself, and what of the datapath has to be mended."""
         await in_thread(self._watch.look)
-        await carry_out(await self.plan_node(apps))
+        operations = await self.plan_node(apps)
+        await carry_out(operations)
+        self._masqueraded = next(
+            (one.wanted for one in operations if isinstance(one, InstallMasquerade)), self._masqueraded
+        )
         self._attach_uplinks(await asyncio.to_thread(_all_links))
 
     async def plan_node(self, apps: Sequence[AppSpec]) -> list[Operation]:
@@ -285,8 +291,10 @@ class NodeNetwork:
         reaches = self._reaches.get(apps, lambda: any(reaches_outside(app) for app in apps))
         if reaches or self._spoken_of_by(apps).names:
             operations += [one for name in node.uplinks(found, self.settings) for one in self._forwarding(name)]
-            if self.settings.nft_table not in await nft_tables():
-                operations.append(InstallMasquerade(self._masquerade()))
+            wanted = self._masquerade()
+            # Once by each agent: the table of the one before may say something else.
+            if self._masqueraded != wanted or wanted.table not in await nft_tables():
+                operations.append(InstallMasquerade(wanted))
         return operations
 
     def _admission(self) -> Admission:

@@ -18,7 +18,7 @@ from whit.datapath.address import Address
 Raw: TypeAlias = bytes
 
 
-ABI_VERSION = 2
+ABI_VERSION = 3
 POLICY_PREFIX_ANY_PROTOCOL = 72
 POLICY_PREFIX_ANY_PORT = 80
 POLICY_PREFIX_EXACT = 96

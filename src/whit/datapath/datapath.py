@@ -38,6 +38,7 @@ from whit.datapath.abi import (
 from whit.datapath.attach import Attachment, Form
 from whit.datapath.clsact import Direction
 from whit.datapath.codec import U32, U64, struct_codec
+from whit.datapath.entries import PolicyEntries
 from whit.datapath.events import FlowEvents
 from whit.datapath.install import DatapathConfig
 from whit.datapath.knocks import Knocks
@@ -100,8 +101,10 @@ class Datapath:
         self.endpoints: HashMap[EndpointKey, EndpointValue] = self._keep(
             HashMap.open(maps / "endpoints", struct_codec(EndpointKey), struct_codec(EndpointValue))
         )
-        self.policies: LpmMap[PolicyKey, PolicyValue] = self._keep(
-            LpmMap.open(maps / "policies", struct_codec(PolicyKey), struct_codec(PolicyValue))
+        policy = struct_codec(PolicyKey), struct_codec(PolicyValue)
+        self.policies = PolicyEntries(
+            exact=self._keep(HashMap.open(maps / "exact_policies", *policy)),
+            prefixes=self._keep(LpmMap.open(maps / "policies", *policy)),
         )
         self.frontends: HashMap[FrontendKey, FrontendValue] = self._keep(
             HashMap.open(maps / "frontends", struct_codec(FrontendKey), struct_codec(FrontendValue))

@@ -33,7 +33,7 @@ def map_sizes(memory: int, asked: int | None = None) -> dict[str, int]:
     while not asked and entries < min(_MOST_ENTRIES, memory // _BYTES_AN_ENTRY):
         entries *= 2
     # Those of a trie are taken as they are needed.
-    tries = dict.fromkeys(("identities", "policies"), max(entries, _MOST_ENTRIES))
+    tries = dict.fromkeys(("identities", "policies", "exact_policies"), max(entries, _MOST_ENTRIES))
     return {"frontends": entries, "slots": entries, "backends": entries} | tries
 
 

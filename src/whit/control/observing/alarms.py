@@ -18,6 +18,7 @@ Drops = Mapping[abi.DropKey, abi.DropValue]
 HINTS = {
     "flows": "the oldest flows make room: connections that are silent for long may have to be opened anew",
     "policies": "no rule more can be entered: name fewer ports, peers or networks",
+    "exact_policies": "no rule of a single port can be entered: name ranges of ports, or fewer ports or peers",
     "identities": "no address more gets an identity: name fewer networks, or run fewer instances here",
 }
 

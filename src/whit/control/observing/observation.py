@@ -191,8 +191,10 @@ class Observation:
         """Who takes most of the maps that are nearly full."""
         full = {fill.map for fill in self.fills if fill.share >= alarms.WARNING}
         found = {"flows": self.sweep.initiators}
-        if "policies" in full:
-            found["policies"] = Counter(key.subject for key, _ in self.network.datapath.policies.items())
+        policies = self.network.datapath.policies
+        for table in (policies.prefixes, policies.exact):
+            if table.name in full:
+                found[table.name] = Counter(key.subject for key, _ in table.items())
         if "edges" in full:
             found["edges"] = Counter(key.source for key, _ in self.network.datapath.edges.items())
         return found

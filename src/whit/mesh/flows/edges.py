@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from whit.datapath import abi
 from whit.datapath.datapath import Datapath
-from whit.datapath.maps import HashMap
+from whit.datapath.entries import PolicyEntries
 from whit.mesh.flows.naming import PROTOCOLS, Dictionary
 from whit.mesh.policy.rules import UNDECLARED
 from whit.model.edge import COUNTERS, Edge
@@ -29,7 +29,7 @@ def named(dump: Dump, datapath: Datapath, words: Dictionary) -> list[Edge]:
 def _edge(
     key: abi.EdgeKey,
     value: abi.EdgeValue,
-    policies: HashMap[abi.PolicyKey, abi.PolicyValue],
+    policies: PolicyEntries,
     words: Dictionary,
 ) -> Edge:
     rule = deciding_rule(key, policies)
@@ -54,7 +54,7 @@ def latency_of(histogram: bytes) -> tuple[int, ...]:
     return tuple(sum(counts[bucket :: abi.LATENCY_BUCKETS]) for bucket in range(abi.LATENCY_BUCKETS))
 
 
-def deciding_rule(key: abi.EdgeKey, policies: HashMap[abi.PolicyKey, abi.PolicyValue]) -> int:
+def deciding_rule(key: abi.EdgeKey, policies: PolicyEntries) -> int:
     """The rule that lets the edge through now, the source's first, or that denies it. 0: none does any more."""
     sides = (
         _outcome(policies, key.source, key.destination, abi.Direction.EGRESS, key),
@@ -66,7 +66,7 @@ def deciding_rule(key: abi.EdgeKey, policies: HashMap[abi.PolicyKey, abi.PolicyV
 
 
 def _outcome(
-    policies: HashMap[abi.PolicyKey, abi.PolicyValue], subject: int, peer: int, direction: int, key: abi.EdgeKey
+    policies: PolicyEntries, subject: int, peer: int, direction: int, key: abi.EdgeKey
 ) -> abi.PolicyValue | None:
     """As the datapath asks: the entry for the peer and the one for every peer, the stronger of the two."""
     asked = [

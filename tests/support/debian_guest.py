@@ -7,6 +7,7 @@ fetched. The root is kept below /var/cache for the next run; a run writes into a
 from __future__ import annotations
 
 import asyncio
+import compileall
 import hashlib
 import json
 import os
@@ -110,6 +111,7 @@ def checkout(place: Path) -> Path:
         if (ROOT / name).is_file():
             (tree / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, tree / name)
+    compileall.compile_dir(tree, quiet=1, stripdir=tree, prependdir="/checkout")
     datapath.build()
     programs.build()
     shutil.copytree((ROOT / ".venv").resolve(), tree / ".venv", symlinks=True)
@@ -155,6 +157,7 @@ class DebianGuest:
             "root=/dev/vda rw console=ttyS0 panic=-1",
             self.place / "console",
             memory=4096,
+            translation=1024,  # many large programs in turn: with 128 MiB all is translated again every some seconds
             cpus=2,
             ports=(qemu.Port(PORT, self.place / "port"),),
             disks=(qemu.Disk(self.disk, "root", form="qcow2"), qemu.Disk(self.checkout, "checkout")),

@@ -37,8 +37,8 @@ SPARED = " nolapic_timer noreplace-smp"
 """What Linux need not do for one processor where instructions are translated: measure the local APIC's timer for a
 tenth of a second of ticks (the board's, the HPET, does as well), and write over every lock prefix of its own code."""
 _KVM = Path("/dev/kvm")
-_ACCELERATORS = {"kvm": "kvm", "tcg": "tcg,tb-size=128"}
-"""Translated code may take 128 MiB; by default it takes what there is of a gigabyte, beside the guest's own memory."""
+_TRANSLATION = 128
+"""MiB that translated code may take; by default it takes what there is of a gigabyte, beside the guest's own memory."""
 _SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
 _PROBE_TIMEOUT = 2.0
 """Seconds; where KVM works, the probe takes 0.2."""
@@ -123,6 +123,8 @@ class Machine:
     console: Path | int
     """A file, or the descriptor of a connected socket."""
     memory: int = 256
+    translation: int = _TRANSLATION
+    """MiB for translated code. When it is full all is thrown away: much that is run in turn wants more."""
     cpus: int = 1
     ports: tuple[Port, ...] = ()
     disks: tuple[Disk, ...] = ()
@@ -209,16 +211,19 @@ def _spared(machine: Machine) -> str:
     return "" if any(disk.optical for disk in machine.disks) else _BARE.get(machine.architecture or "amd64", "")
 
 
-def _bare(accelerator: Accelerator, architecture: str = "", spared: str = "") -> list[str]:
+def _bare(
+    accelerator: Accelerator, architecture: str = "", spared: str = "", translation: int = _TRANSLATION
+) -> list[str]:
+    how = f"tcg,tb-size={translation}" if accelerator == "tcg" else accelerator
     return [
-        *("-machine", _BOARDS[architecture or "amd64"] + spared, "-accel", _ACCELERATORS[accelerator]),
+        *("-machine", _BOARDS[architecture or "amd64"] + spared, "-accel", how),
         *("-nodefaults", "-no-user-config", "-display", "none", "-sandbox", _SANDBOX),
     ]
 
 
 def command(machine: Machine, accelerator: Accelerator, release: tuple[int, int]) -> list[str]:
     """The whole command line. Pure; the sockets are made by QEMU, which replaces old ones."""
-    bare = _bare(accelerator, machine.architecture, _spared(machine))
+    bare = _bare(accelerator, machine.architecture, _spared(machine), machine.translation)
     model = cpu(accelerator, release, machine.architecture)
     return [program(machine), *bare, *_core(machine, model), *_kernel(machine, accelerator), *_devices(machine)]
 

@@ -7,6 +7,8 @@ import contextlib
 import json
 import os
 import random
+import secrets
+import shutil
 import socket
 import subprocess
 import sys
@@ -19,7 +21,9 @@ from dnslib import DNSRecord
 from mesh.compiled import compiled
 from mesh.policy_cases import compile_rules
 from mesh.policy_reference import Rule
+from support.leftovers import leftovers_after
 from support.service_site import until
+from support.slowness import patient
 
 import whit
 from whit.base.settings import Settings
@@ -74,10 +78,9 @@ server.serve_forever()
 class Pair:
     """Two network namespaces on a mesh of their own, without containers."""
 
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
+    def __init__(self, settings: Settings, datapath: Datapath) -> None:
+        self.settings, self.datapath = settings, datapath
         self.identities = compiled([APP]).identities
-        self.datapath = Datapath.install(settings, DatapathConfig(BOOK.network))
         self.specs = {name: self._spec(name, number) for number, name in enumerate("ab", start=16)}
         self.log = FlowLog()
         self.log.words.identities = self.identities
@@ -129,9 +132,11 @@ class Pair:
         self.done += operations
 
     def close(self) -> None:
+        """What was connected goes, and no map remembers it."""
         asyncio.run(take_back(self.done))
-        self.datapath.close()
-        uninstall(self.settings)
+        for each in self.datapath.tables():
+            each.clear()
+        self.log.collect(self.datapath.events)
 
     def dial(self, source: str, target: str, port: int = 7000) -> str:
         """What the other end answers; an empty text if it cannot be reached. The source `host` is this process."""
@@ -153,14 +158,30 @@ class Pair:
         return explain(Dump.of(self.datapath), question, self.identities.name, self.log.words.rule)
 
 
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
+    settings = Settings(id=f"t{secrets.token_hex(3)}", state_root=tmp_path_factory.mktemp("state"))
+    yield settings
+    uninstall(settings)
+    assert not (left := leftovers_after(settings)), left
+    shutil.rmtree(settings.run_dir, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def datapath(home: Settings) -> Iterator[Datapath]:
+    """Loaded once for all: the verifier takes longer than any test here."""
+    with Datapath.install(home, DatapathConfig(BOOK.network)) as datapath:
+        yield datapath
+
+
 @pytest.fixture
-def pair(settings: Settings) -> Iterator[Pair]:
-    pair = Pair(settings)
+def pair(home: Settings, datapath: Datapath) -> Iterator[Pair]:
+    pair = Pair(home, datapath)
     servers: list[subprocess.Popen[str]] = []
     try:
         pair.connect()
         for spec in pair.specs.values():
-            argv = ["nsenter", f"--net={settings.netns_dir / spec.name}", sys.executable, "-c", SERVER]
+            argv = ["nsenter", f"--net={home.netns_dir / spec.name}", sys.executable, "-c", SERVER]
             server = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True)
             servers.append(server)
             assert server.stdout is not None
@@ -254,7 +275,7 @@ def test_an_instance_asks_for_a_name_and_reaches_what_it_is_told(pair: Pair) -> 
         assert pair.dial("a", address) == a.address
     finally:
         resolver.terminate()
-        assert resolver.wait(5) == 0
+        assert resolver.wait(patient(5)) == 0
 
 
 def asked_for(name: str) -> str:
@@ -363,16 +384,16 @@ def test_disconnecting_twice_or_what_was_never_connected_is_content(pair: Pair) 
 
 
 @pytest.mark.parametrize("done", range(5))
-def test_a_connection_that_stopped_half_way_is_taken_away(settings: Settings, done: int) -> None:
-    """After each operation alone; the fixture of `settings` finds what is left."""
-    pair = Pair(settings)
+def test_a_connection_that_stopped_half_way_is_taken_away(home: Settings, datapath: Datapath, done: int) -> None:
+    """After each operation alone; the fixture of `home` finds what is left."""
+    pair = Pair(home, datapath)
     spec = pair.specs["a"]
     try:
-        pair.do([node.host_link(settings, BOOK)])
-        operations = network.plan_connect(spec, settings, pair.datapath, BOOK.node)
+        pair.do([node.host_link(home, BOOK)])
+        operations = network.plan_connect(spec, home, datapath, BOOK.node)
         asyncio.run(carry_out(operations[:done]))
-        asyncio.run(carry_out(network.plan_disconnect(spec, settings, pair.datapath)))
-        assert not netns.exists(settings.netns_dir / spec.name)
+        asyncio.run(carry_out(network.plan_disconnect(spec, home, datapath)))
+        assert not netns.exists(home.netns_dir / spec.name)
         assert not dict(pair.datapath.endpoints.items())
         assert not dict(pair.datapath.identities.items())
         assert not pair.datapath.attachments()

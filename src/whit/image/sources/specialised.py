@@ -71,7 +71,7 @@ async def obtain(
     kbuild.require(architecture)
     home = store / f"specialised-{series}-{architecture}"
     home.mkdir(parents=True, exist_ok=True)
-    source = await _source(home, series)
+    source = await fetched(home, series)
     compiler = await process.run([kbuild.compiler_of(architecture), "--version"])
     key = hashlib.sha256("\n".join((source.name, options, compiler.text.splitlines()[0])).encode()).hexdigest()
     target = home / key
@@ -80,7 +80,11 @@ async def obtain(
         workshop = Workshop(home / "builds")
         workshop.prepare()
         async with workshop.bench() as bench:
-            await _build(bench, source, architecture, options, _modules(sets), target, say)
+            say("kernel: unpacking its source")
+            tree = await unpacked(bench, source)
+            configured = await configure(bench, tree, architecture, options)
+            release = await configured.build(say)
+            await _keep(configured, release, _modules(sets), target)
     return kernel.unpacked(target)
 
 
@@ -88,8 +92,8 @@ def _modules(sets: Sequence[str]) -> list[str]:
     return [name for chosen in ("base", *sorted({*USUAL, *sets})) for name in MODULES[chosen]]
 
 
-async def _source(home: Path, series: Series) -> Path:
-    """Debian's package of the source, whose name is its digest; the one that is here, or the newest."""
+async def fetched(home: Path, series: Series) -> Path:
+    """Debian's package of the source, whose name is its digest; the one that is in `home`, or the newest."""
     there = sorted(home.glob("*.deb"))
     if there:
         return there[0]
@@ -115,32 +119,30 @@ async def _newest(root: apt.Root) -> apt.Package:
     raise NotFound("linux-source depends on no source")
 
 
-async def _build(
-    bench: Bench,
-    deb: Path,
-    architecture: str,
-    options: str,
-    modules: Sequence[str],
-    target: Path,
-    say: Callable[[str], None],
-) -> None:
-    """In the bench's directory, as its user and without a network: nobody has looked at what makefiles do."""
-    say("kernel: unpacking its source")
+async def unpacked(bench: Bench, package: Path) -> Path:
+    """The source, in the bench's directory."""
     tree = bench.path / "linux"
     tree.mkdir()
     bench.own(tree)
-    bench.give("options", options.encode())
-    start = _start(bench)
-    await process.run(["dpkg-deb", "--extract", str(deb), str(bench.path / "deb")], timeout=600)
+    await process.run(["dpkg-deb", "--extract", str(package), str(bench.path / "deb")], timeout=600)
     archive = next((bench.path / "deb/usr/src").glob("linux-source-*.tar.xz"))
     excluded = [f"--exclude=*/{name}" for name in _LEFT_OUT]
     unpack = ["tar", "--extract", f"--file={archive}", f"--directory={tree}", "--strip-components=1", "--no-same-owner"]
-    await process.run([*start, *unpack, *excluded], timeout=1800)
+    await process.run([*_start(bench), *unpack, *excluded], timeout=1800)
     await asyncio.to_thread(_complete, bench, tree)
-    source = kbuild.Source(tree, architecture, start)
+    return tree
+
+
+async def configure(bench: Bench, tree: Path, architecture: str, options: str) -> kbuild.Source:
+    """The source, configured: by the bench's user and without a network, as nobody has looked at what makefiles do.
+
+    Raises:
+        Permanent: this Linux does not take some of the options, or not without others.
+    """
+    bench.give("options", options.encode())
+    source = kbuild.Source(tree, architecture, _start(bench))
     await source.configure(bench.path / "in" / "options")
-    release = await source.build(say)
-    await _keep(source, release, modules, target)
+    return source
 
 
 def _start(bench: Bench) -> list[str]:

@@ -1,0 +1,36 @@
+"""Debian's Linux takes every set of options, alone and with all others, for both architectures."""
+
+from __future__ import annotations
+
+import pytest
+
+from whit.control.machines.guests import KERNELS
+from whit.image.sources import specialised
+from whit.image.workshop import Workshop
+from whit.tools import kbuild
+
+ARCHITECTURES = ("amd64", "arm64")
+CHOICES = [(), *((name,) for name in specialised.SETS), specialised.SETS]
+
+pytestmark = [
+    pytest.mark.network,
+    pytest.mark.full,
+    pytest.mark.timeout(1800),
+    pytest.mark.skipif(any(map(kbuild.missing, ARCHITECTURES)), reason="what builds kernels is not installed"),
+]
+
+
+async def test_linux_takes_every_set() -> None:
+    home = KERNELS / "specialised-stable-amd64"
+    home.mkdir(parents=True, exist_ok=True)
+    package = await specialised.fetched(home, "stable")
+    workshop = Workshop(home / "builds")
+    workshop.prepare()
+    async with workshop.bench() as bench:
+        tree = await specialised.unpacked(bench, package)
+        for architecture in ARCHITECTURES:
+            for sets in CHOICES:
+                options = specialised.configuration(architecture, sets)
+                source = await specialised.configure(bench, tree, architecture, options)
+                modular = "CONFIG_MODULES=y" in source.configuration.read_text().splitlines()
+                assert modular == ("bpf" in sets), "only BPF's compiler asks for modules to be possible"

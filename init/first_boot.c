@@ -4,13 +4,13 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "nocloud.h"
 #include "place.h"
 #include "records.h"
 
@@ -231,17 +231,18 @@ static bool apply_all(const char *bytes, size_t size, char *report, size_t room)
 	return false;
 }
 
-enum first_boot first_boot(char *report, size_t room)
+enum first_boot first_boot(bool nocloud, char *report, size_t room)
 {
 	int disk = open_disk(), mark;
 	size_t size;
 	char *bytes;
 	bool done;
 
-	if (disk < 0 || !access(MARK, F_OK))
+	if ((disk < 0 && !nocloud) || !access(MARK, F_OK))
 		return FIRST_BOOT_NONE;
-	bytes = read_all(disk, &size);
-	close(disk);
+	bytes = disk < 0 ? nocloud_read(&size, report, room) : read_all(disk, &size);
+	if (disk >= 0)
+		close(disk);
 	done = bytes && apply_all(bytes, size, report, room);
 	free(bytes);
 	if (!done)

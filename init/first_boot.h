@@ -10,11 +10,15 @@
 #ifndef WHIT_FIRST_BOOT_H
 #define WHIT_FIRST_BOOT_H
 
+#include <stdbool.h>
 #include <stddef.h>
 
 enum first_boot { FIRST_BOOT_NONE, FIRST_BOOT_DONE, FIRST_BOOT_FAILED };
 
-/* `report` gets one line: what was done, or what failed. */
-enum first_boot first_boot(char *report, size_t size);
+/*
+ * `nocloud`: without that disk, there has to be one of a cloud (nocloud.h). `report` gets one line: what was done, or
+ * what failed.
+ */
+enum first_boot first_boot(bool nocloud, char *report, size_t size);
 
 #endif

@@ -284,7 +284,7 @@ static void report_failure(const struct container *container)
 static bool run_first_boot(void)
 {
 	char report[LONGEST] = "";
-	enum first_boot done = first_boot(report, sizeof(report));
+	enum first_boot done = first_boot(*plan_value("nocloud"), report, sizeof(report));
 
 	if (done == FIRST_BOOT_NONE)
 		return true;

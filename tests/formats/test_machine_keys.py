@@ -263,13 +263,14 @@ volumes:
 
 
 def test_what_init_does_beside_linuxkits_keys(tmp_path: Path) -> None:
-    found = load(tmp_path, "network: dhcp\nrest: 9100\n")
-    assert (found.network, found.rest) == ("dhcp", 9100)
+    found = load(tmp_path, "network: dhcp\nrest: 9100\nfirst_boot: nocloud\n")
+    assert (found.network, found.rest, found.first_boot) == ("dhcp", 9100, "nocloud")
     assert load(tmp_path, "services: []\n").rest == 0
-    for text in ("rest: 0", "rest: 65536", "rest: yes"):
+    for text in ("rest: 0", "rest: 65536", "rest: yes", "first_boot: ec2", "network: static"):
         with pytest.raises(InvalidApp) as caught:
             load(tmp_path, text)
-        assert caught.value.problems[0].code == "machine-rest"
+        key = text.partition(":")[0].replace("_", "-")
+        assert caught.value.problems[0].code == f"machine-{key}"
 
 
 def test_linuxkits_own_parts_are_stood_in_for(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -6,6 +6,7 @@ import io
 import json
 import tarfile
 from pathlib import Path
+from subprocess import run
 
 import pytest
 from support.guests import HAS_QEMU, debian_kernel
@@ -13,8 +14,10 @@ from support.machines import booted, busybox_root, linked
 
 from whit.formats.firstboot.userdata import load_first_boot
 from whit.image.machines import kernels
+from whit.image.machines.link import LinkedMachine
 from whit.image.sources import kernel
-from whit.model.first_boot import WrittenFile
+from whit.model.first_boot import FirstBootSpec, WrittenFile
+from whit.tools import qemu
 
 pytestmark = [
     pytest.mark.network,
@@ -191,10 +194,10 @@ write_files:
 """
 
 
-async def test_first_boot_comes_before_all(place: Path) -> None:
-    text = (
-        KERNEL
-        + """
+SEES = (
+    KERNEL
+    + """
+first_boot: nocloud
 onboot:
   - name: sees
     image: ./box
@@ -209,21 +212,79 @@ onboot:
 files:
   - {path: etc/motd, contents: "hello\\n"}
 """
-    )
+)
+SEEN = ["told", "644 7:8", "told", "hello", "more", "ssh-ed25519 AAAA me"]
+
+
+def cidata(directory: Path, kind: str = "vfat", label: str = "cidata", **files: str) -> qemu.Disk:
+    """A disk of the NoCloud data source."""
+    place, image = directory / f"{label}-files", directory / f"{label}-{kind}"
+    place.mkdir(exist_ok=True)
+    image.unlink(missing_ok=True)
+    for name, text in {"user_data": FIRST, "meta_data": "instance-id: i-1\n", **files}.items():
+        (place / name.replace("_", "-")).write_text(text)
+    names = sorted(map(str, place.iterdir()))
+    if kind == "vfat":
+        run(["mkfs.vfat", "-C", "-n", label, image, "1024"], check=True, capture_output=True)
+        run(["mcopy", "-i", image, *names, "::"], check=True)
+    else:
+        run(["xorriso", "-as", "mkisofs", "-quiet", "-V", label, "-r", "-o", image, *names], check=True)
+    return qemu.Disk(image, "cloud", read_only=True)
+
+
+def seen(console: str) -> list[str]:
+    return [line.removeprefix("sees: ") for line in console.splitlines() if line.startswith("sees: ")]
+
+
+async def refused(machine: LinkedMachine, place: Path, first: FirstBootSpec | None, *disks: qemu.Disk) -> str:
+    """The reason for which a machine starts nothing."""
+    async with booted(machine, place, first=first, others=disks) as guest:
+        failed = await guest.event("failed")
+        await guest.tell("poweroff")
+        await guest.ended()
+        assert "sees:" not in guest.console
+        assert f"first boot: {failed['report']}" in guest.console
+        assert "nothing was started" in guest.console
+    return str(failed["report"])
+
+
+async def test_first_boot_comes_before_all(place: Path) -> None:
+    """From the disk of a cloud; and from our own, which goes before it and here cannot be done."""
     (place / "user-data").write_text(FIRST)
     told = load_first_boot(place / "user-data")
-    async with linked(text, place) as machine:
-        async with booted(machine, place, first=told) as guest:
+    wrong = told.model_copy(update={"files": (WrittenFile(path="/etc/motd", overwrite=False),)})
+    cloud = cidata(place, label="CIDATA")
+    async with linked(SEES, place) as machine:
+        async with booted(machine, place, others=[cloud]) as guest:
             await guest.ended()
-            console = guest.console
-        printed = [line.removeprefix("sees: ") for line in console.splitlines() if line.startswith("sees: ")]
-        assert printed == ["told", "644 7:8", "told", "hello", "more", "ssh-ed25519 AAAA me"], console
-        wrong = told.model_copy(update={"files": (WrittenFile(path="/etc/motd", overwrite=False),)})
-        async with booted(machine, place, first=wrong) as guest:
-            failed = await guest.event("failed")
-            await guest.tell("poweroff")
+            assert seen(guest.console) == SEEN, guest.console
+        assert await refused(machine, place, wrong, cloud) == "/etc/motd could not be made: File exists"
+
+
+@pytest.mark.full
+async def test_a_cloud_that_tells_what_is_not_honoured(place: Path) -> None:
+    async with linked(SEES, place) as machine:
+        async with booted(machine, place, others=[cidata(place, "iso9660")]) as guest:
             await guest.ended()
-            console = guest.console
-    assert failed["report"] == "/etc/motd could not be made: File exists"
-    assert "first boot: /etc/motd could not be made" in console
-    assert "sees:" not in console
+            assert seen(guest.console) == SEEN, guest.console
+        assert await refused(machine, place, None) == "there is no disk labelled cidata"
+        two = (cidata(place), cidata(place, label="CIDATA"))
+        assert await refused(machine, place, None, *two) == "more than one disk is labelled cidata"
+        reason = await refused(machine, place, None, cidata(place, network_config="version: 2\n"))
+        assert reason == "network-config of the disk cidata is not honoured"
+        reason = await refused(machine, place, None, cidata(place, network_config="", user_data=f"{FIRST}users: []\n"))
+        assert reason == "user-data, line 7: users is not honoured"
+        reason = await refused(machine, place, None, cidata(place, user_data="#!/bin/sh\n"))
+        assert reason == "user-data does not begin with #cloud-config, and nothing else is read here"
+
+
+@pytest.mark.full
+async def test_our_own_disk_tells_a_machine_that_asks_for_none(place: Path) -> None:
+    (place / "user-data").write_text(FIRST)
+    text = SEES.replace("first_boot: nocloud\n", "")
+    async with (
+        linked(text, place) as machine,
+        booted(machine, place, first=load_first_boot(place / "user-data"), others=[cidata(place)]) as guest,
+    ):
+        await guest.ended()
+        assert seen(guest.console) == SEEN, guest.console

@@ -9,7 +9,7 @@ import json
 import shutil
 import subprocess
 import tempfile
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -112,7 +112,7 @@ class Guest:
 
 @asynccontextmanager
 async def booted(
-    machine: LinkedMachine, directory: Path, *, first: FirstBootSpec | None = None
+    machine: LinkedMachine, directory: Path, *, first: FirstBootSpec | None = None, others: Sequence[qemu.Disk] = ()
 ) -> AsyncIterator[Guest]:
     """The machine in QEMU, told `first` at its first boot. It is killed at the end, if it still runs."""
     made = Path(tempfile.mkdtemp(dir=directory, prefix="booted-"))
@@ -120,7 +120,7 @@ async def booted(
     kernel, initrd = made / "kernel", made / "initrd"
     port, console = made / "port", made / "console"
     (directory / "first").write_bytes(first_boot.disk(first) if first else b"")
-    disks = (qemu.Disk(directory / "first", first_boot.SERIAL, read_only=True),) if first else ()
+    disks = (*([qemu.Disk(directory / "first", first_boot.SERIAL, read_only=True)] if first else []), *others)
     ports = (qemu.Port("whit.machine", port),)
     described = qemu.Machine(kernel, initrd, machine.cmdline, console, ports=ports, disks=disks, qmp=made / "qmp")
     argv = qemu.command(described, await qemu.accelerator(), await qemu.version())

@@ -106,6 +106,7 @@ class MachineSpec(Noun):
     text: str = Field(default="", description="The file itself, for files[].metadata.")
     kernel: KernelSpec | None = None
     network: Literal["none", "dhcp"] = Field(default="none", description="dhcp: init asks for an address on eth0.")
+    first_boot: Literal["", "nocloud"] = Field(default="", description="nocloud: a disk labelled cidata says more.")
     rest: int = Field(default=0, ge=0, le=65535, description="The port at which init tells status and logs; 0: none.")
     init: tuple[ImageSource, ...] = ()
     onboot: tuple[ContainerSpec, ...] = ()

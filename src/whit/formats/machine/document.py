@@ -7,7 +7,7 @@ image is there is found out when the machine is linked.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -35,6 +35,7 @@ KEYS = {
     "files": "Files, directories and links of the root.",
     "volumes": "Directories that containers share by name.",
     "network": "`dhcp`: init asks for an address before anything runs. Not in LinuxKit, which has a container for it.",
+    "first_boot": "`nocloud`: a disk labelled cidata has to say more, or nothing is started. Not in LinuxKit.",
     "rest": "A port at which init tells status and logs over HTTP, to whoever reaches it. Not in LinuxKit.",
 }
 KERNEL_KEYS: dict[str, Key] = {
@@ -59,6 +60,7 @@ class _Draft:
     kernel: dict[str, Any] = field(default_factory=dict)
     kernel_place: Place | None = None
     network: str = "none"
+    first_boot: str = ""
     rest: int = 0
     init: list[ImageSource] = field(default_factory=list)
     stages: dict[Stage, list[tuple[ContainerSpec, Place]]] = field(
@@ -94,6 +96,7 @@ def load_machine(*paths: Path) -> MachineSpec:
         "text": "---\n".join(texts),
         "kernel": kernel,
         "network": draft.network,
+        "first_boot": draft.first_boot,
         "rest": draft.rest,
         "init": tuple(draft.init),
         "files": tuple(draft.files),
@@ -131,12 +134,7 @@ def _read_top(top: Table, draft: _Draft) -> None:
     if "kernel" in entries:
         with coded("kernel", draft.problems):
             _read_kernel(entries["kernel"], draft)
-    if "network" in entries:
-        with coded("network", draft.problems):
-            draft.network = shapes.one_of(entries["network"].value, ("none", "dhcp"))
-    if "rest" in entries:
-        with coded("rest", draft.problems):
-            draft.rest = between(1, 65535)(entries["rest"].value)
+    _read_own(entries, draft)
     stages: tuple[Stage, ...] = ("onboot", "onshutdown", "services")
     for item in _items(entries.get("init"), draft):
         with coded("init", draft.problems):
@@ -152,6 +150,18 @@ def _read_top(top: Table, draft: _Draft) -> None:
         lambda item: draft.volumes.append((read_volume(item, draft.directory), item.place)),
     )
     _each(entries.get("files"), draft, lambda item: draft.files.append(read_file(item, draft.directory)))
+
+
+def _read_own(entries: Mapping[str, Entry], draft: _Draft) -> None:
+    """What our init does beside LinuxKit's keys."""
+    readers: dict[str, Callable[[Value], Any]] = {
+        "network": lambda value: shapes.one_of(value, ("none", "dhcp")),
+        "first_boot": lambda value: shapes.one_of(value, ("nocloud",)),
+        "rest": between(1, 65535),
+    }
+    for name in readers.keys() & entries.keys():
+        with coded(name, draft.problems):
+            setattr(draft, name, readers[name](entries[name].value))
 
 
 def _add_container(item: Value, stage: Stage, draft: _Draft) -> None:

@@ -23,6 +23,8 @@ from whit.tools import modprobe
 
 MODULES = ("virtio_pci", "virtio_console", "virtio_net", "virtio_rng", "virtio_blk", "overlay", "evdev", "button")
 """Drivers of what every machine has, its power button too, and what lets containers write to their roots."""
+NOCLOUD = ("virtio_scsi", "sr_mod", "isofs", "vfat", "nls_cp437", "nls_ascii")
+"""What reads a disk or CD that tells a machine more at its first boot."""
 _NO_TAR = ("", "none")
 _UNNAMED = "0.0"
 """The release of a kernel without modules, which nothing depends on."""
@@ -34,7 +36,8 @@ def needed(spec: MachineSpec) -> tuple[str, ...]:
         one.add for container in spec.containers if container.runtime for one in container.runtime.interfaces if one.add
     )
     named = spec.kernel.modules if spec.kernel else ()
-    return tuple(dict.fromkeys((*MODULES, *named, *links)))
+    told = NOCLOUD if spec.first_boot == "nocloud" else ()
+    return tuple(dict.fromkeys((*MODULES, *named, *links, *told)))
 
 
 async def of_debian(

@@ -163,6 +163,8 @@ def _below(place: str, entries: Sequence[Entry]) -> Iterator[Entry]:
 def _plan(spec: MachineSpec) -> Iterator[tuple[str, str]]:
     if spec.network == "dhcp":
         yield "dhcp", _INTERFACE
+    if spec.first_boot:
+        yield spec.first_boot, "1"
     if spec.rest:
         yield "rest", str(spec.rest)
     for volume in spec.volumes:

@@ -27,8 +27,9 @@ PARTS = {
     "guest": ("guest.c", "group.c", "process.c", "restored.c", "setup.c", "stream.c", "wire.c", *_ROOT),
     "appliance": ("appliance.c", "listening.c", "process.c", "setup.c", "upgrade.c", *_ROOT),
     "supervisor": (
-        *("supervisor.c", "button.c", "container.c", "debug.c", "first_boot.c", "http.c", "json.c", "listening.c"),
-        *("place.c", "report.c", "services.c", "setup.c", "system.c", "upgrade.c", "wire.c", *_ROOT),
+        *("supervisor.c", "base64.c", "button.c", "cloud_config.c", "container.c", "debug.c", "first_boot.c", "flow.c"),
+        *("http.c", "json.c", "listening.c", "nocloud.c", "place.c", "report.c", "services.c", "setup.c", "system.c"),
+        *("upgrade.c", "wire.c", "yaml.c", *_ROOT),
     ),
     "machine": ("machine.c", "client.c", "stream.c", "wire.c"),
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import io
 import json
 import random
@@ -55,15 +56,17 @@ async def test_unmet_need_is_told_before_anything_is_built(
 
 def layout(path: Path, tar: bytes, *, compressed: bool = False, claimed: str = "") -> Path:
     """An OCI layout of one image with one layer, whatever is in it."""
+    plain = f"sha256:{hashlib.sha256(tar).hexdigest()}"
+    return layout_of(path, gzip.compress(tar) if compressed else tar, "gzip" if compressed else "", claimed or plain)
+
+
+def layout_of(path: Path, blob_bytes: bytes, compression: str, claimed: str = "sha256:" + "0" * 64) -> Path:
     made = Layout(path)
     made.create()
-    blob, _ = made.put(io.BytesIO(gzip.compress(tar) if compressed else tar))
-    plain, _ = made.put(io.BytesIO(tar))
-    kind = f"{manifest.LAYER}+gzip" if compressed else manifest.LAYER
+    blob, _ = made.put(io.BytesIO(blob_bytes))
+    kind = f"{manifest.LAYER}+{compression}" if compression else manifest.LAYER
     config = {"architecture": manifest.architecture(), "os": "linux"}
-    config_blob = made.put_document(
-        manifest.CONFIG, config | {"rootfs": {"type": "layers", "diff_ids": [claimed or plain]}}
-    )
+    config_blob = made.put_document(manifest.CONFIG, config | {"rootfs": {"type": "layers", "diff_ids": [claimed]}})
     item = manifest.Descriptor(kind, blob, made.path(blob).stat().st_size)
     made.tag("x", made.put_document(manifest.MANIFEST, manifest.manifest_document(config_blob, [item], {})))
     return path
@@ -97,6 +100,33 @@ async def test_hostile_layers(
     assert caught.value.code.startswith("archive-")
     assert store.images() == []
     assert not list(store.layers_dir.iterdir())
+
+
+@pytest.mark.parametrize(("compression", "link"), [("zstd", "whole"), ("gzip", "trim")])
+async def test_bombs(store: ImageStore, tmp_path: Path, report: Report, compression: str, link: Link) -> None:
+    """A layer of a few kilobytes that would be unpacked to 300 MB is refused at 256, whatever is free."""
+    packed = tmp_path / "packed"
+    with packed.open("wb") as output:
+        shell = f"head -c 300M /dev/zero | {'gzip -1' if compression == 'gzip' else 'zstd -q'}"
+        subprocess.run(["sh", "-c", shell], check=True, stdout=output)
+    part = LayoutPart(path=layout_of(tmp_path / "evil", packed.read_bytes(), compression), link=link)
+    with pytest.raises(HostileArchive) as caught:
+        await store.build("x", BuildSpec(parts=(part,)), report)
+    assert caught.value.code == "archive-bomb"
+    assert "do not use the image" in caught.value.hint
+    assert store.images() == []
+    assert not list(store.layers_dir.iterdir())
+
+
+@pytest.mark.parametrize("link", ["whole", "trim"])
+async def test_the_last_of_two_entries_counts(store: ImageStore, tmp_path: Path, report: Report, link: Link) -> None:
+    """As tar has it: also where a link is replaced by a file, whose contents do not go where the link led."""
+    archive = Tar().add("a", data=b"1").add("a", data=b"2").add("l", tarfile.SYMTYPE, link="/etc/hostname")
+    part = LayoutPart(path=layout(tmp_path / "twice", archive.add("l", data=b"own").bytes()), link=link)
+    image = await store.build("x", BuildSpec(parts=(part,)), report)
+    assert (image.layers[0] / "a").read_bytes() == b"2"
+    assert not (image.layers[0] / "l").is_symlink()
+    assert (image.layers[0] / "l").read_bytes() == b"own"
 
 
 async def test_layer_that_is_not_what_its_image_says(store: ImageStore, tmp_path: Path, report: Report) -> None:

@@ -69,6 +69,13 @@ def test_app_files(tmp_path: Path, text: str, code: str) -> None:
         load_app(tmp_path)
     assert caught.value.code == code, caught.value
     assert "whit.yaml:" in caught.value.message
+    assert remedies(caught.value)
+
+
+def remedies(error: WhitError) -> list[str]:
+    """What to do, of each mistake; none if one of them does not say it."""
+    found = [problem.hint for problem in getattr(error, "problems", [error])]
+    return found if all(found) else []
 
 
 def tar(*members: tuple[str, dict[str, object]]) -> bytes:
@@ -95,6 +102,8 @@ def test_archives(tmp_path: Path, data: bytes, code: str) -> None:
     with pytest.raises(WhitError) as caught:
         list(read_tar(tmp_path / "a.tar"))
     assert caught.value.code == code, caught.value
+    assert "a.tar" in caught.value.message
+    assert remedies(caught.value)
 
 
 def write_layout(path: Path, **changes: object) -> Path:
@@ -150,6 +159,7 @@ async def test_layouts(
     with pytest.raises(WhitError) as caught:
         await store.obtain(f"oci:{tmp_path}/l", report)
     assert caught.value.code == code, caught.value
+    assert remedies(caught.value)
     nothing_is_left(store)
 
 
@@ -220,6 +230,7 @@ def test_everything_else(tmp_path: Path, attempt: Callable[[Path], object], code
     with pytest.raises(WhitError) as caught:
         attempt(tmp_path)
     assert caught.value.code == code, caught.value
+    assert remedies(caught.value)
 
 
 async def test_what_may_not_run(store: ImageStore, tmp_path: Path, report: Report) -> None:

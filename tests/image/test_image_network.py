@@ -301,7 +301,10 @@ def mirror(tmp_path: Path) -> Iterator[tuple[str, Path, Path]]:
         subprocess.run(["gpgconf", "--homedir", home, "--kill", "all"], check=False)
 
 
-def publish(root: Path, gpg: list[object]) -> None:
+def publish(root: Path, gpg: list[object], *, again: bool = False, until: str = "") -> None:
+    """`again` in the place of what was signed before; `until` when the lists are good."""
+    if again:
+        (root / "dists/bookworm/InRelease").unlink()
     lists = root / "dists/bookworm/main" / f"binary-{manifest.architecture()}"
     lists.mkdir(parents=True, exist_ok=True)
     deb = (root / "pool/sample_1_all.deb").read_bytes()
@@ -314,6 +317,7 @@ def publish(root: Path, gpg: list[object]) -> None:
     (root / "dists/bookworm/Release").write_text(
         "Codename: bookworm\nSuite: bookworm\nComponents: main\n"
         f"Architectures: {manifest.architecture()}\nDate: {formatdate(usegmt=True)}\n"
+        f"{f'Valid-Until: {until}' + chr(10) if until else ''}"
         f"SHA256:\n {hashlib.sha256(packages).hexdigest()} {len(packages)} {name}\n"
     )
     argv = [*gpg, "--clearsign", "-o", root / "dists/bookworm/InRelease", root / "dists/bookworm/Release"]
@@ -354,7 +358,7 @@ async def test_tampered_list_is_refused(mirror: tuple[str, Path, Path], tmp_path
     address, root, key = mirror
     lists = root / "dists/bookworm/main" / f"binary-{manifest.architecture()}" / "Packages"
     lists.write_text(lists.read_text().replace("sample", "simple"))
-    with pytest.raises(Permanent, match="cannot be fetched or are not signed"):
+    with pytest.raises(Permanent, match="cannot be fetched, or are not what was signed"):
         await fetched(tmp_path, entry(address, key))
 
 
@@ -362,18 +366,49 @@ async def test_tampered_release_is_refused(mirror: tuple[str, Path, Path], tmp_p
     address, root, key = mirror
     release = root / "dists/bookworm/InRelease"
     release.write_text(release.read_text().replace("Suite: bookworm", "Suite: bookw0rm"))
-    with pytest.raises(Permanent, match="not signed"):
-        await fetched(tmp_path, entry(address, key))
+    assert await refused(tmp_path, entry(address, key)) == "repository-not-signed"
 
 
-async def test_unsigned_mirror_and_unknown_key_are_refused(mirror: tuple[str, Path, Path], tmp_path: Path) -> None:
-    address, root, _ = mirror
+async def refused(tmp_path: Path, text: str) -> str:
+    """The code; the error names the repository and says what to do, and nothing of it is kept."""
+    with pytest.raises(Permanent) as caught:
+        await fetched(tmp_path, text)
+    assert "http://127.0.0.1" in caught.value.message
+    assert caught.value.hint
+    assert not [path for path in (tmp_path / "apt" / "lists").iterdir() if path.is_file() and path.name != "lock"]
+    return caught.value.code
+
+
+async def test_foreign_repository_without_its_key(mirror: tuple[str, Path, Path], tmp_path: Path) -> None:
+    """Whether another key is named, one that is not there, or none, so that Debian's own count; or it is not signed."""
+    address, root, key = mirror
     other_key = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
-    with pytest.raises(Permanent, match="not signed"):
-        await fetched(tmp_path, entry(address, other_key))
+    unnamed = entry(address, key).replace(f"Signed-By: {key}\n", "")
+    for text in (entry(address, other_key), entry(address, tmp_path / "gone.gpg"), unnamed):
+        assert await refused(tmp_path, text) == "repository-key-missing"
     (root / "dists/bookworm/InRelease").unlink()
-    with pytest.raises(Permanent, match="not signed"):
-        await fetched(tmp_path, entry(address, other_key))
+    assert await refused(tmp_path, entry(address, key)) == "repository-not-signed"
+
+
+async def test_foreign_repository_whose_key_has_expired(mirror: tuple[str, Path, Path], tmp_path: Path) -> None:
+    """It was good when the lists were signed."""
+    address, _, key = mirror
+    gpg: list[object] = ["gpg", "--homedir", tmp_path / "gnupg", "--batch", "--passphrase", ""]
+    gpg += ["--pinentry-mode", "loopback"]
+    listed = subprocess.run([*gpg, "--list-keys", "--with-colons"], check=True, capture_output=True, text=True).stdout
+    print_of_key = next(line.split(":")[9] for line in listed.splitlines() if line.startswith("fpr"))
+    subprocess.run([*gpg, "--quick-set-expire", print_of_key, "seconds=1"], check=True, capture_output=True)
+    key.write_bytes(subprocess.run([*gpg, "--export"], check=True, capture_output=True).stdout)
+    await asyncio.sleep(2)
+    assert await refused(tmp_path, entry(address, key)) == "repository-key-expired"
+
+
+async def test_lists_that_are_too_old(mirror: tuple[str, Path, Path], tmp_path: Path) -> None:
+    address, root, key = mirror
+    gpg: list[object] = ["gpg", "--homedir", tmp_path / "gnupg", "--batch", "--passphrase", ""]
+    gpg += ["--pinentry-mode", "loopback"]
+    publish(root, gpg, again=True, until="Thu, 01 Jan 2015 00:00:00 UTC")
+    assert await refused(tmp_path, f"{entry(address, key)}Check-Valid-Until: yes\n") == "repository-expired"
 
 
 async def test_host_sources_are_those_of_its_release() -> None:

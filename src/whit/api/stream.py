@@ -25,9 +25,8 @@ def problem_of(error: BaseException) -> Problem:
     if isinstance(error, WhitError):
         return Problem(code=error.code, message=error.message, hint=error.hint, exit_code=error.exit_code)
     log.error("unexpected error", exc_info=error)
-    return Problem(
-        code="internal", message=f"{type(error).__name__}: {error}", hint="the agent's log has the trace", exit_code=1
-    )
+    text = f"{type(error).__name__}: {error}"
+    return Problem(code="internal", message=text, hint="the agent's log has the trace", exit_code=1)
 
 
 def documents(items: AsyncIterator[BaseModel]) -> StreamingResponse:

@@ -44,12 +44,14 @@ class WhitError(Exception):
 
     code = "error"
     exit_code = 1
+    remedy = ""
+    """The hint of those that are raised without one."""
 
     def __init__(self, message: str, *, hint: str = "", code: str = "") -> None:
         super().__init__(message)
         self.code = code or self.code
         self.message = message
-        self.hint = hint
+        self.hint = hint or self.remedy
 
     def __str__(self) -> str:
         return f"{self.message}\n  hint: {self.hint}" if self.hint else self.message
@@ -92,6 +94,7 @@ class DigestMismatch(InputError):
 
 class HostileArchive(InputError):
     code = "hostile-archive"
+    remedy = "get it anew from whoever made it, or do without it"
 
 
 class CheckFailed(InputError):

@@ -50,12 +50,17 @@ def truth(value: Value) -> bool:
 
 
 def parsed(value: Value, parse: Callable[[str], T], what: str = "", code: str = "") -> T:
-    """The text, read by `parse`, whose ValueError tells what is wrong with it unless `what` does."""
+    """The text, read by `parse`, whose ValueError tells what is wrong, and after a semicolon the remedy.
+
+    `what` it should be says it in the place of the ValueError.
+    """
     found = text(value)
     try:
         return parse(found)
     except ValueError as error:
-        raise InputError(f"{found!r} is not {what}" if what else str(error), place=value.place, code=code) from error
+        wrong, _, remedy = str(error).partition("; ")
+        said = f"{found!r} is not {what}" if what else wrong
+        raise InputError(said, place=value.place, hint=remedy, code=code) from error
 
 
 def one_of(value: Value, known: tuple[str, ...], code: str = "") -> str:

@@ -34,6 +34,8 @@ from whit.tools import process
 _CHUNK = 1 << 20
 _MEMORY = 512 << 20
 """Bytes of address space: the limit of what a header can make the parser read."""
+BOMB_FROM, BOMB_RATIO = 256 << 20, 200
+"""From how many bytes on a layer may not be so many times as large as it is compressed."""
 _WHITEOUT = ".wh."
 _OPAQUE = ".wh..wh..opq"
 _XATTR = "SCHILY.xattr."
@@ -57,7 +59,7 @@ def unpack(blob: Path, compression: str, diff_id: str, destination: Path) -> boo
     temporary = Path(tempfile.mkdtemp(dir=destination.parent, prefix=".new-"))
     try:
         with _opened(blob, compression) as stream:
-            digest = _extract(stream, temporary)
+            digest = _extract(stream, temporary, _Room(blob, temporary))
         if digest != diff_id:
             raise DigestMismatch(
                 f"layer {blob.name[:12]} unpacks to {digest}, its image says {diff_id}",
@@ -71,18 +73,33 @@ def unpack(blob: Path, compression: str, diff_id: str, destination: Path) -> boo
 
 def decompress(blob: Path, compression: str, destination: Path) -> None:
     """The plain tar of a layer, as a file. Raises HostileArchive if it is damaged or does not fit."""
-    room = shutil.disk_usage(destination.parent).free
+    room = _Room(blob, destination.parent)
     try:
         with _opened(blob, compression) as stream, destination.open("wb") as output:
             while data := stream.read(_CHUNK):
-                room -= len(data)
-                if room < 0:
-                    raise HostileArchive(
-                        "the layer is larger than the free space", hint="free some space", code="archive-too-large"
-                    )
+                room.take(len(data))
                 output.write(data)
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise HostileArchive(f"the layer is not readable: {error}", code="archive-compression") from error
+
+
+class _Room:
+    """How much a layer may be unpacked: no more than is free, and than anything but a bomb would be."""
+
+    def __init__(self, blob: Path, directory: Path) -> None:
+        self.free = shutil.disk_usage(directory).free
+        self.likely = max(BOMB_FROM, blob.stat().st_size * BOMB_RATIO)
+
+    def take(self, size: int) -> None:
+        """Raises HostileArchive."""
+        self.free -= size
+        self.likely -= size
+        if self.free < 0:
+            hint = "free some space, or do not use the image"
+            raise HostileArchive("the layer is larger than the free space", hint=hint, code="archive-too-large")
+        if self.likely < 0:
+            text = f"the layer is more than {BOMB_RATIO} times as large as it is compressed"
+            raise HostileArchive(text, hint="do not use the image: it is a bomb, or all zeros", code="archive-bomb")
 
 
 def _move(temporary: Path, destination: Path) -> bool:
@@ -123,8 +140,7 @@ def _zstd(blob: Path) -> Iterator[IO[bytes]]:
         child.wait()
 
 
-def _extract(stream: _Readable, root: Path) -> str:
-    room = shutil.disk_usage(root).free
+def _extract(stream: _Readable, root: Path, room: _Room) -> str:
     hashing = _Hashing(stream, room)
     unpacker = _Unpacker(root)
     try:
@@ -143,22 +159,16 @@ def _extract(stream: _Readable, root: Path) -> str:
 
 
 class _Hashing:
-    """Hashes what is read through it, and stops at the limit."""
+    """Hashes what is read through it, and stops where the room ends."""
 
-    def __init__(self, stream: _Readable, limit: int) -> None:
+    def __init__(self, stream: _Readable, room: _Room) -> None:
         self.stream = stream
-        self.limit = limit
+        self.room = room
         self.hash = hashlib.sha256()
 
     def read(self, size: int = -1) -> bytes:
         data = self.stream.read(size)
-        self.limit -= len(data)
-        if self.limit < 0:
-            raise HostileArchive(
-                "the layer is larger than the free space",
-                hint="free some space, or do not use the image",
-                code="archive-too-large",
-            )
+        self.room.take(len(data))
         self.hash.update(data)
         return data
 

@@ -152,11 +152,7 @@ class Root:
             argv = ["apt-get", "update", "-q", "-o", "APT::Update::Error-Mode=any"]
             await process.run(argv, env=self.environment, timeout=_UPDATE_TIMEOUT)
         except CommandError as error:
-            raise Permanent(
-                f"the package lists cannot be fetched or are not signed by a known key:\n{_complaints(error.stderr)}",
-                hint="check the network and the entries in /etc/apt that serve this release",
-                code="repository-untrusted",
-            ) from error
+            raise _refusal(error.stderr) from error
 
     async def resolve(self, wanted: Sequence[str], beside: Sequence[str] = ()) -> Resolved:
         """What `wanted` (NAME or NAME=VERSION) and all that it depends on needs. Raises InputError.
@@ -238,6 +234,29 @@ def _package(stanza: str) -> Package:
 async def _host_configuration() -> list[str]:
     dump = await process.run(["apt-config", "dump"])
     return [line for line in dump.text.splitlines() if _TAKEN_OVER.match(line)]
+
+
+def _refusal(stderr: str) -> Permanent:
+    """Why lists are not taken, by what apt says of them; its lines name the repository and the key."""
+    told = _complaints(stderr)
+    if "EXPKEYSIG" in stderr:
+        hint = "get its new key from whoever runs it, and name that with Signed-By in /etc/apt/sources.list.d"
+        text = f"the key that a repository is signed with has expired:\n{told}"
+        return Permanent(text, hint=hint, code="repository-key-expired")
+    if "NO_PUBKEY" in stderr:
+        hint = "name the repository's key with Signed-By in its entry in /etc/apt/sources.list.d"
+        return Permanent(
+            f"a repository is not signed by a known key:\n{told}", hint=hint, code="repository-key-missing"
+        )
+    if "is not signed" in stderr:
+        hint = "nothing vouches for what it has: use another, or take its entry out of /etc/apt/sources.list.d"
+        return Permanent(f"a repository is not signed:\n{told}", hint=hint, code="repository-not-signed")
+    if "is expired" in stderr or "is not valid yet" in stderr:
+        hint = "its mirror stands still, or this clock is wrong: use another mirror, or set the clock"
+        return Permanent(f"the lists of a repository are too old:\n{told}", hint=hint, code="repository-expired")
+    hint = "check the network and the entries in /etc/apt that serve this release"
+    text = f"the package lists cannot be fetched, or are not what was signed:\n{told}"
+    return Permanent(text, hint=hint, code="repository-untrusted")
 
 
 def _complaints(stderr: str) -> str:

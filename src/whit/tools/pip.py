@@ -83,7 +83,8 @@ async def wheel(project: Path, directory: Path, *, builders: Path, env: Mapping[
     await _run(argv, {**env, **found}, directory, "the Python project cannot be built")
     built = sorted(directory.glob("*.whl"))
     if len(built) != 1:
-        raise InputError(f"the project built {len(built)} wheels instead of one", code="project-wheels")
+        hint = "its build backend has to make one wheel: try python -m build"
+        raise InputError(f"the project built {len(built)} wheels instead of one", hint=hint, code="project-wheels")
     return built[0]
 
 

@@ -110,10 +110,9 @@ async def _settle(name: str, source: ImageSource, store: ImageStore, report: Rep
     try:
         return (await store.obtain(source.reference, report, fetch=False)).name
     except (NotFound, NotLocked) as error:
-        hint = "whit image ls shows what is; fetch it with whit image pull, or say with build: what it is linked from"
-        missing = InputError(f"the image {source.reference} is not here", place=Place(source.place), hint=hint)
-        missing.code = "machine-no-such-image"
-        raise missing from error
+        hint = "whit image ls shows what is; name it oci:PATH, or say with build: what it is linked from"
+        text = f"the image {source.reference} is not here"
+        raise InputError(text, place=Place(source.place), hint=hint, code="machine-no-such-image") from error
 
 
 def _root(store: ImageStore, name: str, scratch: Path) -> Root:

@@ -109,7 +109,7 @@ def _words_of(table: Table, key: str) -> tuple[str, ...]:
 
 def _word(text: str) -> str:
     if not _WORD.fullmatch(text):
-        raise ValueError(f"{text!r} is not the name of a need: lower-case letters, digits and . + -")
+        raise ValueError(f"{text!r} is not the name of a need; lower-case letters, digits and . + -")
     return text
 
 
@@ -144,11 +144,13 @@ def project(text: str, place: Place, directory: Path) -> Part:
 def _debian(text: str, place: Place, _directory: Path) -> Part:
     name, equals, version = text.partition("=")
     if equals and not version:
-        raise InputError("has no version after the =", place=place, code="debian-no-version")
+        hint = "write debian:NAME=VERSION, or debian:NAME for the newest"
+        raise InputError("has no version after the =", place=place, hint=hint, code="debian-no-version")
     try:
         return make(DebianPart, place, {}, {"name": name, "version": version or None})
     except InputError as error:
-        raise InputError(f"{name!r} is no package's name", place=place, code="debian-name") from error
+        hint = "lower case letters, digits, + - and . as in: apt-cache search WORD"
+        raise InputError(f"{name!r} is no package's name", place=place, hint=hint, code="debian-name") from error
 
 
 def _python(text: str, place: Place, directory: Path) -> Part:
@@ -195,5 +197,6 @@ def _existing(text: str, place: Place, directory: Path) -> Path:
 def _folder(text: str, place: Place, directory: Path) -> Path:
     path = _existing(text, place, directory)
     if not path.is_dir():
-        raise InputError(f"{path} is not a directory", place=place, code="part-no-directory")
+        hint = "name the directory that it is in"
+        raise InputError(f"{path} is not a directory", place=place, hint=hint, code="part-no-directory")
     return path

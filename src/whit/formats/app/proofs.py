@@ -38,7 +38,8 @@ def _check(value: Value, problems: Problems) -> CheckSpec:
             fields[key] = shapes.text(entry.value)
     asked = [key for key in ("run", "http", "tcp") if key in fields]
     if len(asked) != 1:
-        raise InputError("has exactly one of run, http and tcp", place=value.place, code="check-question")
+        hint = "write a check for each of them"
+        raise InputError("has exactly one of run, http and tcp", place=value.place, hint=hint, code="check-question")
     if asked != ["run"] and "start" not in fields:
         raise InputError(
             "asks a server that nobody starts",
@@ -53,5 +54,6 @@ def _words(value: Value) -> tuple[str, ...]:
     found = shapes.words(value)
     if not found:
         kind = "list" if isinstance(value, Listing) else "text"
-        raise InputError(f"an empty {kind} is no command", place=value.place, code="check-no-command")
+        hint = "name a program of the image, with its arguments"
+        raise InputError(f"an empty {kind} is no command", place=value.place, hint=hint, code="check-no-command")
     return found

@@ -76,7 +76,7 @@ def from_base64(text: str, place: Place) -> bytes:
     try:
         return base64.b64decode("".join(text.split()), validate=True)
     except (binascii.Error, ValueError) as error:
-        raise mistake("base64", f"is not base64: {error}", place) from error
+        raise mistake("base64", f"is not base64: {error}", place, "write it with: base64 FILE") from error
 
 
 def unzipped(data: bytes, place: Place) -> bytes:
@@ -85,7 +85,8 @@ def unzipped(data: bytes, place: Place) -> bytes:
         decompressor = zlib.decompressobj(wbits=31)
         found = decompressor.decompress(data, LARGEST)
     except zlib.error as error:
-        raise mistake("gzip", f"is not gzip: {error}", place) from error
+        raise mistake("gzip", f"is not gzip: {error}", place, "leave the encoding out, or compress it") from error
     if not decompressor.eof:
-        raise mistake("gzip", f"is not whole, or has more than {LARGEST} bytes", place)
+        hint = "put so much into the image"
+        raise mistake("gzip", f"is not whole, or has more than {LARGEST} bytes", place, hint)
     return found

@@ -65,7 +65,8 @@ async def prove(
         reason = ended.stderr.strip()[-1500:]
         if "unshare" in reason or "fanotify_init" in reason or "Operation not permitted" in reason:
             raise Unavailable(f"checks cannot run here: {reason}", hint="run as root, or allow user namespaces")
-        raise CheckFailed(f"the checks ended early: {reason}", code="checks-ended")
+        hint = "a check may have taken too much memory or time: run them one at a time"
+        raise CheckFailed(f"the checks ended early: {reason}", hint=hint, code="checks-ended")
     return Proof(tuple(describe(check) for check in spec.check), tuple(path.lstrip("/") for path in opened))
 
 

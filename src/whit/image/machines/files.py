@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
-from whit.base.errors import InputError, Place
+from whit.base.errors import InputError
 from whit.image.sources import directory
 from whit.image.tree import Entry, Extent, Tree
 from whit.model.machine import FileSpec
@@ -24,9 +24,8 @@ def add(tree: Tree, files: tuple[FileSpec, ...], text: str, ids: Mapping[str, in
     for file in files:
         if file.path.partition("/")[0] in HIDDEN:
             hint = "put it elsewhere, and bind it there"
-            error = InputError(f"{file.path} is hidden by what the machine mounts there", place=Place(), hint=hint)
-            error.code = "machine-hidden-file"
-            raise error
+            text = f"{file.path} is hidden by what the machine mounts there"
+            raise InputError(text, hint=hint, code="machine-hidden-file")
         for entry in _entries(file, text):
             owned = replace(entry, uid=_number(file.uid, ids), gid=_number(file.gid, ids), origin="files")
             _add_parents(tree, owned)

@@ -97,7 +97,6 @@ def _file(files: dict[str, Entry], name: str, root: Root, key: str) -> Entry:
     entry = files.get(name.strip("/"))
     if entry is None or entry.kind != "file":
         hint = f"say with kernel.{key} which file it is"
-        error = InputError(f"the image {root.name} has no file {name}", place=Place(key=f"kernel.{key}"), hint=hint)
-        error.code = f"machine-kernel-{key}"
-        raise error
+        text = f"the image {root.name} has no file {name}"
+        raise InputError(text, place=Place(key=f"kernel.{key}"), hint=hint, code=f"machine-kernel-{key}")
     return entry

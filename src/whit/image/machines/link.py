@@ -184,6 +184,5 @@ def _add_all(tree: Tree, entries: Iterator[Entry]) -> None:
 
 def no_kernel(spec: MachineSpec) -> InputError:
     """A machine without a kernel is a description that cannot boot."""
-    error = InputError("has no kernel", place=Place(spec.name), hint="add kernel: {image: debian}")
-    error.code = "machine-no-kernel"
-    return error
+    hint = "add kernel: {image: debian}"
+    return InputError("has no kernel", place=Place(spec.name), hint=hint, code="machine-no-kernel")

@@ -142,7 +142,9 @@ def _follow(origin: Source, items: list[Descriptor], what: str, depth: int) -> D
         raise InputError(f"{origin.name} holds several images", hint="name one: oci:PATH:NAME", code="layout-ambiguous")
     if not items or depth == 0:
         raise NotFound(
-            f"{origin.name} does not hold {what} for linux/{manifest.architecture()}", code="layout-no-image"
+            f"{origin.name} does not hold {what} for linux/{manifest.architecture()}",
+            hint="its index.json says what it holds; name one of these: oci:PATH:NAME",
+            code="layout-no-image",
         )
     item = items[0]
     if item.media_type == manifest.MANIFEST:
@@ -170,11 +172,14 @@ def bring(origin: Source, descriptor: Descriptor, layout: Layout) -> Imported:
     if config.get("architecture", manifest.architecture()) != manifest.architecture():
         raise NotFound(
             f"{origin.name} holds an image for {config['architecture']}, not {manifest.architecture()}",
+            hint="get the image of the same name that is for this machine",
             code="image-architecture",
         )
     if len(manifest.parse_diff_ids(config)) != len(parsed.layers):
         raise InputError(
-            f"{origin.name}: the configuration and the manifest differ in their number of layers", code="image-layers"
+            f"{origin.name}: the configuration and the manifest differ in their number of layers",
+            hint=manifest.DAMAGED,
+            code="image-layers",
         )
     blobs = [*parsed.layers, parsed.config, descriptor]
     missing = [blob for blob in blobs if not layout.has(blob.digest)]
@@ -198,5 +203,6 @@ def _read(origin: Source, path: str) -> bytes:
     with origin.open(path) as file:
         data = file.read(_DOCUMENT_LIMIT + 1)
     if len(data) > _DOCUMENT_LIMIT:
-        raise InputError(f"{origin.name}: {path} is larger than {_DOCUMENT_LIMIT >> 20} MiB", code="document-too-large")
+        text = f"{origin.name}: {path} is larger than {_DOCUMENT_LIMIT >> 20} MiB"
+        raise InputError(text, hint=manifest.DAMAGED, code="document-too-large")
     return data

@@ -106,7 +106,9 @@ class Layout:
             document = manifest.parse((self.root / "index.json").read_bytes(), str(self.root / "index.json"))
         except FileNotFoundError as error:
             raise InputError(
-                f"{self.root} is not an OCI layout: it has no index.json", code="layout-no-index"
+                f"{self.root} is not an OCI layout: it has no index.json",
+                hint="make one with: whit build --target oci -o DIRECTORY, or skopeo copy … oci:DIRECTORY:NAME",
+                code="layout-no-index",
             ) from error
         return [Descriptor.parse(item) for item in document.get("manifests") or ()]
 

@@ -24,6 +24,8 @@ LAYERS = {LAYER: "", f"{LAYER}+gzip": "gzip", f"{LAYER}+zstd": "zstd"}
 REF_NAME = "org.opencontainers.image.ref.name"
 
 _SIGNATURE = re.compile(r"sha256-[0-9a-f]{64}\.sig")
+DAMAGED = "the tool that wrote the image is at fault, or it was changed: write or fetch it anew"
+"""The remedy for documents that are not what they should be."""
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "riscv64": "riscv64", "s390x": "s390x"}
 
@@ -78,7 +80,8 @@ class Descriptor:
                 dict(document.get("platform") or {}),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise InputError(f"bad descriptor {json.dumps(document)[:200]}: {error!r}", code="descriptor") from error
+            text = f"bad descriptor {json.dumps(document)[:200]}: {error!r}"
+            raise InputError(text, hint=DAMAGED, code="descriptor") from error
 
     def document(self) -> dict[str, Any]:
         optional = {"annotations": self.annotations, "platform": self.platform}
@@ -110,9 +113,9 @@ def parse(data: bytes, what: str) -> dict[str, Any]:
     try:
         document = json.loads(data)
     except ValueError as error:
-        raise InputError(f"{what} is not JSON: {error}", code="document-no-json") from error
+        raise InputError(f"{what} is not JSON: {error}", hint=DAMAGED, code="document-no-json") from error
     if not isinstance(document, dict):
-        raise InputError(f"{what} is not a JSON object", code="document-no-object")
+        raise InputError(f"{what} is not a JSON object", hint=DAMAGED, code="document-no-object")
     return document
 
 

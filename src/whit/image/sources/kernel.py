@@ -86,7 +86,8 @@ def unpacked(directory: Path) -> Kernel:
     """The kernel in a directory. Raises NotFound."""
     found = sorted((directory / "lib/modules").glob("*"))
     if len(found) != 1:
-        raise NotFound(f"{directory} holds no kernel with its modules", code="kernel-missing")
+        hint = "remove the directory: it is fetched again when it is needed"
+        raise NotFound(f"{directory} holds no kernel with its modules", hint=hint, code="kernel-missing")
     return Kernel(found[0].name, directory)
 
 

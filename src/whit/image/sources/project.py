@@ -82,7 +82,10 @@ def _metadata(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"is not valid TOML: {error}", place=Place(str(path)), code="project-toml") from error
+        hint = "mend it where the message says"
+        raise InputError(
+            f"is not valid TOML: {error}", place=Place(str(path)), hint=hint, code="project-toml"
+        ) from error
 
 
 def _requirement_files(directory: Path, name: str, seen: frozenset[str] = frozenset()) -> list[tuple[str, str]]:
@@ -94,6 +97,7 @@ def _requirement_files(directory: Path, name: str, seen: frozenset[str] = frozen
         raise InputError(
             f"there is no {name} in the project's directory",
             place=Place(str(directory / REQUIREMENTS)),
+            hint="put the file there: nothing outside of the directory is read",
             code="requirements-missing",
         )
     text = path.read_text()

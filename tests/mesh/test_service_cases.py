@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from support.leftovers import leftovers_after
 from support.service_site import REFUSED, TCP, UDP, ServiceSite, ask
+from support.slowness import patient
 
 from whit.base.settings import Settings
 from whit.mesh.probe import Probe
@@ -179,7 +180,7 @@ def test_should_be_rejected_when_no_endpoints_exist(site: ServiceSite, family: i
     began = time.monotonic()
     assert site.ask("site-client-1", site.address("web", family), 8080, kind) == REFUSED
     assert site.ask(site.outside, site.node_address(family), PUBLISHED, kind) == REFUSED
-    assert time.monotonic() - began < 0.5
+    assert time.monotonic() - began < patient(0.5)
 
 
 @families

@@ -18,6 +18,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, TypeVar
 
+from support.slowness import patient
 from whit.base.settings import Settings
 from whit.cluster.documents import Documents
 from whit.cluster.sqlite import SqliteStore
@@ -260,7 +261,7 @@ def ask(target: str, port: int, kind: int = TCP, *, bind: int = 0, patience: flo
 
 def until(holds: Callable[[], bool], seconds: float = 3.0) -> bool:
     """Whether it holds within so many seconds."""
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + patient(seconds)
     while not holds():
         if time.monotonic() > deadline:
             return False

@@ -7,6 +7,7 @@ from whit.model.feature import Feature
 from whit.runtime.microvm import build
 from whit.tools import qemu, virtiofsd
 
+_INSTALL = "apt install qemu-system-x86"
 _SLOW = "use a machine with /dev/kvm, or be patient: instructions are translated (TCG), some ten times slower"
 
 
@@ -16,14 +17,16 @@ async def features() -> list[Feature]:
 
 
 async def _machine() -> Feature:
-    name, hint = "microVM", "apt install qemu-system-x86"
     try:
         version = ".".join(map(str, await qemu.version()))
+    except WhitError as error:
+        return Feature(name="microVM", state="missing", detail=error.message, hint=_INSTALL)
+    try:
         server = virtiofsd.binary()
         build.program("machine")
     except WhitError as error:
-        return Feature(name=name, state="missing", detail=error.message, hint=error.hint or hint)
-    return Feature(name=name, state="works", detail=f"qemu {version}, {server}")
+        return Feature(name="microVM", state="missing", detail=error.message, hint=error.hint or _INSTALL)
+    return Feature(name="microVM", state="works", detail=f"qemu {version}, {server}")
 
 
 async def _accelerator() -> Feature:
@@ -31,7 +34,7 @@ async def _accelerator() -> Feature:
     try:
         found = await qemu.accelerator()
     except WhitError as error:
-        return Feature(name="KVM", state="missing", detail=error.message, hint="apt install qemu-system-x86")
+        return Feature(name="KVM", state="missing", detail=error.message, hint=_INSTALL)
     if found == "kvm":
         return Feature(name="KVM", state="works")
     return Feature(name="KVM", state="missing", detail="a guest does not run with it", hint=_SLOW)

@@ -260,3 +260,34 @@ async def test_the_operation_kills_and_removes(settings: Settings, start: Start)
     await operation.undo()
     assert process.wait(5) == -signal.SIGKILL
     assert os.getpid() not in cgroup.pids(cgroup.find(), "/whit")
+
+
+@root
+def test_hastening_moves_nothing() -> None:
+    before = Path("/proc/self/cgroup").read_text()
+    cgroup.hasten_moves(cgroup.find())
+    assert Path("/proc/self/cgroup").read_text() == before
+
+
+@pytest.mark.parametrize(
+    ("own", "controllers", "unified", "written"),
+    [
+        ("0::/a", {}, "two", "two/a"),
+        ("5:cpu,cpuacct:/a\n0::/b", {"cpu": "one", "cpuacct": "one"}, "two", "one/a"),
+        ("7:pids:/none\n5:cpu:/a", {"cpu": "one", "pids": "three"}, None, "one/a"),
+        ("9:name=other:/a\n0::/b", {"cpu": "one"}, None, ""),
+    ],
+)
+def test_hastening_writes_to_the_own_group(
+    tmp_path: Path, own: str, controllers: dict[str, str], unified: str | None, written: str
+) -> None:
+    """Directories instead of a cgroup file system."""
+    for name in ("one/a", "one/b", "two/a", "two/b", "three"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "proc").write_text(own + "\n")
+    hierarchies = Hierarchies(
+        {name: tmp_path / where for name, where in controllers.items()}, tmp_path / unified if unified else None
+    )
+    cgroup.hasten_moves(hierarchies, tmp_path / "proc")
+    found = {str(path.parent.relative_to(tmp_path)): path.read_text() for path in tmp_path.rglob("cgroup.procs")}
+    assert found == ({written: "0"} if written else {})

@@ -123,6 +123,11 @@ def create(hierarchies: Hierarchies, group: str) -> None:
 def _create_below(root: Path, group: str, attempts: int = 5) -> None:
     """Tried again if another agent removes an empty group above in between."""
     path = _below(root, group)
+    if not (root / "cgroup.subtree_control").exists():
+        # On v1 nothing is handed down, and the groups above are nearly always there.
+        with libc.named("mkdir", path), suppress(FileNotFoundError):
+            path.mkdir(exist_ok=True)
+            return
     for attempt in range(attempts):
         with libc.named("mkdir", path):
             try:
@@ -167,6 +172,21 @@ def place(hierarchies: Hierarchies, group: str, pid: int) -> None:
     for directory in hierarchies.directories(group):
         with libc.named(f"write {pid} to", directory / "cgroup.procs"):
             (directory / "cgroup.procs").write_text(str(pid))
+
+
+def hasten_moves(hierarchies: Hierarchies, proc: Path = Path("/proc/self/cgroup")) -> None:
+    """Have the kernel ready to move processes between groups, for the next 20 ms: who moves one after a while waits for
+    all processors to have taken notice of it, some 12 ms (rcu_sync of cgroup_threadgroup_rwsem, kernel/rcu/sync.c), and
+    this is who. Nothing is moved: the calling process goes to the group in which it is. Blocks; content if that is not
+    permitted."""
+    own = {names: path for _, names, path in (line.split(":", 2) for line in proc.read_text().splitlines())}
+    roots = {**hierarchies.controllers, **({"": hierarchies.unified} if hierarchies.unified else {})}
+    for names, path in own.items():
+        root = roots.get(names.split(",")[0])
+        if root is not None:
+            with suppress(OSError):
+                (_below(root, path) / "cgroup.procs").write_text("0")
+                return
 
 
 def pids(hierarchies: Hierarchies, group: str) -> set[int]:

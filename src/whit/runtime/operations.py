@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
@@ -19,6 +20,8 @@ from whit.runtime.host import HostFacts
 from whit.runtime.layout import Layout
 from whit.tools import conmon
 
+HASTY_MOVES, HASTY_PAUSE = 5, 0.01
+"""How often, and with which pause in seconds, the kernel is kept ready to move a container to its cgroup."""
 KILL_PATIENCE = 10.0
 KILL_ROUNDS = 10
 NO_PROGRAM = re.compile(
@@ -157,16 +160,28 @@ class CreateContainer:
         for path in conmon.left_by(monitored):
             path.unlink(missing_ok=True)
         logs.prepare(self.layout)
+        hastening = asyncio.create_task(_hasten_moves())
         try:
             await conmon.create(monitored, self.creating or self.host.runtime.creating(self.layout.name))
         except CommandError as error:
             raise _explained(error, self.spec) from error
+        finally:
+            hastening.cancel()
+            await asyncio.wait([hastening])
         label = self.runtime or self.host.runtime.label
         document = {"started_at": datetime.now(UTC).isoformat(), "restarts": self.restarts, "runtime": label}
         write_file(self.layout.start, json.dumps(document).encode())
 
     async def undo(self) -> None:
         await remove_container(self.layout, self.host)
+
+
+async def _hasten_moves() -> None:
+    """Until cancelled, while the runtime is on its way to the moment at which it moves its container."""
+    hierarchies = await in_thread(cgroup.find)
+    for _ in range(HASTY_MOVES):
+        await in_thread(cgroup.hasten_moves, hierarchies)
+        await asyncio.sleep(HASTY_PAUSE)
 
 
 @dataclass(frozen=True)

@@ -122,7 +122,9 @@ async def test_new_hosts_are_seen_by_a_running_instance(machine: Machine) -> Non
 
 
 async def test_killed_for_memory(machine: Machine) -> None:
-    script = "head -c 120000000 /dev/zero | tail >/dev/null"
+    script = "dd if=/dev/zero of=/dev/null bs=120000000 count=1"
+    if machine.name == "qemu":  # whose kernel refuses at once what it could never give
+        script = "head -c 120000000 /dev/zero | tail >/dev/null"
     record, _ = await machine.shell(f"{script}; exit 9", limits=LimitsSpec(memory=96 << 20))
     assert record.oom_killed
     assert record.cause == "the kernel killed it for memory"

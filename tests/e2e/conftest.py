@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 from support.leftovers import leftovers_after
+from support.slowness import patient
 from support.whit import SHOP, Whit, free_port
 
 from whit.base.settings import Settings
@@ -18,7 +19,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Whit]:
     settings = Settings(id=f"t{secrets.token_hex(3)}", state_root=tmp_path_factory.mktemp("state"))
     whit = Whit(settings, {"SHOP_PORT": str(free_port())})
     try:
-        whit("up", str(SHOP), timeout=600)
+        whit("up", "--timeout", str(patient(300)), str(SHOP), timeout=600)
         yield whit
     finally:
         whit("down", "shop", check=False)

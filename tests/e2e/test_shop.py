@@ -9,6 +9,7 @@ from collections.abc import Callable
 import pytest
 from support.load import Load, Tally
 from support.shop import call, rows
+from support.slowness import patient
 from support.whit import SHOP, Whit
 
 pytestmark = [pytest.mark.machine, pytest.mark.network, pytest.mark.slow, pytest.mark.timeout(900)]
@@ -50,9 +51,9 @@ def test_order_is_in_postgresql_also_after_down_and_up(shop: Whit) -> None:
     order = call(shop, "/orders", {"item": "teapot", "quantity": 2})
     before = rows(shop)
     assert before >= 1
-    shop("down", "shop")
+    shop("down", "--timeout", str(patient(60)), "shop")
     assert shop.json("ps") == []
-    shop("up", str(SHOP))
+    shop("up", "--timeout", str(patient(300)), str(SHOP))
     assert rows(shop) == before
     assert call(shop, f"/orders/{order['id']}") == {"id": order["id"], "item": "teapot", "quantity": 2}
 

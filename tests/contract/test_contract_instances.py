@@ -131,7 +131,7 @@ async def test_killed_for_memory(machine: Machine) -> None:
 
 
 async def test_a_limit_of_processes(machine: Machine) -> None:
-    script = "for i in $(seq {}); do sleep 5 & n=$((n+1)); done; echo started $n"
+    script = "for i in $(seq {}); do sleep 1000 & n=$((n+1)); done; echo started $n"
     _, text = await machine.shell(script.format(100), limits=LimitsSpec(pids=8))
     if not machine.differs("processes-limit"):
         assert "can't fork" in text

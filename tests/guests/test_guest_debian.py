@@ -5,9 +5,9 @@ Where KVM does not run guests everything there takes ten times as long and more,
 
 from __future__ import annotations
 
-import shlex
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from xml.etree import ElementTree
 
 import pytest
@@ -26,14 +26,27 @@ Record = Callable[[str, object], None]
 
 SLOWNESS = 20
 """Translated, on two cores that others use as well."""
-CONTAINERS = "tests/contract -k 'crun and not kills and not survival'"
-SANDBOXES = "tests/contract -k 'runsc and (status_and_output or killed_for_memory or exit or mounts or pausing)'"
+PYTEST = f"PYTHONPATH=src WHIT_TEST_SLOWNESS={SLOWNESS} WHIT_RUNSC=/usr/bin/runsc .venv/bin/python -m pytest"
+CONTRACT = "tests/contract/test_contract_instances.py tests/contract/test_contract_commands.py"
 SUITES = {
     "runtime": "tests/runtime",
-    "containers": CONTAINERS,
-    "sandboxes": SANDBOXES,
-    "mesh": "tests/mesh/test_two_instances.py",
+    "containers": f"{CONTRACT} -k crun",
+    "containers, cut short": "tests/contract/test_contract_survival.py -k crun",
+    "sandboxes": f"{CONTRACT} -k runsc",
+    "mesh, two instances": "tests/mesh/test_two_instances.py",
+    "mesh, services": "tests/mesh/test_service_cases.py tests/mesh/test_mesh_edges.py",
+    "mesh, names": "tests/mesh/test_mesh_resolver.py",
+    "mesh, explained": "tests/mesh/test_explain_equals_packets.py tests/mesh/test_reach.py",
+    "shop": "tests/e2e/test_shop.py -k 'not under_load'",
 }
+LEFT_OUT = {
+    "virtual machines, nine pairs": "QEMU within a guest would be translated twice",
+    "load, many at once, wake-ups": "they are about time, and time is another one where instructions are translated",
+    "compiler and parsers": "they ask nothing of the machine; they run where this test runs",
+}
+"""And why it does not run there."""
+PATIENCE = 3600
+"""Seconds for one suite."""
 
 
 @pytest.fixture(scope="module")
@@ -85,15 +98,40 @@ def test_a_stopped_agent_leaves_its_instances_alone(guest: DebianGuest) -> None:
     assert guest.run("find /sys/fs/cgroup -path '*whit*' -type d").strip() == ""
 
 
+@pytest.mark.timeout(PATIENCE + 300)
 @pytest.mark.parametrize("suite", SUITES)
 def test_suites(guest: DebianGuest, suite: str, record_number: Record) -> None:
     began = time.monotonic()
-    command = f"PYTHONPATH=src WHIT_TEST_SLOWNESS={SLOWNESS} WHIT_RUNSC=/usr/bin/runsc .venv/bin/python -m pytest -q"
-    said = guest.run(f"{command} --junit-xml=/root/{suite}.xml {SUITES[suite]}", timeout=3000, check=False)
-    counts = ElementTree.fromstring(guest.run(f"cat /root/{shlex.quote(suite)}.xml")).find("testsuite")
-    assert counts is not None
-    passed = int(counts.get("tests", 0)) - sum(int(counts.get(key, 0)) for key in ("failures", "errors", "skipped"))
-    text = f"{passed} passed, {counts.get('skipped')} skipped, {time.monotonic() - began:.0f} s"
-    record_number(f"Debian 12 guest: {suite}", text)
-    assert passed, said[-3000:]
-    assert (counts.get("failures"), counts.get("errors")) == ("0", "0"), said[-12000:]
+    words = f"-q --junit-xml=/root/suite.xml {SUITES[suite]}"
+    said = guest.run(f"rm -f /root/suite.xml; {PYTEST} {words}", timeout=PATIENCE, check=False)
+    verdict = Verdict.read(guest.run("cat /root/suite.xml", check=False), said)
+    record_number(f"Debian 12 guest: {suite}", f"{verdict}, {time.monotonic() - began:.0f} s")
+    assert verdict.passed, said[-3000:]
+    assert not verdict.failed, f"{verdict}\n{said[-12000:]}"
+
+
+def test_what_is_left_out_is_said(record_number: Record) -> None:
+    for what, why in LEFT_OUT.items():
+        record_number(f"Debian 12 guest, not run: {what}", why)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How many tests of a suite went how, and which of them failed."""
+
+    passed: int
+    skipped: int
+    failed: tuple[str, ...]
+
+    @classmethod
+    def read(cls, text: str, said: str) -> Verdict:
+        """From JUnit's XML; pytest did not come to its end if there is none."""
+        assert text.startswith("<?xml"), said[-6000:]
+        cases = ElementTree.fromstring(text).findall(".//testcase")
+        bad = [case for case in cases if case.find("failure") is not None or case.find("error") is not None]
+        skipped = sum(case.find("skipped") is not None for case in cases)
+        return cls(len(cases) - len(bad) - skipped, skipped, tuple(str(case.get("name")) for case in bad))
+
+    def __str__(self) -> str:
+        counts = f"{self.passed} passed, {self.skipped} skipped, {len(self.failed)} failed"
+        return f"{counts} ({', '.join(self.failed)})" if self.failed else counts

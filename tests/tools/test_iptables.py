@@ -75,7 +75,7 @@ FORWARD = [
 
 
 def _plan(text: str, chain: iptables.Chain = "FORWARD") -> list[str]:
-    return iptables.plan(chain, iptables.parse(text), iptables.wanted_rules(ADMISSION)[chain], "whit/x")
+    return iptables.plan(chain, iptables.parse(text)[chain], iptables.wanted_rules(ADMISSION)[chain], "whit/x")
 
 
 def test_an_open_chain_needs_nothing() -> None:
@@ -98,7 +98,7 @@ def test_the_resolver_is_admitted_from_instances() -> None:
 def test_ipv6_has_the_same_rules_for_what_is_forwarded() -> None:
     both = replace(ADMISSION, pool6=IPv6Network("fd00:1::/64"))
     rules = iptables.wanted_rules6(both)["FORWARD"]
-    planned = iptables.plan("FORWARD", iptables.parse("-P FORWARD DROP\n"), rules, "whit/x")
+    planned = iptables.plan("FORWARD", iptables.parse("-P FORWARD DROP\n")["FORWARD"], rules, "whit/x")
     assert planned == [FORWARD[0], FORWARD[1].replace("10.1.0.0/16", "fd00:1::/64")]
 
 

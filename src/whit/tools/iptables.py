@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Literal
@@ -68,14 +68,18 @@ def comment_of(agent: str) -> str:
     return f"whit/{agent}"
 
 
-def parse(text: str) -> Listing:
-    """The output of `iptables -S <chain>`."""
+def parse(text: str) -> dict[Chain, Listing]:
+    """Of the output of `iptables -S`, the chains in which rules of ours may stand."""
+    return {chain: _parse(chain, text) for chain in CHAINS}
+
+
+def _parse(chain: Chain, text: str) -> Listing:
     policy, rules = "ACCEPT", []
-    for words in map(shlex.split, text.splitlines()):
-        if words[0] == "-P":
-            policy = words[2]
-        elif words[0] == "-A":
-            rules.append(tuple(words[2:]))
+    for line in text.splitlines():
+        if line.startswith(f"-P {chain} "):
+            policy = line.split()[2]
+        elif line.startswith(f"-A {chain} "):
+            rules.append(tuple(shlex.split(line)[2:]))
     return Listing(policy, tuple(rules))
 
 
@@ -125,35 +129,34 @@ def plan(chain: Chain, listing: Listing, wanted: Sequence[Rule], comment: str) -
     ]
 
 
-def _wanted(admission: Admission) -> Iterator[tuple[Program, Chain, tuple[Rule, ...]]]:
-    for chain, rules in wanted_rules(admission).items():
-        yield "iptables", chain, rules
+def _wanted(admission: Admission) -> Iterator[tuple[Program, dict[Chain, tuple[Rule, ...]]]]:
+    yield "iptables", wanted_rules(admission)
     if admission.pool6 is not None:
-        for chain, rules in wanted_rules6(admission).items():
-            yield "ip6tables", chain, rules
+        yield "ip6tables", wanted_rules6(admission)
+
+
+async def _missing(admission: Admission) -> AsyncIterator[tuple[Program, list[str]]]:
+    """By program, the commands that `admit` has to give; one process each finds out."""
+    for program, wanted in _wanted(admission):
+        if (listings := await _list(program)) is None:
+            log.info("%s does not work here: no rules of it can stand in the way", program)
+            continue
+        for chain, rules in wanted.items():
+            if commands := plan(chain, listings[chain], rules, comment_of(admission.id)):
+                yield program, commands
 
 
 async def stands_in_the_way(admission: Admission) -> bool:
     """Whether `admit` would change anything."""
-    comment = comment_of(admission.id)
-    for program, chain, wanted in _wanted(admission):
-        listing = await _list(program, chain)
-        if listing is not None and plan(chain, listing, wanted, comment):
-            return True
-    return False
+    return bool([program async for program, _ in _missing(admission)])
 
 
 async def admit(admission: Admission) -> list[str]:
     """Make it so. Returns what was changed, in words; empty if nothing had to be."""
-    comment = comment_of(admission.id)
     said = []
-    for program, chain, wanted in _wanted(admission):
-        listing = await _list(program, chain)
-        if listing is None:
-            log.info("%s does not work here: no rules of it can stand in the way", program)
-        elif commands := plan(chain, listing, wanted, comment):
-            await _restore(program, commands)
-            said += [f"{program} {command}" for command in commands]
+    async for program, commands in _missing(admission):
+        await _restore(program, commands)
+        said += [f"{program} {command}" for command in commands]
     return said
 
 
@@ -161,27 +164,25 @@ async def remove(agent: str) -> None:
     """Take away every rule of this agent. Safe if there is none."""
     comment = comment_of(agent)
     for program in PROGRAMS:
-        for chain in CHAINS:
-            listing = await _list(program, chain)
-            if listing is not None and (own := listing.own(comment)):
+        for chain, listing in (await _list(program) or {}).items():
+            if own := listing.own(comment):
                 await _restore(program, [f"-D {chain} {shlex.join(rule)}" for rule in own])
 
 
 async def found(agent: str) -> list[str]:
     """The rules of this agent, as `iptables -S` prints them."""
-    listings = [(chain, await _list(program, chain)) for program in PROGRAMS for chain in CHAINS]
     return [
         f"-A {chain} {shlex.join(rule)}"
-        for chain, listing in listings
-        if listing is not None
+        for program in PROGRAMS
+        for chain, listing in (await _list(program) or {}).items()
         for rule in listing.own(comment_of(agent))
     ]
 
 
-async def _list(program: Program, chain: Chain) -> Listing | None:
+async def _list(program: Program) -> dict[Chain, Listing] | None:
     """None if the program is not installed, or the kernel has no such filter for IPv6."""
     try:
-        return parse((await process.run([program, "--wait", "10", "-S", chain], timeout=20)).text)
+        return parse((await process.run([program, "--wait", "10", "-S"], timeout=20)).text)
     except Unavailable:
         return None
     except CommandError:

@@ -343,6 +343,17 @@ async def test_signed_mirror(mirror: tuple[str, Path, Path], tmp_path: Path) -> 
     assert hashlib.sha256(data).digest() == hashlib.sha256((root / "pool/sample_1_all.deb").read_bytes()).digest()
 
 
+async def test_lists_of_other_sources_stay(mirror: tuple[str, Path, Path], tmp_path: Path) -> None:
+    """As those for another architecture: they are fetched for the same root, and are young enough to be used again."""
+    address, _, key = mirror
+    first, second = (entry(one, key) for one in (address, address.replace("127.0.0.1", "localhost")))
+    for text in (first, second, first):
+        root = apt.Root(tmp_path / "apt", tmp_path / "apt-private", manifest.architecture())
+        await root.prepare(text, "", debian.SCRIPTS_ONLY)
+        await root.update(3600)
+        assert [package.name for package in (await root.resolve(["sample"])).packages] == ["sample"]
+
+
 async def test_tampered_package_is_refused(mirror: tuple[str, Path, Path], tmp_path: Path) -> None:
     address, root, key = mirror
     deb = root / "pool/sample_1_all.deb"

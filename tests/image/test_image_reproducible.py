@@ -17,10 +17,6 @@ from whit.image.workshop import module_environment
 TESTS = Path(__file__).resolve().parents[1]
 FAKETIME = "/usr/lib/{}-linux-gnu/faketime/libfaketimeMT.so.1"
 FORMS = ("oci", "oci-archive", "rootfs", "microvm", "microvm-archive", "disk", "disk-qcow2", "iso")
-BOOTED = ("disk", "disk-qcow2", "iso")
-"""Forms that firmware starts: they need systemd's program for it."""
-EFI = Path("/usr/lib/systemd/boot/efi")
-EFI_NAMES = {"amd64": "x64", "arm64": "aa64"}
 NOBODY = 65534
 APP = """\
 name: same
@@ -82,12 +78,7 @@ def test_another_order_time_place_user_and_parallelism_give_the_same_forms(
     architecture: str, open_directory: Path, sample: Callable[[int, int], int]
 ) -> None:
     """With --full there are also microVMs whose root is a disk (EROFS), for which a tree has to be large."""
-    forms_here = (
-        FORMS
-        if (EFI / f"linux{EFI_NAMES[architecture]}.efi.stub").exists()
-        else tuple(one for one in FORMS if one not in BOOTED)
-    )
-    for size, forms in ((100_000, forms_here), (130 << 20, ("microvm",)))[: sample(1, 2)]:
+    for size, forms in ((100_000, FORMS), (130 << 20, ("microvm",)))[: sample(1, 2)]:
         place = open_directory / f"{size}"
         place.mkdir(mode=0o755)
         one, other = (built(place, number, architecture, forms, size) for number in range(2))

@@ -121,9 +121,9 @@ network: dhcp
         "ready-timeout=2000",
     ]
     assert "timeout=5000" in records_of(found, "containers/onshutdown/000-bye/runtime")
-    assert found.explain("/usr/bin/crun") == ["/usr/bin/crun", "crun"]
+    assert found.bill.explain("/usr/bin/crun")[0] == "/usr/bin/crun"
     with pytest.raises(NotFound):
-        found.explain("/nothing")
+        found.bill.explain("/nothing")
 
 
 def test_one_file_of_one_image_is_stored_once(linked: Link, tmp_path: Path) -> None:

@@ -65,6 +65,9 @@ def build(
     graph: Annotated[
         Path | None, typer.Option("--graph", metavar="FILE", help="Draw needs to parts, as .dot or .svg; - is DOT.")
     ] = None,
+    sbom: Annotated[
+        Path | None, typer.Option("--sbom", metavar="FILE", help="Write what it is made of, as CycloneDX; - prints it.")
+    ] = None,
     target: Annotated[
         str, typer.Option("--target", metavar="FORM", help=f"With --output: {', '.join(TARGETS)}.")
     ] = DEFAULT_TARGET,
@@ -99,19 +102,23 @@ def build(
       whit build examples/machine/minimal.yml -o minimal
     """
     from whit.cli import local, machines, progress
+    from whit.control.machines import appliances
     from whit.model.lock import FILE, read
 
     about_machines = {"arch": arch, "kernel": kernel, "fast-boot": fast_boot, "small": small}
     if machines.is_machine(path):
-        machines.refuse(service=service, lock=lock, observe=observe, graph=graph, **about_machines)
-        chosen_form = None if target == DEFAULT_TARGET else target
-        why = None if explain == EVERYTHING else explain
-        machines.build(run, path, chosen_form, output, refresh=refresh, locked=locked, explain=why)
+        machines.refuse(service=service, observe=observe, **about_machines)
+        _refuse_lock_and_locked(lock=lock, locked=locked)
+        form_asked = None if target == DEFAULT_TARGET else target
+        asked = explain is not None or graph is not None or sbom is not None
+        options = {"refresh": refresh, "lock": lock, "locked": locked, "asked": asked}
+        machine, made_of = machines.build(run, path, form_asked, output, **options)
+        _answer(run, machine, made_of, explain, graph, sbom, kind="operating-system")
         return
     form = chosen_target(target)
     _refuse_contradictions(path, form, about_machines, lock=lock, locked=locked, observe=observe)
     spec = chosen(path, service or [])
-    _refuse_several(spec, explain is not None or graph is not None or output is not None)
+    _refuse_several(spec, any(one is not None for one in (explain, graph, sbom, output)))
     spec = for_machines(spec, arch, kernel)
     store = local.store(run.settings)
 
@@ -146,15 +153,49 @@ def build(
         return result
 
     items = local.stream(work)
-    if explain is None and graph is None:
+    if explain is None and graph is None and sbom is None:
         _print_images(run, progress.follow(items, run.output))
         return
-    result = progress.last(items)
-    bill = store.bill(next(iter(result["images"].values()))["name"])
+    image = next(iter(progress.last(items)["images"].values()))
+    bill = store.bill(image["name"])
+    if form in appliances.TARGETS:
+        bill = appliances.bill_of(bill, next(iter(spec.services.values())))
+    kind = "operating-system" if form in appliances.TARGETS else "container"
+    _answer(run, image["name"], bill, explain, graph, sbom, digest=image["digest"], kind=kind)
+
+
+def _answer(
+    run: Invocation,
+    name: str,
+    bill: Bill,
+    explain: str | None,
+    graph: Path | None,
+    sbom: Path | None,
+    *,
+    digest: str = "",
+    kind: str = "container",
+) -> None:
+    """What is asked of the bill of an image or of a machine, which has the digest of its bill."""
     if explain is not None:
         _explain(run, bill, explain)
     if graph is not None:
         _draw(bill, graph)
+    if sbom is not None:
+        _write_sbom(name, bill, sbom, digest, kind)
+
+
+def _write_sbom(name: str, bill: Bill, target: Path, digest: str, kind: str) -> None:
+    import hashlib
+    import json
+
+    from whit.image import sbom
+
+    known = digest or f"sha256:{hashlib.sha256(json.dumps(bill.document()).encode()).hexdigest()}"
+    text = sbom.encode(sbom.document(name, known, bill, kind=kind))
+    if str(target) == "-":
+        print(text, end="")
+    else:
+        target.write_text(text)
 
 
 def _refuse_contradictions(
@@ -166,14 +207,18 @@ def _refuse_contradictions(
     if (lock or observe) and is_named(str(path)):
         hint = "write an app file that extends it; whit.lock stands beside that"
         raise InputError("the catalogue is part of Whit: nothing is written there", hint=hint)
-    if lock and locked:
-        raise InputError(
-            "--lock fetches, and --locked fetches nothing", hint="give one of them", code="lock-and-locked"
-        )
+    _refuse_lock_and_locked(lock=lock, locked=locked)
     if form in ("oci", DEFAULT_TARGET, "rootfs"):
         for name, value in about_machines.items():
             if value and name != "arch":
                 raise InputError(f"--{name} is about machines", hint="add --target microvm, disk or iso")
+
+
+def _refuse_lock_and_locked(*, lock: bool, locked: bool) -> None:
+    if lock and locked:
+        raise InputError(
+            "--lock fetches, and --locked fetches nothing", hint="give one of them", code="lock-and-locked"
+        )
 
 
 def chosen(path: Path, services: Sequence[str]) -> AppSpec:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from whit.base.errors import NotFound
 from whit.cli import signing
 from whit.cli.invocation import Invocation, command
 
@@ -82,6 +83,8 @@ def tree(
     from whit.cli.inspection import size_text
 
     files = _below(_store(run).bill(name), path)
+    if not files:
+        raise NotFound(f"{name} has nothing below {path}", hint="leave the directory out to see all of it")
     if run.json:
         keys = ("path", "kind", "size", "part", "package", "reason", "via")
         run.output.document([{key: getattr(file, key) for key in keys} for file in files])

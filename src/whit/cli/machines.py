@@ -6,12 +6,17 @@ import asyncio
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from whit.base.errors import InputError, NotLocked
 from whit.cli import local, progress
 from whit.cli.invocation import Invocation
+from whit.model.lock import FILE, Lock, read
 from whit.model.machine import MachineSpec
+
+if TYPE_CHECKING:
+    from whit.image.bill import Bill
+    from whit.image.machines.link import LinkedMachine
 
 DEFAULT_TARGET = "microvm"
 
@@ -30,34 +35,52 @@ def build(
     output: Path | None,
     *,
     refresh: bool,
+    lock: bool,
     locked: bool,
-    explain: str | None,
-) -> None:
-    """Link a machine. Without `output`, only to see that it can be, and what is in it."""
-    spec = _load(path)
-    store = local.store(run.settings)
+    asked: bool,
+) -> tuple[str, Bill]:
+    """Link a machine; its name, and what it is made of. Without `output`, only to see that it can be.
 
-    async def work(report: Callable[..., None]) -> dict[str, Any]:
-        how = await asyncio.to_thread(_how, spec, refresh, locked)
-        if output is not None:
-            exported = await machines.write(spec, store, report, target or DEFAULT_TARGET, output, how)
-            return {"path": str(exported.path), "digest": exported.digest, "size": exported.size}
-        with tempfile.TemporaryDirectory(prefix="whit-machine-") as scratch:
-            linked = await machines.settle_machine(spec, store, report, Path(scratch), how)
-            return {"machine": linked.name, "because": linked.explain(explain) if explain else linked.summary()}
-
+    Where something is `asked` of that bill, nothing else is printed.
+    """
     from whit.control.machines import settling as machines
 
-    result = progress.follow(local.stream(work), run.output)
-    if run.json:
-        return
+    spec = _load(path)
+    store = local.store(run.settings)
+    found: list[LinkedMachine] = []
+
+    async def work(report: Callable[..., None]) -> dict[str, Any]:
+        how = await asyncio.to_thread(_how, spec, refresh, lock, locked)
+        if output is not None:
+            form = target or DEFAULT_TARGET
+            exported = await machines.write(spec, store, report, form, output, how, found.append)
+            result = {"path": str(exported.path), "digest": exported.digest, "size": exported.size}
+        else:
+            with tempfile.TemporaryDirectory(prefix="whit-machine-") as scratch:
+                found.append(await machines.settle_machine(spec, store, report, Path(scratch), how))
+            result = {"machine": found[0].name, "because": found[0].summary()}
+        if lock:
+            await asyncio.to_thread(_write_lock, spec, machines.locked(spec, store, found[0], how.lock))
+        return result
+
+    items = local.stream(work)
+    result = progress.last(items) if asked else progress.follow(items, run.output)
+    if not asked and not run.json:
+        _print(run, result)
+    return found[0].name, found[0].bill
+
+
+def _print(run: Invocation, result: dict[str, Any]) -> None:
     if "path" in result:
         run.output.line("{path} {digest}".format(**result))
-    elif explain:
-        for depth, line in enumerate(result["because"]):
-            run.output.line(f"{'  ' * depth}{line}")
     else:
         run.output.table(("BROUGHT BY", "FILES", "BYTES"), [tuple(map(str, row)) for row in result["because"]])
+
+
+def _write_lock(spec: MachineSpec, lock: Lock) -> None:
+    path = spec.directory / FILE
+    path.with_suffix(".new").write_text(lock.encode())
+    path.with_suffix(".new").rename(path)
 
 
 def written(run: Invocation, path: Path, output: Path, target: str = DEFAULT_TARGET) -> Path:
@@ -97,11 +120,10 @@ def _load(path: Path) -> MachineSpec:
     return load_machine(path)
 
 
-def _how(spec: MachineSpec, refresh: bool = False, locked: bool = False) -> Any:
+def _how(spec: MachineSpec, refresh: bool = False, lock: bool = False, locked: bool = False) -> Any:
     from whit.control.images import How
-    from whit.model.lock import FILE, read
 
-    known = read(spec.directory)
+    known = None if lock else read(spec.directory)
     if locked and known is None:
-        raise NotLocked(f"there is no {FILE} in {spec.directory}", hint="leave out --locked")
-    return How(refresh=refresh, lock=known, fetch=not locked)
+        raise NotLocked(f"there is no {FILE} in {spec.directory}", hint="make it with: whit build --lock")
+    return How(refresh=refresh or lock, lock=known, fetch=not locked)

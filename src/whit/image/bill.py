@@ -27,6 +27,8 @@ class Package:
     architecture: str = ""
     sha256: str = ""
     needs: tuple[str, ...] = ()
+    inside: str = ""
+    """Which image of a machine it is in; empty for the one image that a bill is of."""
 
     @classmethod
     def parse(cls, document: dict[str, Any]) -> Package:
@@ -35,7 +37,8 @@ class Package:
     @property
     def id(self) -> str:
         """Unique in an image: Debian and PyPI both have a `redis`."""
-        return self.name if self.kind == "deb" else f"{self.kind}:{self.name}"
+        own = self.name if self.kind == "deb" else f"{self.kind}:{self.name}"
+        return f"{self.inside}/{own}" if self.inside else own
 
     @property
     def pinned(self) -> str:
@@ -52,6 +55,8 @@ class BilledPart:
     link: str = "whole"
     needs: tuple[tuple[str, str], ...] = ()
     """Each need of this part with the part that meets it."""
+    inside: str = ""
+    """Of a machine: the part that is this one's image."""
 
 
 @dataclass(frozen=True)
@@ -146,6 +151,7 @@ class Bill:
         part = next((one for one in self.parts if one.id == identity), None)
         if part is not None:
             yield f"part {part.id} ({part.link}): {part.reason}"
+            yield from self._part_chain(part.inside)
 
     def document(self) -> dict[str, Any]:
         """As JSON; `files` are rows, since there are thousands."""

@@ -36,10 +36,10 @@ def drawing(bill: Bill) -> tuple[list[Vertex], list[Edge]]:
     edges: list[Edge] = []
     met = {target for part in bill.parts for _, target in part.needs}
     for part in bill.parts:
-        added = part.id.startswith("need:")
+        added = part.id.removeprefix(f"{part.inside}/").startswith("need:")
         vertices.append(Vertex(part.id, part.id, "need" if added else "part"))
         if not added or part.id not in met:
-            edges.append(Edge(APP, part.id))
+            edges.append(Edge(part.inside or APP, part.id))
         edges += [Edge(part.id, target, need) for need, target in part.needs]
     for billed in bill.packages:
         vertices.append(Vertex(f"package:{billed.package.id}", billed.package.pinned, billed.package.kind))

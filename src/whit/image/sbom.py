@@ -16,7 +16,9 @@ from whit.image.bill import Bill, BilledPackage, Package
 _NAMESPACE = uuid.UUID("6d7d4f3e-3b44-5a0c-9a53-1f5c6a1f0c11")
 
 
-def document(name: str, digest: str, bill: Bill, distribution: str = "debian") -> dict[str, Any]:
+def document(
+    name: str, digest: str, bill: Bill, distribution: str = "debian", kind: str = "container"
+) -> dict[str, Any]:
     """The whole document, without a time: it would make equal ones differ."""
     places: dict[str, list[str]] = {}
     for file in bill.files:
@@ -29,7 +31,7 @@ def document(name: str, digest: str, bill: Bill, distribution: str = "debian") -
         "specVersion": "1.5",
         "serialNumber": f"urn:uuid:{uuid.uuid5(_NAMESPACE, digest)}",
         "version": 1,
-        "metadata": {"component": {"type": "container", "bom-ref": digest, "name": name, "version": digest}},
+        "metadata": {"component": {"type": kind, "bom-ref": digest, "name": name, "version": digest}},
         "components": [*packages, *parts],
         "dependencies": _dependencies(digest, bill),
     }

@@ -117,6 +117,7 @@ class Root:
             "APT::Install-Suggests": "false",
             "APT::Sandbox::User": "",
             "APT::Get::Assume-Yes": "true",
+            "APT::Get::List-Cleanup": "false",  # the lists of other sources, and architectures, are still in use
             "APT::Get::AllowUnauthenticated": "false",
             "Acquire::AllowInsecureRepositories": "false",
             "Acquire::AllowWeakRepositories": "false",

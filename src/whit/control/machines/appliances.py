@@ -15,11 +15,12 @@ from pathlib import Path
 
 from whit.base.errors import Conflict, InputError, Place
 from whit.control.machines.guests import KERNELS
+from whit.image.bill import Bill, BilledFile, BilledPackage, BilledPart
 from whit.image.export import Exported
 from whit.image.forms import disk, iso, microvm
 from whit.image.forms.bootable import Bootable, file
 from whit.image.oci import manifest
-from whit.image.sources import kernel, plain_kernel, specialised
+from whit.image.sources import boot_loader, kernel, plain_kernel, specialised
 from whit.image.sources.kernel import Kernel
 from whit.image.store import ImageStore
 from whit.image.tree import Entry
@@ -91,6 +92,22 @@ async def _kernel(service: ServiceSpec, say: Callable[[str], None]) -> Kernel:
     return await specialised.obtain(KERNELS, architecture_of(service), sorted(sets), say=say)
 
 
+def bill_of(image: Bill, service: ServiceSpec) -> Bill:
+    """What a machine of the image is made of: Debian's kernel comes to it, and Whit's init."""
+    architecture = architecture_of(service)
+    ours = (BilledPart("kernel", "machine", "kernel"), BilledPart("init", "machine", "every machine has it"))
+    files = (
+        BilledFile("init", "file", build.program("appliance", machine=MACHINES[architecture]).stat().st_size, "init"),
+    )
+    current = KERNELS / f"stable-{architecture}" / "current"
+    debian = service.build is None or service.build.kernel == "debian"
+    package = kernel.package_of(kernel.unpacked(current.resolve())) if debian and current.exists() else None
+    kernels = (BilledPackage(package, "kernel"),) if package else ()
+    return replace(
+        image, parts=(*ours, *image.parts), packages=(*kernels, *image.packages), files=(*image.files, *files)
+    )
+
+
 def architecture_of(service: ServiceSpec) -> str:
     """Which machines the service's image is for."""
     return (service.build.architecture if service.build else "") or manifest.architecture()
@@ -103,6 +120,7 @@ async def write_form(target: str, machine: Bootable, linux: Kernel, scratch: Pat
     if target in MICROVMS:
         await microvm.write(machine, linux, work)
         return await asyncio.to_thread(_publish_microvm, target, work, output)
+    machine = replace(machine, boot_programs=await boot_loader.obtain(KERNELS, machine.architecture))
     made = scratch / "made"
     await (iso if target == "iso" else disk).write(machine, linux, made, work)
     if target == "disk-qcow2":

@@ -7,6 +7,7 @@ import asyncio
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from whit.base.errors import InputError, NotFound, NotLocked, Place
 from whit.control.images import How
@@ -21,6 +22,7 @@ from whit.image.machines.parts import Kernel, Parts, Root, key_of
 from whit.image.store import ImageStore
 from whit.image.tree import Entry
 from whit.model.build import BuildSpec, CheckSpec, DebianPart
+from whit.model.lock import Lock, Locked
 from whit.model.machine import ContainerSpec, ImageSource, MachineSpec, Stage
 from whit.model.progress import Progress, Report
 from whit.runtime.microvm import build
@@ -59,9 +61,15 @@ async def settle_machine(
 
 
 async def write(
-    spec: MachineSpec, store: ImageStore, report: Report, target: str, output: Path, how: How | None = None
+    spec: MachineSpec,
+    store: ImageStore,
+    report: Report,
+    target: str,
+    output: Path,
+    how: How | None = None,
+    hear: Callable[[LinkedMachine], None] = lambda _: None,
 ) -> Exported:
-    """Write the machine to `output` in a form of appliances.TARGETS.
+    """Write the machine to `output` in a form of appliances.TARGETS. `hear` gets it before it takes the form.
 
     Raises:
         InputError: as settle_machine, or machines have no such form.
@@ -75,6 +83,7 @@ async def write(
         raise InputError(f"there is no directory {parent}", hint="make it, or choose another --output")
     with tempfile.TemporaryDirectory(prefix=".new-", dir=parent) as scratch:
         linked = await settle_machine(spec, store, report, Path(scratch), how)
+        hear(linked)
         machine = await asyncio.to_thread(linked.bootable)
         return await appliances.write_form(target, machine, linked.kernel.linux, Path(scratch), output)
 
@@ -117,7 +126,11 @@ async def _settle(name: str, source: ImageSource, store: ImageStore, report: Rep
 
 def _root(store: ImageStore, name: str, scratch: Path) -> Root:
     image = store.image(name)
-    return Root(name, image.digest, tuple(store.files(name, scratch)), image.config)
+    try:
+        bill = store.bill(name)
+    except NotFound:
+        bill = None
+    return Root(name, image.digest, tuple(store.files(name, scratch)), image.config, bill)
 
 
 def _layouts(spec: MachineSpec, store: ImageStore, names: dict[str, str]) -> dict[str, tuple[Entry, ...]]:
@@ -151,4 +164,15 @@ async def _kernel(
     names = kernels.needed(spec)
     if spec.kernel.image is not None:
         return await kernels.of_image(spec.kernel, roots[key_of(spec.kernel.image)], names, scratch)
-    return await kernels.of_debian(KERNELS, spec.kernel, names, say, refresh=how.refresh)
+    options: dict[str, Any] = {"refresh": how.refresh, "lock": how.lock, "fetch": how.fetch}
+    return await kernels.of_debian(KERNELS, spec.kernel, names, say, **options)
+
+
+def locked(spec: MachineSpec, store: ImageStore, linked: LinkedMachine, used: Lock | None) -> Lock:
+    """What the machine was made of, by the lock that was `used`: its images, what runs them, and the kernel."""
+    entries: dict[str, Locked] = {}
+    for build_spec in (RUNTIME, *(source.build for _, source in sources(spec) if source.build)):
+        entries |= store.locked(build_spec, used).entries
+    if spec.kernel is not None:
+        entries |= kernels.locked(spec.kernel, linked.kernel).entries
+    return Lock(entries)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from whit.image import cpio
-from whit.image.sources import kernel
+from whit.image.sources import boot_loader, kernel
 from whit.image.sources.kernel import Kernel
 from whit.image.tree import Content, Entry, Extent, Tree
 
@@ -47,6 +47,9 @@ class Bootable:
     """Modules, by name, that are loaded beside those of the form."""
     microcode: Content = b""
     """A cpio that stands before the first root."""
+
+    boot_programs: Path = boot_loader.INSTALLED
+    """Where systemd's programs for firmware are."""
 
     small: bool = False
     """Compressed as well as the kernel can unpack, which takes ten times as long."""

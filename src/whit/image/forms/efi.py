@@ -12,7 +12,6 @@ from whit.image.forms import uki
 from whit.image.forms.bootable import Bootable, first_root
 from whit.image.tree import Entry
 
-_INSTALLED = Path("/usr/lib/systemd/boot/efi")
 _ARCHITECTURES = {"amd64": "x64", "arm64": "aa64"}
 
 
@@ -23,7 +22,7 @@ def default(machine: Bootable) -> str:
 
 def installed(machine: Bootable, name: str) -> Path:
     """A program of systemd-boot; `{}` of the name is the architecture. Raises Unavailable."""
-    path = _INSTALLED / name.format(_ARCHITECTURES[machine.architecture])
+    path = machine.boot_programs / name.format(_ARCHITECTURES[machine.architecture])
     if not path.is_file():
         raise Unavailable(f"there is no {path}", hint=f"it is in Debian's systemd-boot-efi for {machine.architecture}")
     return path

@@ -18,6 +18,7 @@ from whit.image.oci import manifest
 from whit.image.sources import kernel as debian
 from whit.image.sources import specialised
 from whit.image.tree import Entry, read_tar
+from whit.model.lock import Lock, Locked, LockedPackage
 from whit.model.machine import KernelSpec, MachineSpec
 from whit.tools import modprobe
 
@@ -41,14 +42,24 @@ def needed(spec: MachineSpec) -> tuple[str, ...]:
 
 
 async def of_debian(
-    store: Path, spec: KernelSpec, names: Sequence[str], say: Callable[[str], None], *, refresh: bool = False
+    store: Path,
+    spec: KernelSpec,
+    names: Sequence[str],
+    say: Callable[[str], None],
+    *,
+    refresh: bool = False,
+    lock: Lock | None = None,
+    fetch: bool = True,
 ) -> Kernel:
     """Raises NotFound if the kernel has no such module, and what fetching or building it raises."""
     if spec.debian == "specialised":
         linux = await specialised.obtain(store, manifest.architecture(), specialised.SETS, say=say)
         await debian.modules(linux, names)
         return Kernel(linux, tuple(names))
-    linux = await debian.obtain(store, manifest.architecture(), spec.debian or "stable", refresh=refresh)
+    series = spec.debian or "stable"
+    found = lock.find(asked_kernel(series)) if lock else None
+    locked = found.packages[0] if found else None
+    linux = await debian.obtain(store, manifest.architecture(), series, refresh=refresh, locked=locked, fetch=fetch)
     await debian.modules(linux, names)
     return Kernel(linux, tuple(names))
 
@@ -82,6 +93,20 @@ async def _complete(linux: debian.Kernel, names: Sequence[str]) -> None:
     with (linux.modules / "modules.builtin").open("a") as listed:
         listed.writelines(built_in)
     await modprobe.index(linux.root, linux.release)
+
+
+def asked_kernel(series: str) -> str:
+    """What the lock file calls Debian's kernel."""
+    return f"kernel {series or 'stable'} {manifest.architecture()}"
+
+
+def locked(spec: KernelSpec, kernel: Kernel) -> Lock:
+    """Nothing of a kernel that was built here, or is out of an image."""
+    package = debian.package_of(kernel.linux)
+    if package is None or spec.image is not None:
+        return Lock()
+    entry = LockedPackage(package.name, package.version, package.architecture, package.sha256)
+    return Lock({asked_kernel(spec.debian): Locked(packages=(entry,))})
 
 
 def _lay_out(entries: Sequence[Entry], linux: debian.Kernel) -> None:

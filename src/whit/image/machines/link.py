@@ -16,9 +16,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from whit.base.errors import InputError, NotFound, Place
+from whit.base.errors import InputError, Place
+from whit.image.bill import Bill
 from whit.image.forms.bootable import Bootable, file
-from whit.image.machines import files, oci_config, records
+from whit.image.machines import bill, files, oci_config, records
 from whit.image.machines.parts import Kernel, Parts, key_of
 from whit.image.oci import manifest
 from whit.image.tree import MERGED_USR, Entry, Tree
@@ -41,6 +42,7 @@ class LinkedMachine:
     kernel: Kernel
     cmdline: str
     supervisor: Path
+    bill: Bill
 
     def bootable(self) -> Bootable:
         """What every form is made of. Where there is a disk, /var outlives the power."""
@@ -57,13 +59,6 @@ class LinkedMachine:
             drivers=self.kernel.drivers,
             microcode=self.kernel.microcode,
         )
-
-    def explain(self, path: str) -> list[str]:
-        """Where the file really is, and what brought it. Raises NotFound."""
-        entry = self.tree.get(path.strip("/"))
-        if entry is None:
-            raise NotFound(f"{path} is not in the machine", hint="name a file by its path from the root")
-        return [f"/{entry.path}", entry.origin or "every machine has it"]
 
     def summary(self) -> list[tuple[str, int, int]]:
         """What brought how many files of how many bytes, the largest first."""
@@ -95,7 +90,8 @@ def link(spec: MachineSpec, parts: Parts) -> LinkedMachine:
     tree.add(Entry(f"{CONTAINERS}/plan", content=records.encoded(_plan(spec))))
     files.add(tree, spec.files, spec.text, ids)
     assert spec.kernel is not None
-    return LinkedMachine(spec.name, tree, parts.kernel, spec.kernel.cmdline, parts.supervisor)
+    made_of = bill.of_machine(spec, tree, parts)
+    return LinkedMachine(spec.name, tree, parts.kernel, spec.kernel.cmdline, parts.supervisor, made_of)
 
 
 def ids_of(spec: MachineSpec) -> dict[str, int]:

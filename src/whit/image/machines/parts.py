@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from whit.image.accounts_file import identity_of
+from whit.image.bill import Bill
 from whit.image.sources.kernel import Kernel as Linux
 from whit.image.tree import Content, Entry
 from whit.model.image import ImageConfig
@@ -21,6 +22,8 @@ class Root:
     digest: str
     entries: tuple[Entry, ...]
     config: ImageConfig = field(default_factory=ImageConfig)
+    bill: Bill | None = None
+    """What it is made of, if it was built here."""
 
     def owner(self) -> tuple[int, int]:
         """User and group that the image names. Raises InputError if it has no such user."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -44,3 +46,25 @@ def test_what_boots_on_debians_kernel_boots_on_it(
     assert (machine / "kernel").read_bytes() == (again / "kernel").read_bytes()
     with booted(whit, str(machine), tmp_path) as guest:
         assert guest.get()
+
+
+def test_an_application_whose_call_no_set_brings_is_refused(settings: Settings, tmp_path: Path) -> None:
+    """The lock is what an observed run wrote: this one calls what only Debian's kernel has."""
+    root = tmp_path / "root"
+    root.mkdir()
+    source = "#include <unistd.h>\nint main(void) { syscall(444, 0, 0, 1); return 0; }"  # landlock_create_ruleset
+    subprocess.run(["cc", "-static", "-w", "-x", "c", "-", "-o", root / "tool"], input=source.encode(), check=True)
+    build = "{parts: [./root], check: [{run: [/tool]}], kernel: specialised}"
+    (tmp_path / "whit.yaml").write_text(f"services: {{tool: {{command: [/tool], build: {build}}}}}\n")
+    words = ["build", str(tmp_path), "--target", "microvm", "--output", str(tmp_path / "tool.vm")]
+    whit = Whit(settings)
+    refused = whit(*words, "--observe", check=False, timeout=5000)
+    assert refused.returncode
+    assert "landlock_create_ruleset (CONFIG_SECURITY_LANDLOCK)" in refused.stderr
+    assert not (tmp_path / "tool.vm").exists()
+    lock = tmp_path / "whit.lock"
+    document = json.loads(lock.read_text())
+    for entry in document["entries"].values():
+        entry["calls"].remove("landlock_create_ruleset")
+    lock.write_text(json.dumps(document))
+    whit(*words, timeout=5000)

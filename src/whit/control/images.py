@@ -85,7 +85,8 @@ async def _settle(app: str, name: str, service: ServiceSpec, images: Images, rep
     try:
         if service.build is not None:
             options: dict[str, Any] = {"refresh": how.refresh, "lock": how.lock, "fetch": how.fetch}
-            options["observe"] = how.observe and service.build.closed
+            kernel_asks = service.build.kernel == "specialised" and bool(service.build.check)
+            options["observe"] = how.observe and (service.build.closed or kernel_asks)
             title = "-".join(part for part in (app, name, service.build.architecture) if part)
             image = await images.build(title, service.build, report, **options)
         else:

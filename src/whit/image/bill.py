@@ -100,6 +100,8 @@ class Bill:
     left_out: tuple[LeftOut, ...] = ()
     checks: tuple[str, ...] = ()
     """What was proven of it."""
+    calls: tuple[str, ...] = ()
+    """System calls that its checks were seen to make, of those that a kernel may lack."""
     _paths: dict[str, BilledFile] = field(default_factory=dict, compare=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -162,6 +164,7 @@ class Bill:
             "files": [[one.path, one.kind, one.size, one.part, one.package, one.reason, one.via] for one in self.files],
             "left_out": [asdict(one) for one in self.left_out],
             "checks": list(self.checks),
+            "calls": list(self.calls),
         }
 
     @classmethod
@@ -173,6 +176,7 @@ class Bill:
             tuple(BilledFile(*row) for row in document["files"]),
             tuple(LeftOut(**{**one, "examples": tuple(one["examples"])}) for one in document["left_out"]),
             tuple(document["checks"]),
+            tuple(document.get("calls", ())),
         )
 
 

@@ -79,6 +79,8 @@ class Plan:
     spec: BuildSpec
     observed: tuple[str, ...] = ()
     """Paths that were opened in a run, and stay."""
+    calls: tuple[str, ...] = ()
+    """System calls that were made in it."""
 
     @property
     def key(self) -> str:
@@ -89,6 +91,7 @@ class Plan:
             facts += [
                 LINKING,
                 self.observed,
+                *([self.calls] if self.calls else ()),
                 rules,
                 self.spec.run.model_dump(),
                 [check.model_dump() for check in self.spec.check],

@@ -111,7 +111,7 @@ class ImageStore:
         if not fetch:
             plan.require_locked(planned)
         seen = lock.find(asked_run(name)) if lock else None
-        return replace(planned, observed=seen.files) if seen else planned
+        return replace(planned, observed=seen.files, calls=seen.calls) if seen else planned
 
     async def _build(
         self, name: str, planned: Plan, report: Report, *, refresh: bool, fetch: bool, observe: bool
@@ -124,7 +124,8 @@ class ImageStore:
             results = await _together(self._settle(step, planned, say, refresh, fetch) for step in planned.steps)
             config = config_of(planned, results)
             if observe:
-                planned = replace(planned, observed=await self._observe(name, planned, results, say))
+                seen = await self._observe(name, planned, results, say)
+                planned = replace(planned, observed=seen.opened, calls=seen.calls)
             made = await self._link(planned, results, config, say)
             descriptor = await asyncio.to_thread(
                 self._assemble, made, config, labels(results), planned.spec.architecture
@@ -132,7 +133,7 @@ class ImageStore:
             _say_skipped(results, say)
             image = await self._unpacked(name, descriptor, say)
             proof = await self._prove(image, planned.spec, say)
-            self._records.keep_bill(descriptor.digest, replace(made.bill, checks=proof.checks))
+            self._records.keep_bill(descriptor.digest, replace(made.bill, checks=proof.checks, calls=planned.calls))
             self.layout.tag(name, descriptor)
             self._records.keep_image(planned.key, descriptor)
             return image
@@ -144,9 +145,10 @@ class ImageStore:
         return Lock({asked: result.locked for asked, result in results if result})
 
     def observed(self, name: str) -> Lock:
-        """Files of an image that only an observed run has found, if any."""
-        files = tuple(file.path for file in self.bill(name).files if file.reason == OBSERVED)
-        return Lock({asked_run(name): Locked(files=files)} if files else {})
+        """What only an observed run has found of an image, if any: files, and system calls."""
+        bill = self.bill(name)
+        files = tuple(file.path for file in bill.files if file.reason == OBSERVED)
+        return Lock({asked_run(name): Locked(files=files, calls=bill.calls)} if files or bill.calls else {})
 
     def bill(self, name: str) -> Bill:
         """What the image with this name is made of, and why. Raises NotFound."""
@@ -314,13 +316,13 @@ class ImageStore:
         numbers = sorted(linked.layers)
         return Made([linked.layers[one] for one in numbers], [pairs[one][0].title for one in numbers], linked.bill)
 
-    async def _observe(self, name: str, planned: Plan, results: Sequence[StepResult], say: Say) -> tuple[str, ...]:
-        """Which files of the whole image the checks open. That image has no name, and is garbage afterwards."""
+    async def _observe(self, name: str, planned: Plan, results: Sequence[StepResult], say: Say) -> prove.Proof:
+        """What the checks do in the whole image: files and system calls. It has no name, and is garbage afterwards."""
         config = config_of(planned, results)
         whole = await self._link(replace(planned, rules={}), results, config, say)
         descriptor = await asyncio.to_thread(self._assemble, whole, config, {})
         image = await self._unpacked(name, descriptor, say)
-        return (await self._prove(image, planned.spec, say, observe=True)).opened
+        return await self._prove(image, planned.spec, say, observe=True)
 
     async def _prove(self, image: Image, spec: BuildSpec, say: Say, *, observe: bool = False) -> prove.Proof:
         async with self._workshop.bench() as bench:

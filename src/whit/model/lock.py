@@ -49,6 +49,8 @@ class Locked:
     builders: tuple[LockedWheel, ...] = ()
     files: tuple[str, ...] = ()
     """Paths that only an observed run has found."""
+    calls: tuple[str, ...] = ()
+    """System calls that an observed run has made."""
 
     @property
     def digests(self) -> tuple[str, ...]:
@@ -58,7 +60,7 @@ class Locked:
         packages = [[one.name, one.version, one.architecture, one.sha256] for one in self.packages]
         wheels, builders = ([[one.file, one.sha256] for one in group] for group in (self.wheels, self.builders))
         rows: dict[str, list[Any]] = {"packages": packages, "wheels": wheels, "builders": builders}
-        rows["files"] = list(self.files)
+        rows |= {"files": list(self.files), "calls": list(self.calls)}
         return {name: sorted(group) for name, group in rows.items() if group}
 
     @classmethod
@@ -68,6 +70,7 @@ class Locked:
             tuple(LockedWheel(*row) for row in document.get("wheels", ())),
             tuple(LockedWheel(*row) for row in document.get("builders", ())),
             tuple(map(str, document.get("files", ()))),
+            tuple(map(str, document.get("calls", ()))),
         )
 
 

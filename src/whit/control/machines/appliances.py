@@ -73,7 +73,7 @@ async def write(
             hint="make it, or choose another --output",
             code="output-no-place",
         )
-    linux = await _kernel(service, say)
+    linux = await _kernel(service, store.bill(image.name).calls if service.build else (), say)
     with tempfile.TemporaryDirectory(prefix=".new-", dir=output.absolute().parent) as scratch:
         machine = await asyncio.to_thread(bootable, store, name, service, image, linux, Path(scratch))
         machine = replace(machine, small=small)
@@ -84,12 +84,12 @@ async def write(
         return await write_form(target, machine, linux, Path(scratch), output)
 
 
-async def _kernel(service: ServiceSpec, say: Callable[[str], None]) -> Kernel:
+async def _kernel(service: ServiceSpec, seen: Sequence[str], say: Callable[[str], None]) -> Kernel:
     if service.build is None or service.build.kernel == "debian":
         return await kernel.obtain(KERNELS, architecture_of(service))
     held = effective_set(service.cap_add, service.cap_drop)
     sets = {one for capability, needed in SETS.items() if capability in held for one in needed}
-    return await specialised.obtain(KERNELS, architecture_of(service), sorted(sets), say=say)
+    return await specialised.obtain(KERNELS, architecture_of(service), sorted(sets), seen=seen, say=say)
 
 
 def bill_of(image: Bill, service: ServiceSpec) -> Bill:

@@ -30,6 +30,7 @@ from typing import Any
 from whit.base.errors import CommandError, WhitError
 from whit.image.accounts_file import Identity, identity
 from whit.kernel import fanotify, libc, mount
+from whit.kernel.call_watch import Watch
 from whit.tools import process
 
 _CAPABILITIES = frozenset({0, 1, 3, 5, 6, 7, 8, 10, 18})
@@ -260,6 +261,7 @@ def main() -> int:
     _raise_loopback()
     _open_low_ports()
     with contextlib.ExitStack() as stack:
+        watch = Watch(request["watched"]) if request["observe"] else None
         root = make([Path(path) for path in request["layers"]], Path(request["scratch"]), request["memory"])
         if request["emulator"]:
             (root / _EMULATOR.strip("/")).touch()
@@ -268,9 +270,13 @@ def main() -> int:
         os.chroot(root)
         os.chdir("/")
         _give_up()
+        if watch is not None:
+            watch.begin()
         passed = _carry_out(request)
     if opened is not None:
         print(json.dumps({"opened": sorted(opened.paths)}), flush=True)
+    if watch is not None:
+        print(json.dumps({"called": sorted(watch.end())}), flush=True)
     return 0 if passed else 1
 
 

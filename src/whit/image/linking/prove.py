@@ -12,7 +12,9 @@ from pathlib import Path
 
 from whit.base.errors import CheckFailed, Unavailable
 from whit.image.oci import manifest
+from whit.image.sources import calls
 from whit.image.workshop import module_environment
+from whit.kernel import call_watch
 from whit.model.build import BuildSpec, CheckSpec
 from whit.model.image import Image
 from whit.tools import process, qemu_user
@@ -23,10 +25,11 @@ _SPARE = 60.0
 
 @dataclass(frozen=True)
 class Proof:
-    """What was proven, a line each, and which paths were opened meanwhile, if that was observed."""
+    """What was proven, a line each; if it was observed, which paths were opened and system calls made meanwhile."""
 
     checks: tuple[str, ...] = ()
     opened: tuple[str, ...] = ()
+    calls: tuple[str, ...] = ()
 
 
 async def prove(
@@ -43,17 +46,20 @@ async def prove(
     say(f"{'observe' if observe else 'check'} the image ({len(spec.check)})")
     failures: list[str] = []
     opened: list[str] = []
+    called: list[tuple[int, int]] = []
+    names = call_watch.numbers(calls.WATCHED) if observe else {}
 
     def hear(line: bytes) -> None:
         message = json.loads(line)
         if "failure" in message:
             failures.append(message["failure"])
         opened.extend(message.get("opened", ()))
+        called.extend((number, argument) for number, argument in message.get("called", ()))
 
     ended = await process.stream_lines(
         _command(scratch),
         hear,
-        stdin=json.dumps(_request(image, spec, scratch) | {"observe": observe}).encode(),
+        stdin=json.dumps(_request(image, spec, scratch) | {"observe": observe, "watched": list(names)}).encode(),
         env=module_environment(),
         timeout=sum(check.timeout for check in spec.check) + _SPARE,
     )
@@ -67,7 +73,8 @@ async def prove(
             raise Unavailable(f"checks cannot run here: {reason}", hint="run as root, or allow user namespaces")
         hint = "a check may have taken too much memory or time: run them one at a time"
         raise CheckFailed(f"the checks ended early: {reason}", hint=hint, code="checks-ended")
-    return Proof(tuple(describe(check) for check in spec.check), tuple(path.lstrip("/") for path in opened))
+    paths = tuple(path.lstrip("/") for path in opened)
+    return Proof(tuple(describe(check) for check in spec.check), paths, calls.named(called, names))
 
 
 def describe(check: CheckSpec) -> str:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from whit.base.errors import InputError, NotFound
 from whit.image.oci import manifest
-from whit.image.sources import kernel
+from whit.image.sources import calls, kernel
 from whit.image.sources.kernel import LISTS_MAX_AGE, Kernel, Series
 from whit.image.workshop import Bench, Workshop
 from whit.tools import apt, apt_sources, kbuild, modprobe, process
@@ -52,21 +52,30 @@ def configuration(architecture: str, sets: Sequence[str] = USUAL) -> str:
     return "".join((place / f"{name}.config").read_text() for name in chosen)
 
 
+def sets_for(seen: Sequence[str], architecture: str, sets: Sequence[str] = USUAL) -> list[str]:
+    """These sets, and those that bring the system calls that were seen."""
+    place = resources.files(__package__) / "options"
+    others = [(name, (place / f"{name}.config").read_text()) for name in SETS if name not in sets]
+    return sorted({*sets, *calls.bringing(seen, configuration(architecture, sets), others)})
+
+
 async def obtain(
     store: Path,
     architecture: str,
     sets: Sequence[str] = USUAL,
     series: Series = "stable",
     *,
+    seen: Sequence[str] = (),
     say: Callable[[str], None] = lambda _: None,
 ) -> Kernel:
-    """The kernel that was built before, or a new one: that takes some minutes.
+    """The kernel that was built before, or a new one: that takes some minutes. It has the system calls `seen`.
 
     Raises:
-        InputError: there is no such set.
+        InputError: there is no such set, or none brings a system call that was seen.
         Unavailable: the host is not Debian, or has no compiler.
         Permanent, CommandError: the source cannot be had or does not build.
     """
+    sets = sets_for(seen, architecture, sets)
     options = configuration(architecture, sets)
     kbuild.require(architecture)
     home = store / f"specialised-{series}-{architecture}"
@@ -83,9 +92,12 @@ async def obtain(
             say("kernel: unpacking its source")
             tree = await unpacked(bench, source)
             configured = await configure(bench, tree, architecture, options)
+            calls.require(seen, configured.configuration.read_text())
             release = await configured.build(say)
             await _keep(configured, release, _modules(sets), target)
-    return kernel.unpacked(target)
+    found = kernel.unpacked(target)
+    calls.require(seen, found.configuration.read_text())
+    return found
 
 
 def _modules(sets: Sequence[str]) -> list[str]:

@@ -19,6 +19,7 @@ from support.instances import Machine
 from support.leftovers import leftovers
 from support.slowness import patient
 
+from whit.base.errors import WhitError
 from whit.kernel import netns
 from whit.model.instance import ExitRecord, InstanceSpec
 from whit.model.operation import carry_out
@@ -68,6 +69,62 @@ async def test_killed_at_any_moment(machine: Machine, sample: Callable[[int, int
         except BaseException as error:
             error.add_note(f"round {round_} of seed {seed}: {kill.__name__}")
             raise
+
+
+async def test_killed_while_it_waits_to_be_started(machine: Machine, sample: Callable[[int, int], int]) -> None:
+    """Whatever is found then, it can be started, and how it ends is told."""
+    if machine.name == "qemu":
+        pytest.skip("a virtual machine that waits has booted: see test_killed_at_any_moment")
+    seed = secrets.randbits(32)
+    draw = random.Random(seed)
+    for round_ in range(sample(1, 100)):
+        spec = machine.spec("sleep", "1000", service=f"w{round_}")
+        machine.network(spec)
+        try:
+            said = await _kill_prepared(machine, spec, draw)
+            async with asyncio.timeout(PATIENCE):
+                (found,) = await machine.adopt()
+            assert found.status.state in ("created", "stopped", "failed"), (said, found.status)
+            await _check_start(machine, spec, created=found.status.state == "created")
+            await machine.remove(spec.name)
+            netns.remove(machine.layout(spec).netns)
+            assert not leftovers(machine.driver.settings), leftovers(machine.driver.settings)
+        except BaseException as error:
+            error.add_note(f"round {round_} of seed {seed}")
+            raise
+
+
+async def _kill_prepared(machine: Machine, spec: InstanceSpec, draw: random.Random) -> str:
+    driver = machine.driver
+    await carry_out(driver.plan_start(spec, NetworkFiles()))
+    machine.layout(spec).asleep.write_text("created")
+    await carry_out(driver.plan_stop(spec.name, "SIGKILL", 0))
+    await carry_out(driver.plan_prepare(spec, NetworkFiles(), restarts=1))
+    parts = _parts(machine, spec)
+    victim = draw.choice([0, *sorted(parts)])
+    if not victim:
+        return "the agent was killed"
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(victim, signal.SIGKILL)
+    await asyncio.sleep(draw.uniform(0, 0.2))
+    return f"killed {parts[victim]}"
+
+
+async def _check_start(machine: Machine, spec: InstanceSpec, *, created: bool) -> None:
+    """As it is, or from the beginning, it starts, and its end is told."""
+    if created:
+        try:
+            await carry_out(machine.driver.plan_begin(spec))
+        except WhitError:
+            created = False
+    if not created:
+        await carry_out(machine.driver.plan_restart(spec, NetworkFiles(), restarts=1))
+    pid = machine.driver.pid_of(spec.name)
+    if pid is not None:
+        os.kill(pid, signal.SIGKILL)
+    async with asyncio.timeout(PATIENCE):
+        record = await machine.driver.exit_of(spec.name)
+    assert record.code == 137, record
 
 
 async def _kill_agent(machine: Machine, spec: InstanceSpec, draw: random.Random) -> str:

@@ -41,7 +41,7 @@ def test_no_wake_up_is_lost_and_none_refused(
     warm: Warm, sample: Callable[[int, int], int], record_number: Callable[[str, object], None]
 ) -> None:
     took: dict[str, list[float]] = {"connection": [], "datagram": []}
-    for number in range(sample(8, 500)):
+    for number in range(sample(8, 1000)):
         warm.wait_until_asleep()
         if number % 2:
             took["datagram"].append(warm.ask_datagram())

@@ -202,14 +202,18 @@ async def _condition(
         return ("stopped" if layout.asleep.exists() else "exited"), record.cause, record
     if container is None:
         return ("stopped", "", None) if layout.asleep.exists() else ("failed", "its start was cut short", None)
-    if container.status in ("running", "paused") and conmon.monitor_pid(layout.monitored) is not None:
-        if level == "created" or gate.is_shut(layout.gate):
+    monitored = conmon.monitor_pid(layout.monitored) is not None
+    if gate.is_shut(layout.gate):
+        return ("created" if monitored else "stopped"), "", None
+    if container.status in ("running", "paused") and monitored:
+        if level == "created":
             return "created", "", None
         stands = container.status == "paused" or await in_thread(freezer.is_frozen, cgroup.find(), layout.cgroup)
         return ("frozen" if stands else "running"), "", None
     if container.status in ("creating", "created"):
-        sleeps = container.status == "created" and layout.asleep.exists()
-        return ("created", "", None) if sleeps else ("failed", "its start was cut short", None)
+        if container.status == "creating" or not layout.asleep.exists():
+            return "failed", "its start was cut short", None
+        return ("created" if monitored else "stopped"), "", None
     # It ended a moment ago, or its monitor was killed: either way this does not take long.
     record = await monitor.exit_of(layout, host)
     return "exited", record.cause, record

@@ -186,7 +186,7 @@ async def _hasten_moves() -> None:
 
 @dataclass(frozen=True)
 class StartContainer:
-    """Let the program run."""
+    """Let the program run, unless nobody would see how it ends."""
 
     layout: Layout
     spec: InstanceSpec
@@ -196,6 +196,8 @@ class StartContainer:
         return f"start container {self.layout.name}"
 
     async def do(self) -> None:
+        if conmon.monitor_pid(self.layout.monitored) is None:
+            raise Conflict(f"the monitor of {self.layout.name} has gone", hint="start it from the beginning")
         if gate.open_up(self.layout.gate):
             return
         try:

@@ -27,10 +27,27 @@ _TOP = ["kernel", "init", "onboot", "onshutdown", "services", "trust", "files", 
 _KERNEL = ["image", "cmdline", "binary", "tar", "ucode"]
 _FILE = ["path", "directory", "symlink", "contents", "source", "metadata", "optional", "mode", "uid", "gid"]
 _VOLUME = ["name", "image", "readonly", "format", "platforms"]
-_RUNTIME = ["cgroups", "mounts", "mkdir", "interfaces", "bindNS", "namespace", "noRestart"]
-_RESOURCES = ["devices", "memory", "cpu", "pids", "blockio", "hugepageLimits", "network"]
-_MEMORY = ["limit", "reservation", "swap", "kernel", "kernelTCP", "swappiness", "disableOOMKiller"]
-_CPU = ["shares", "quota", "period", "realtimeRuntime", "realtimePeriod", "cpus", "mems"]
+_NESTED = {
+    "mounts": "type source destination options",
+    "devices": "path type major minor mode",
+    "uidMappings": "containerID hostID size",
+    "gidMappings": "containerID hostID size",
+    "runtime": "cgroups mounts mkdir interfaces bindNS namespace noRestart",
+    "runtime.mounts": "type destination",
+    "runtime.interfaces": "name add peer createInRoot",
+    "runtime.bindNS": "cgroup ipc mnt net pid user uts",
+    "resources": "devices memory cpu pids blockio hugepageLimits network",
+    "resources.memory": "limit reservation swap kernel kernelTCP swappiness disableOOMKiller",
+    "resources.cpu": "shares quota period realtimeRuntime realtimePeriod cpus mems",
+    "resources.pids": "limit",
+    "resources.devices": "allow type major minor access",
+    "resources.hugepageLimits": "pageSize limit",
+    "resources.network": "classID priorities",
+    "resources.blockio": "weight leafWeight weightDevice throttleReadBpsDevice throttleWriteBpsDevice "
+    "throttleReadIOPSDevice throttleWriteIOPSDevice",
+    "resources.blockio.weightDevice": "major minor weight leafWeight",
+    "resources.blockio.throttleReadBpsDevice": "major minor rate",
+}
 
 READ: list[tuple[str, str, Any]] = [
     ("capabilities: [CAP_NET_ADMIN, kill]", "capabilities", ("CAP_NET_ADMIN", "CAP_KILL")),
@@ -44,6 +61,14 @@ READ: list[tuple[str, str, Any]] = [
         "mounts: [{type: tmpfs, source: tmpfs, destination: /x, options: [rw]}]",
         "mounts",
         (ContainerMount(destination="/x", type="tmpfs", source="tmpfs", options=("rw",)),),
+    ),
+    (
+        "mounts: [{type: cgroup, options: [rw]}, {source: proc}]",
+        "mounts",
+        (
+            ContainerMount(destination="/sys/fs/cgroup", type="cgroup", options=("rw",)),
+            ContainerMount(destination="/proc", type="proc", source="proc"),
+        ),
     ),
     ("tmpfs: ['/tmp', '/run:size=1m']", "tmpfs", ("/tmp", "/run:size=1m")),
     (
@@ -188,11 +213,24 @@ def test_each_key_of_the_schema_has_a_reader_or_a_remedy() -> None:
             assert (key in honoured) != (path in UNSUPPORTED), path
 
 
+def refused(path: str) -> bool:
+    """By itself, or with all of the table that it is in."""
+    return any(path == one or path.startswith(f"{one}.") for one in (key.replace("[]", "") for key in UNSUPPORTED))
+
+
 def test_each_key_that_is_honoured_is_tested_above() -> None:
-    written = "\n".join(line for line, _, _ in READ)
-    keys = [*machine_container.KEYS, *_RUNTIME, *_RESOURCES, *_MEMORY, *_CPU]
-    refused = {path.rpartition(".")[2] for path in UNSUPPORTED}
-    assert [key for key in keys if f"{key}:" not in written and key not in refused] == []
+    lines = [line for line, _, _ in READ]
+    assert [key for key in machine_container.KEYS if not any(line.startswith(f"{key}:") for line in lines)] == []
+    for parent, keys in _NESTED.items():
+        first, *others = parent.split(".")
+        places = [line for line in lines if line.startswith(f"{first}:") and all(f"{one}:" in line for one in others)]
+        for key in keys.split():
+            assert any(f"{key}:" in line for line in places) or refused(f"container.{parent}.{key}"), (parent, key)
+
+
+def test_each_key_outside_of_containers_is_tested_below() -> None:
+    for parent, keys in {"": _TOP, "kernel.": _KERNEL, "files.": _FILE, "volumes.": _VOLUME}.items():
+        assert [key for key in keys if f"{key}:" not in WHOLE and not refused(f"{parent}{key}")] == []
 
 
 @pytest.mark.parametrize("path", sorted(UNSUPPORTED))
@@ -217,11 +255,7 @@ def test_a_key_is_refused_by_name(tmp_path: Path, path: str) -> None:
     assert problem.place.key.endswith(words[-1])
 
 
-def test_the_rest_of_a_machine(tmp_path: Path) -> None:
-    (tmp_path / "motd").write_text("hello\n")
-    found = load(
-        tmp_path,
-        """
+WHOLE = """
 kernel: {image: kernels/own:6, cmdline: "console=ttyS0 a=b", binary: bzImage, tar: none, ucode: intel.cpio}
 init: [base:1]
 onboot:
@@ -241,8 +275,12 @@ files:
 volumes:
   - {name: data}
   - {name: conf, image: conf, readonly: true, format: filesystem}
-""",
-    )
+"""
+
+
+def test_the_rest_of_a_machine(tmp_path: Path) -> None:
+    (tmp_path / "motd").write_text("hello\n")
+    found = load(tmp_path, WHOLE)
     assert found.kernel is not None
     assert (found.kernel.image, found.kernel.debian) != (None, "")
     assert (found.kernel.cmdline, found.kernel.binary) == ("console=ttyS0 a=b", "bzImage")

@@ -11,6 +11,8 @@ from support.guests import HAS_QEMU
 from support.images import image_layout
 from support.machines import booted, busybox_root, linked
 
+from whit.tools import qemu
+
 pytestmark = [
     pytest.mark.network,
     pytest.mark.slow,
@@ -55,6 +57,27 @@ onboot:
         ulimit -n; ulimit -H -n; ulimit -c; cat /proc/self/oom_score_adj;
         cat /sys/fs/cgroup/memory.max /cg/own/limits/pids.max
     binds: ["/sys/fs/cgroup:/cg:ro"]
+  - name: memory
+    image: ./box
+    resources: {memory: {limit: 33554432, reservation: 16777216, swap: 67108864}}
+    command: [sh, -c, "cd /sys/fs/cgroup; cat memory.max memory.low memory.swap.max"]
+  - name: processor
+    image: ./box
+    resources: {cpu: {shares: 512, quota: 50000, period: 200000, cpus: "0", mems: "0"}, pids: {limit: 50}}
+    command: [sh, -c, "cd /sys/fs/cgroup; cat cpu.weight cpu.max cpuset.cpus cpuset.mems pids.max"]
+  - name: pages
+    image: ./box
+    resources: {hugepageLimits: [{pageSize: 2097152, limit: 4194304}]}
+    command: [cat, /sys/fs/cgroup/hugetlb.2MB.max]
+  - name: disks
+    image: ./box
+    resources: {blockio: {weight: 200, throttleReadBpsDevice: [{major: 254, minor: 0, rate: 1000000}]}}
+    command: [cat, /sys/fs/cgroup/io.weight, /sys/fs/cgroup/io.max]
+  - name: allowed
+    image: ./box
+    resources: {devices: [{allow: false, access: rwm}, {allow: true, type: c, major: 1, minor: 3, access: rwm}]}
+    devices: [{path: /dev/kept, type: c, major: 1, minor: 11, mode: "0600"}]
+    command: [sh, -c, "echo x >/dev/null && echo written; echo x >/dev/kept; true"]
   - name: readonly
     image: ./box
     readonly: true
@@ -111,6 +134,23 @@ onboot:
   - name: peer
     image: ./box
     command: [ls, /sys/class/net]
+  - name: holder
+    image: ./box
+    ipc: new
+    uts: new
+    hostname: held
+    net: none
+    annotations: {org.example: said}
+    runtime:
+      bindNS: {ipc: /run/ns/ipc, uts: /run/ns/uts, mnt: /run/ns/mnt, cgroup: /run/ns/cgroup, pid: /run/ns/pid}
+      interfaces: [{name: rooted, add: dummy, createInRoot: true}]
+    command: [sh, -c, "ls /sys/class/net; readlink /proc/self/ns/ipc"]
+  - name: shares
+    image: ./box
+    ipc: /run/ns/ipc
+    uts: /run/ns/uts
+    binds: ["/run/ns:/ns"]
+    command: [sh, -c, "hostname; readlink /proc/self/ns/ipc; echo $(ls /ns)"]
   - name: host-pid
     image: ./box
     pid: host
@@ -185,6 +225,11 @@ EXPECTED = {
     "all": ["CapEff:\t000001ffffffffff"],
     "user": ["1000:WORKER:WORKER 7 /etc blue"],
     "limits": ["100", "200", "0", "-500", "33554432", "64"],
+    "memory": ["33554432", "16777216", "33554432"],
+    "processor": ["20", "50000 200000", "0", "0", "50"],
+    "pages": ["4194304"],
+    "disks": ["default 1920", "rbps=1000000"],
+    "allowed": ["written", "/dev/kept: Operation not permitted"],
     "readonly": ["touch: /x: Read-only file system", "y", "0", "ro,", "tmpfs", "64"],
     "binds": ["a note", "touch: /host/x: Read-only file system", "128"],
     "after-binds": ["shared", "drwx--x--x", "made"],
@@ -194,6 +239,8 @@ EXPECTED = {
     "keeper": ["inside", "lo", "spare"],
     "joiner": ["10.9.0.2/24"],
     "peer": ["lo", "outside"],
+    "holder": ["lo", "rooted", "ipc:["],
+    "shares": ["held", "ipc:[", "cgroup ipc mnt pid uts"],
     "host-pid": ["/init"],
     "mapped": ["0", "5000"],
     "sees-disk": ["on-disk"],
@@ -235,7 +282,9 @@ def place(tmp_path: Path) -> Path:
 
 
 async def test_every_key_does_its_work(place: Path) -> None:
-    async with linked(MACHINE, place) as machine, booted(machine, place) as guest:
+    (place / "disk").write_bytes(bytes(1 << 20))
+    disk = qemu.Disk(place / "disk", "limited")
+    async with linked(MACHINE, place) as machine, booted(machine, place, others=[disk]) as guest:
         last = await guest.until(lambda one: one["event"] in ("failed", "ready"))
         await guest.tell("poweroff")
         await guest.ended()

@@ -68,6 +68,16 @@ def mappings(value: Value) -> tuple[IdMapping, ...]:
     return tuple(IdMapping(**_all_of(item, "container.idMappings[]", keys)) for item in shapes.items(value))
 
 
+_USUAL = {
+    "proc": "/proc",
+    "sysfs": "/sys",
+    "cgroup": "/sys/fs/cgroup",
+    "devpts": "/dev/pts",
+    "mqueue": "/dev/mqueue",
+}
+"""Where file systems that have one place are mounted, as LinuxKit has it."""
+
+
 def mounts(value: Value) -> tuple[ContainerMount, ...]:
     keys = {
         "destination": Key("destination", "path", absolute),
@@ -76,8 +86,20 @@ def mounts(value: Value) -> tuple[ContainerMount, ...]:
         "options": Key("options", "list", strings),
     }
     return tuple(
-        ContainerMount(**_all_of(item, "container.mounts[]", keys, ("destination",))) for item in shapes.items(value)
+        ContainerMount(**_completed(item, _all_of(item, "container.mounts[]", keys, ())))
+        for item in shapes.items(value)
     )
+
+
+def _completed(item: Value, fields: dict[str, Any]) -> dict[str, Any]:
+    """What the file system of a mount goes without saying: its type by its source, its place by its type."""
+    if "type" not in fields and fields.get("source") in _USUAL:
+        fields["type"] = fields["source"]
+    if "destination" not in fields and fields.get("type") in _USUAL:
+        fields["destination"] = _USUAL[fields["type"]]
+    if "destination" not in fields:
+        needed(shapes.table(item), "destination")
+    return fields
 
 
 def devices(value: Value) -> tuple[DeviceSpec, ...]:

@@ -30,7 +30,8 @@ RESOLVER = "etc/resolv.conf"
 """Written by init with what DHCP says; there for containers that bind it."""
 _STAGES: tuple[Stage, ...] = ("onboot", "services", "onshutdown")
 _INTERFACE = "eth0"
-_DIRECTORIES = ("dev", "proc", "run", "sys", "tmp", "var")
+_DIRECTORIES = ("dev", "proc", "run", "sys", "tmp", "var", "usr/lib/modules")
+"""The last is bound by containers that would load modules; init has loaded those that the file asks for."""
 
 
 @dataclass(frozen=True)

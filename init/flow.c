@@ -66,6 +66,8 @@ char *yaml_end(struct yaml_reader *reader, char *begin)
 
 /* ---- text ---- */
 
+/* Between what is not quoted a tab is an end, and then a mistake: no two readers of YAML agree on it. */
+
 static void put_character(struct yaml_reader *reader, uint32_t number)
 {
 	if (number < 0x80) {
@@ -138,7 +140,7 @@ static char *read_quoted(struct yaml_reader *reader, const char **here)
 
 static bool ends_plain(const char *here, const char *begin, bool within)
 {
-	if (!*here || (*here == '#' && here > begin && (here[-1] == ' ' || here[-1] == '\t')))
+	if (!*here || *here == '\t' || (*here == '#' && here > begin && here[-1] == ' '))
 		return true;
 	if (within && strchr(MARKS, *here))
 		return true;
@@ -150,14 +152,14 @@ static char *read_plain(struct yaml_reader *reader, const char **here, bool with
 	const char *begin = *here, *end = begin;
 	char *text = yaml_begin(reader);
 
-	if (strchr(",[]{}#&*!|>'\"%@`?:", *begin) || (*begin == '-' && (!begin[1] || strchr(" " MARKS, begin[1])))) {
+	if (strchr("\t,[]{}#&*!|>'\"%@`?:", *begin) || (*begin == '-' && (!begin[1] || strchr(" " MARKS, begin[1])))) {
 		yaml_fail(reader, "begins with a mark that is not read here; put it into quotes");
 		return NULL;
 	}
 	while (!ends_plain(end, begin, within))
 		end++;
 	*here = end;
-	while (end > begin && (end[-1] == ' ' || end[-1] == '\t'))
+	while (end > begin && end[-1] == ' ')
 		end--;
 	while (begin < end)
 		yaml_put(reader, *begin++);
@@ -186,7 +188,7 @@ static struct yaml *read_text(struct yaml_reader *reader, const char **here, boo
 
 static void skip_spaces(const char **here)
 {
-	*here += strspn(*here, " \t");
+	*here += strspn(*here, " ");
 }
 
 /* The key before a value of a table. */
@@ -249,7 +251,7 @@ struct yaml *flow_read(struct yaml_reader *reader, const char *text)
 	made = read_node(reader, &here, 0);
 	if (!made)
 		return NULL;
-	parted = here[-1] == ' ' || here[-1] == '\t' || *here == ' ' || *here == '\t';
+	parted = here[-1] == ' ' || *here == ' ';
 	skip_spaces(&here);
 	if (*here && !(parted && *here == '#'))
 		return yaml_refuse(reader, "goes on where a value has ended");

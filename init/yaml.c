@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "yaml.h"
 
-#include <stdarg.h>
-#include <stdint.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -28,7 +27,7 @@ static int indent_of(const char *line)
 
 static bool says_nothing(const char *line)
 {
-	line += strspn(line, " \t");
+	line += strspn(line, " ");
 	return !*line || *line == '#';
 }
 
@@ -77,6 +76,8 @@ static void find_indent(struct document *document, int parent, struct block *blo
 			continue;
 		block->indent = indent > parent ? indent : parent + 1;
 	}
+	if (!block->indent)
+		block->indent = INT_MAX; /* there is no more than empty lines */
 }
 
 /* How a line is parted from that before: those of `>` by a space, unless one of the two is set in or is empty. */
@@ -228,11 +229,8 @@ static struct yaml *read_block(struct document *document, int indent, int depth)
 
 /* ---- the document ---- */
 
-/* A tab is no indentation, and bytes below it are no text. */
 static bool is_clean(struct document *document, const char *line)
 {
-	if (line[indent_of(line)] == '\t' && !says_nothing(line))
-		return yaml_fail(&document->reader, "is set in with a tab");
 	for (; *line; line++)
 		if ((unsigned char)*line < ' ' && *line != '\t')
 			return yaml_fail(&document->reader, "has a byte that is no text");

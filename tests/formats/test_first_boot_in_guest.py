@@ -69,6 +69,7 @@ CONFIGS = [
     "write_files: []\n",
     "hostname:   box   # mine\nwrite_files:\nssh_authorized_keys: []\n",
     "write_files:\n  - path: /a # there\n    content: a#b: c#d\n".replace("b: c", "b:c"),
+    "write_files:\n- path: /Makefile\n  content: |\n    all:\n    \techo\tall\n",
     "hostname: box\r\nwrite_files:\r\n  - path: /a\r\n    content: |\r\n      x\r\n",
 ]
 
@@ -99,7 +100,7 @@ REFUSED = {
     "hostname: 'box": b"user-data, line 2: a quoted text has to end in its line",
     'hostname: "\\q"': b"user-data, line 2: has an escape that is not known",
     'hostname: "\\u0000"': b"user-data, line 2: has an escape that is no character",
-    "\thostname: box": b"user-data, line 2: is set in with a tab",
+    "\thostname: box": b"user-data, line 2: begins with a mark",
     "manage_etc_hosts: localhost": b"user-data, line 2: manage_etc_hosts needs a host name",
     "ssh_authorized_keys: [secret]": b"user-data, line 2: is no public key of SSH",
     "ssh_authorized_keys: key": b"user-data, line 2: ssh_authorized_keys is not a list",

@@ -17,6 +17,7 @@ from support.images import Tar
 
 from whit.base.errors import DigestMismatch, DiskFull, HostileArchive, WhitError
 from whit.base.settings import Settings
+from whit.cli import building
 from whit.formats.app.appfile import load_app
 from whit.image.oci import manifest
 from whit.image.oci.layout import Layout
@@ -102,7 +103,9 @@ async def test_hostile_layers(
     assert not list(store.layers_dir.iterdir())
 
 
-@pytest.mark.parametrize(("compression", "link"), [("zstd", "whole"), ("gzip", "trim")])
+@pytest.mark.parametrize(
+    ("compression", "link"), [("zstd", "trim"), pytest.param("gzip", "whole", marks=pytest.mark.full)]
+)
 async def test_bombs(store: ImageStore, tmp_path: Path, report: Report, compression: str, link: Link) -> None:
     """A layer of a few kilobytes that would be unpacked to 300 MB is refused at 256, whatever is free."""
     packed = tmp_path / "packed"
@@ -170,6 +173,32 @@ async def test_full_disk_in_the_middle(small: Path, tmp_path: Path, report: Repo
     image = await store.build("x", spec, report)
     assert (image.layers[0] / "noise").stat().st_size == size
     assert (await store.collect()).layers == 0
+
+
+@pytest.mark.root
+@pytest.mark.network
+@pytest.mark.parametrize(("megabytes", "form"), [(2, "microvm"), (16, "iso"), (30, "disk"), (1, "rootfs"), (1, "oci")])
+async def test_full_disk_where_a_form_is_written(
+    open_directory: Path, store: ImageStore, report: Report, megabytes: int, form: str
+) -> None:
+    """Whoever finds out, Whit or a program of others; nothing that was begun stays."""
+    site, full = open_directory / "site", open_directory / "full"
+    for path in (site, full):
+        path.mkdir()
+    (site / "noise").write_bytes(random.Random(1).randbytes(2_000_000))
+    (open_directory / "whit.yaml").write_text("services: {web: {build: {parts: [./site]}, command: [/noise]}}\n")
+    service = load_app(open_directory).services["web"]
+    assert service.build
+    image = await store.build("web", service.build, report)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", full], check=True)
+    try:
+        with pytest.raises(WhitError) as caught:
+            await building.write(store, form, "web", service, image, full / "out", report)
+        assert caught.value.code == DiskFull.code, caught.value
+        assert "free some space" in caught.value.hint
+        assert list(full.iterdir()) == []
+    finally:
+        subprocess.run(["umount", full], check=True)
 
 
 async def test_failed_check_leaves_nothing_that_is_visible(store: ImageStore, tmp_path: Path, report: Report) -> None:

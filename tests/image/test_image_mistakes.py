@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import socket
 import tarfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -27,6 +28,7 @@ from whit.model.build import BuildSpec, DirectoryPart
 from whit.model.image import Image
 from whit.model.progress import Report
 from whit.model.trust import TrustRule
+from whit.tools import apt_sources
 
 OTHER = "arm64" if manifest.architecture() == "amd64" else "amd64"
 PART = "parts: [debian:dash]"
@@ -195,6 +197,22 @@ def link_out(path: Path) -> None:
     list(directory.scan(path).entries())
 
 
+def special_file(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as made:
+        made.bind(str(path / "s"))
+    list(directory.scan(path).entries())
+
+
+def unchecked_source(path: Path) -> None:
+    (path / "sources.list").write_text("deb [trusted=yes] http://foreign.example bookworm main\n")
+    apt_sources.host_sources("bookworm", "amd64", path)
+
+
+def no_rules(path: Path) -> None:
+    (path / "trust.yaml").write_text("{}\n")
+    trust.rules(Settings(trust=path / "trust.yaml"), ())
+
+
 def app(path: Path, services: Sequence[str] = (), text: str = "services: {a: {image: x}, b: {image: y}}") -> object:
     (path / "whit.yaml").write_text(text)
     return building.chosen(path, services)
@@ -218,6 +236,9 @@ OTHERS: list[tuple[Callable[[Path], object], str]] = [
     (lambda path: building.for_machines(app(path), "mips"), "no-such-architecture"),  # type: ignore[arg-type]
     (lambda path: building.for_machines(app(path), OTHER), "nothing-built"),  # type: ignore[arg-type]
     (lambda _: building.chosen_target("floppy"), "no-such-form"),
+    (special_file, "directory-special-file"),
+    (unchecked_source, "repository-unsigned"),
+    (no_rules, "trust-empty"),
     (lambda path: trust.rules(Settings(trust=path / "gone"), ()), "trust-unreadable"),
     (lambda path: signing.read_public_keys([path / "gone"]), "bad-key"),
     (lambda _: keys.read_private(keys.seal(keys.generate(), b"a"), lambda: b"b", "k"), "wrong-password"),
@@ -260,5 +281,5 @@ async def test_what_may_not_run(store: ImageStore, tmp_path: Path, report: Repor
 
 def test_codes_are_distinct() -> None:
     codes = [code for table in (APPS, ARCHIVES, LAYOUTS, OTHERS) for _, code in table]
-    assert len(codes) >= 58
+    assert len(codes) >= 62
     assert len(codes) - len(set(codes)) <= 2, "a key is read by two readers"

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from support.images import Tar, need, overlay, snapshot
 
-from whit.base.errors import InputError
+from whit.base.errors import HostileArchive, InputError
 from whit.image.oci import manifest
 from whit.image.oci.layout import Layout
 from whit.image.oci.manifest import Descriptor, Layer
@@ -55,36 +55,45 @@ def extract(tmp_path: Path) -> Callable[[bytes], Path]:
 
 
 HOSTILE = {
-    "parent": Tar().add("../victim", data=b"x"),
-    "parent inside": Tar().add("a/../../victim", data=b"x"),
-    "absolute": Tar().add("/etc/whit-was-here", data=b"x"),
-    "through a link": Tar().add("a", SYM, link="..").add("a/victim", data=b"x"),
-    "through an absolute link": Tar().add("a", SYM, link="/tmp").add("a/whit-was-here", data=b"x"),
-    "through a link to a directory": Tar().add("d", DIR).add("a", SYM, link="d").add("a/x", data=b"x"),
-    "through a file": Tar().add("a", data=b"x").add("a/b", data=b"x"),
-    "directory below a link": Tar().add("a", SYM, link="..").add("a/new", DIR),
-    "hard link out": Tar().add("a", LINK, link="../victim"),
-    "hard link to an absolute path": Tar().add("a", LINK, link="/etc/passwd"),
-    "hard link to what comes later": Tar().add("a", LINK, link="b").add("b", data=b"x"),
-    "hard link to a directory": Tar().add("d", DIR).add("a", LINK, link="d"),
-    "hard link through a link": Tar().add("l", SYM, link="..").add("a", LINK, link="l/victim"),
-    "whiteout of the parent": Tar().add(".wh...", data=b""),
-    "whiteout of itself": Tar().add("a/.wh..", data=b""),
-    "whiteout of nothing": Tar().add("a/.wh.", data=b""),
-    "whiteout through a link": Tar().add("a", SYM, link="..").add("a/.wh.victim", data=b""),
-    "character device": Tar().add("etc/mem", CHAR, devmajor=1, devminor=1),
-    "block device": Tar().add("disk", BLOCK, devmajor=8, devminor=0),
-    "whiteout made by hand": Tar().add("etc/passwd", CHAR, devmajor=0, devminor=0),
-    "root is a file": Tar().add("./", data=b"x"),
-    "root is a link": Tar().add("./", SYM, link="/etc"),
-    "unknown type": Tar().add("x", b"Q"),
+    "parent": (Tar().add("../victim", data=b"x"), "archive-outside"),
+    "parent inside": (Tar().add("a/../../victim", data=b"x"), "archive-outside"),
+    "absolute": (Tar().add("/etc/whit-was-here", data=b"x"), "archive-outside"),
+    "through a link": (Tar().add("a", SYM, link="..").add("a/victim", data=b"x"), "archive-through-link"),
+    "through an absolute link": (
+        Tar().add("a", SYM, link="/tmp").add("a/whit-was-here", data=b"x"),
+        "archive-through-link",
+    ),
+    "through a link to a directory": (
+        Tar().add("d", DIR).add("a", SYM, link="d").add("a/x", data=b"x"),
+        "archive-through-link",
+    ),
+    "through a file": (Tar().add("a", data=b"x").add("a/b", data=b"x"), "archive-through-link"),
+    "directory below a link": (Tar().add("a", SYM, link="..").add("a/new", DIR), "archive-through-link"),
+    "hard link out": (Tar().add("a", LINK, link="../victim"), "archive-outside"),
+    "hard link to an absolute path": (Tar().add("a", LINK, link="/etc/passwd"), "archive-outside"),
+    "hard link to what comes later": (Tar().add("a", LINK, link="b").add("b", data=b"x"), "archive-hard-link"),
+    "hard link to a directory": (Tar().add("d", DIR).add("a", LINK, link="d"), "archive-hard-link"),
+    "hard link through a link": (Tar().add("l", SYM, link="..").add("a", LINK, link="l/victim"), "archive-hard-link"),
+    "whiteout of the parent": (Tar().add(".wh...", data=b""), "archive-whiteout"),
+    "whiteout of itself": (Tar().add("a/.wh..", data=b""), "archive-whiteout"),
+    "whiteout of nothing": (Tar().add("a/.wh.", data=b""), "archive-whiteout"),
+    "whiteout through a link": (Tar().add("a", SYM, link="..").add("a/.wh.victim", data=b""), "archive-through-link"),
+    "character device": (Tar().add("etc/mem", CHAR, devmajor=1, devminor=1), "archive-device"),
+    "block device": (Tar().add("disk", BLOCK, devmajor=8, devminor=0), "archive-device"),
+    "whiteout made by hand": (Tar().add("etc/passwd", CHAR, devmajor=0, devminor=0), "archive-device"),
+    "root is a file": (Tar().add("./", data=b"x"), "archive-root"),
+    "root is a link": (Tar().add("./", SYM, link="/etc"), "archive-root"),
+    "unknown type": (Tar().add("x", b"Q"), "archive-special-file"),
 }
 
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_archive_is_refused(name: str, extract: Callable[[bytes], Path]) -> None:
-    with pytest.raises(InputError):
-        extract(HOSTILE[name].bytes())
+    archive, code = HOSTILE[name]
+    with pytest.raises(HostileArchive) as caught:
+        extract(archive.bytes())
+    assert caught.value.code == code, caught.value
+    assert caught.value.hint
     assert not Path("/etc/whit-was-here").exists()
     assert not Path("/tmp/whit-was-here").exists()
 

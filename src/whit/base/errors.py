@@ -195,8 +195,8 @@ class SystemCallError(Permanent):
 class DiskFull(SystemCallError):
     code = "disk-full"
 
-    def __init__(self, call: str, path: str = "") -> None:
-        super().__init__(call, errno_names.ENOSPC, path, hint="free some space: whit image gc")
+    def __init__(self, call: str, path: str = "", *, hint: str = "free some space: whit image gc") -> None:
+        super().__init__(call, errno_names.ENOSPC, path, hint=hint)
 
 
 class MapFull(SystemCallError):

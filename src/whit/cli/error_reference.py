@@ -7,6 +7,7 @@ What a line puts into its words stands as …, and codes that follow from a key 
 from __future__ import annotations
 
 import ast
+import functools
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -60,7 +61,8 @@ class Raised:
     place: str = ""
 
 
-def raised(root: Path = SOURCES) -> list[Raised]:
+@functools.cache
+def raised(root: Path = SOURCES) -> tuple[Raised, ...]:
     """Every error with a code of its own, sorted by code."""
     found: list[Raised] = []
     for path in sorted(root.rglob("*.py")):
@@ -70,7 +72,7 @@ def raised(root: Path = SOURCES) -> list[Raised]:
         found += (one for call in calls if (one := _raised(call, str(path.relative_to(root)), hints)))
         if path != Path(errors.__file__):
             found += _classes(tree, str(path.relative_to(root)))
-    return sorted(found)
+    return tuple(sorted(found))
 
 
 def _raised(call: ast.Call, place: str, assigned: dict[str, str]) -> Raised | None:

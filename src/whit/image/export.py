@@ -45,8 +45,10 @@ def export(layout: Layout, name: str, descriptor: Descriptor, target: Target, ou
     try:
         if target == "oci":
             return _layout(layout, name, descriptor, output)
-        with _new_file(output) as path:
-            entries = archive(layout, name, descriptor) if target == "oci-archive" else _root(layout, descriptor, path)
+        # Layers that others packed are unpacked beside the result meanwhile.
+        with _new_file(output) as path, tempfile.TemporaryDirectory(dir=path.parent, prefix=".new-") as scratch:
+            packed = target == "oci-archive"
+            entries = archive(layout, name, descriptor) if packed else root(layout, descriptor, Path(scratch))
             written = layer.write(entries, path)
         return Exported(output, written.digest, written.size)
     except OSError as error:
@@ -112,12 +114,6 @@ def archive(layout: Layout, name: str, descriptor: Descriptor) -> Iterator[Entry
     index = {"schemaVersion": 2, "mediaType": manifest.INDEX, "manifests": listed}
     yield Entry("index.json", content=manifest.encode(index))
     yield Entry("oci-layout", content=manifest.encode({"imageLayoutVersion": "1.0.0"}))
-
-
-def _root(layout: Layout, descriptor: Descriptor, beside: Path) -> Iterable[Entry]:
-    """The merged tree of all layers. Those that others packed are unpacked beside the result meanwhile."""
-    with tempfile.TemporaryDirectory(dir=beside.parent, prefix=".new-") as scratch:
-        yield from root(layout, descriptor, Path(scratch))
 
 
 def root(layout: Layout, descriptor: Descriptor, scratch: Path) -> Iterable[Entry]:

@@ -6,14 +6,17 @@ Linking is image/'s, records are the driver's: here the one is handed to the oth
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import errno
 import hashlib
+import os
 import signal
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from whit.base.errors import Conflict, InputError, Place
+from whit.base.errors import CommandError, Conflict, DiskFull, InputError, Place, system_failure
 from whit.control.machines.guests import KERNELS
 from whit.image.bill import Bill, BilledFile, BilledPackage, BilledPart
 from whit.image.export import Exported
@@ -74,7 +77,7 @@ async def write(
             code="output-no-place",
         )
     linux = await _kernel(service, store.bill(image.name).calls if service.build else (), say)
-    with tempfile.TemporaryDirectory(prefix=".new-", dir=output.absolute().parent) as scratch:
+    with told(output), tempfile.TemporaryDirectory(prefix=".new-", dir=output.absolute().parent) as scratch:
         machine = await asyncio.to_thread(bootable, store, name, service, image, linux, Path(scratch))
         machine = replace(machine, small=small)
         if fast:
@@ -82,6 +85,22 @@ async def write(
             if target in MICROVMS:
                 machine = replace(machine, kernel=file(await plain_kernel.obtain(linux)))
         return await write_form(target, machine, linux, Path(scratch), output)
+
+
+@contextlib.contextmanager
+def told(output: Path) -> Iterator[None]:
+    """A disk that is full is an error of its own, also where a program finds out."""
+    hint = "free some space there, or choose another --output"
+    try:
+        yield
+    except CommandError as error:
+        if os.strerror(errno.ENOSPC) in error.stderr:
+            raise DiskFull("write", str(output), hint=hint) from error
+        raise
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DiskFull("write", str(output), hint=hint) from error
+        raise system_failure("write", error) from error
 
 
 async def _kernel(service: ServiceSpec, seen: Sequence[str], say: Callable[[str], None]) -> Kernel:

@@ -77,11 +77,12 @@ async def write(
     """
     if target not in appliances.TARGETS:
         hint = f"known of machines: {', '.join(appliances.TARGETS)}"
-        raise InputError(f"a machine does not take the form {target}", hint=hint)
+        raise InputError(f"a machine does not take the form {target}", hint=hint, code="no-such-form")
     parent = output.absolute().parent
     if not parent.is_dir():
-        raise InputError(f"there is no directory {parent}", hint="make it, or choose another --output")
-    with tempfile.TemporaryDirectory(prefix=".new-", dir=parent) as scratch:
+        hint = "make it, or choose another --output"
+        raise InputError(f"there is no directory {parent}", hint=hint, code="output-no-place")
+    with appliances.told(output), tempfile.TemporaryDirectory(prefix=".new-", dir=parent) as scratch:
         linked = await settle_machine(spec, store, report, Path(scratch), how)
         hear(linked)
         machine = await asyncio.to_thread(linked.bootable)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -60,3 +62,22 @@ def test_controllers_that_nothing_hangs_at_are_left_out() -> None:
 async def test_the_accelerator_is_one_that_runs() -> None:
     assert await qemu.accelerator() in ("kvm", "tcg")
     assert await qemu.version() >= (7, 2)
+
+
+@pytest.mark.skipif(shutil.which("qemu-system-x86_64") is None, reason="qemu-system-x86 is not installed")
+async def test_that_kvm_fails_is_found_out_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """By all processes: where a guest hangs, each would wait two seconds."""
+    noted = tmp_path / "run/failed"
+    monkeypatch.setattr(qemu, "_FAILED", noted)
+    for _ in range(2):
+        monkeypatch.setattr(qemu, "_found", [])
+        began = time.monotonic()
+        found = await qemu.accelerator()
+        took = time.monotonic() - began
+    assert noted.exists() == (found == "tcg" and os.access("/dev/kvm", os.R_OK | os.W_OK))
+    assert found == "kvm" or took < 1
+    if noted.exists():
+        noted.write_text("another QEMU")
+        monkeypatch.setattr(qemu, "_found", [])
+        assert await qemu.accelerator() == "tcg"
+        assert noted.read_text() != "another QEMU"

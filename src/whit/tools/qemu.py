@@ -12,8 +12,10 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import socket
 import tempfile
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -42,6 +44,8 @@ _TRANSLATION = 128
 _SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
 _PROBE_TIMEOUT = 2.0
 """Seconds; where KVM works, the probe takes 0.2."""
+_FAILED = Path("/run/whit/kvm-failed")
+_FAILED_FOR = 600.0
 INCOMING = ("-S", "-incoming", "defer")
 _QMP_LIMIT = 1 << 20
 _GIVEN = "whit"
@@ -187,12 +191,33 @@ _found: list[Accelerator] = []
 async def accelerator() -> Accelerator:
     """KVM where a guest really runs: that /dev/kvm can be opened says little, above all in a virtual machine.
 
-    Asked once in the life of a process.
+    Asked once in the life of a process, and where it fails, which takes long, once in ten minutes by all of them.
     """
     if not _found:
-        works = os.access(_KVM, os.R_OK | os.W_OK) and await _runs_on_kvm()
+        tried = os.access(_KVM, os.R_OK | os.W_OK) and not _failed_before()
+        works = tried and await _runs_on_kvm()
         _found.append("kvm" if works else "tcg")
+        if tried and not works:
+            _note_failure()
     return _found[0]
+
+
+def _failed_before() -> bool:
+    with contextlib.suppress(OSError):
+        return time.time() - _FAILED.stat().st_mtime < _FAILED_FOR and _FAILED.read_text() == _tried_with()
+    return False
+
+
+def _note_failure() -> None:
+    """Who may not write there asks again."""
+    with contextlib.suppress(OSError):
+        _FAILED.parent.mkdir(exist_ok=True)
+        _FAILED.write_text(_tried_with())
+
+
+def _tried_with() -> str:
+    """Another module of the kernel or another QEMU may do better."""
+    return f"{_KVM.stat().st_ctime_ns} {Path(shutil.which(binary()) or binary()).stat().st_mtime_ns}"
 
 
 async def _runs_on_kvm() -> bool:

@@ -20,7 +20,7 @@ from whit.mesh.policy.explain import Dump, identity_of
 from whit.mesh.policy.identities import numbers_of
 from whit.mesh.policy.outside import outside_of
 from whit.model.app import AppSpec
-from whit.model.policy import HOST, PolicyPort, PolicyRuleSpec, PolicySpec
+from whit.model.policy import HOST, PeerSpec, PolicyPort, PolicyRuleSpec, PolicySpec
 
 
 def namespace(name: str) -> AppSpec:
@@ -68,21 +68,42 @@ def test_policies_mean_what_kubernetes_says(sample: Callable[[int, int], int]) -
     @settings(max_examples=sample(100, 3000), deadline=None, suppress_health_check=list(HealthCheck))
     @given(st.one_of(sets, wide_sets), st.sampled_from(PODS))
     def check(policies: list[PolicySpec], subject: Pod) -> None:
-        found = compiled(APPS, policies)
-        regions = numbers_of(found.identities, outside_of(APPS, policies)).regions
-        identities = Dump(
-            identities=node.node_identities(
-                AddressBook(pool="10.219.0.0/16", pool6="fd07:0:0:1::/64", ipv6=True), [], regions
-            )
-        )
-        own = {key: value for key, value in found.table.items() if key.subject == found.number(subject.title)}
-        for asked, question in questions(found, identities, subject):
-            answer = look_up(own, question)
-            told = "audit" if answer.audit else "allow" if answer.passes else "deny"
-            assert told == verdict(APPS, policies, asked), (asked, answer, found.rules.texts().get(answer.rule))
-            assert answer.rule in found.rules.texts()
+        hold_to_meaning(policies, subject)
 
     check()
+
+
+def hold_to_meaning(policies: list[PolicySpec], subject: Pod) -> None:
+    found = compiled(APPS, policies)
+    regions = numbers_of(found.identities, outside_of(APPS, policies)).regions
+    identities = Dump(
+        identities=node.node_identities(
+            AddressBook(pool="10.219.0.0/16", pool6="fd07:0:0:1::/64", ipv6=True), [], regions
+        )
+    )
+    own = {key: value for key, value in found.table.items() if key.subject == found.number(subject.title)}
+    for asked, question in questions(found, identities, subject):
+        answer = look_up(own, question)
+        told = "audit" if answer.audit else "allow" if answer.passes else "deny"
+        assert told == verdict(APPS, policies, asked), (asked, answer, found.rules.texts().get(answer.rule))
+        assert answer.rule in found.rules.texts()
+
+
+@pytest.mark.parametrize("block", ["::/0", "::/64", "0.0.0.0/0"])
+@pytest.mark.parametrize("action", ["allow", "deny"])
+@pytest.mark.parametrize("excepted", [(), ("2001:db8:1::/48",)])
+def test_a_block_of_one_family_says_nothing_of_the_other(block: str, action: str, excepted: tuple[str, ...]) -> None:
+    """IPv4 is a part of IPv6's space in the map of identities."""
+    peer = {"cidr": block, "excepted": excepted if block == "::/0" else ()}
+    rule = {"direction": "egress", "action": action, "peers": [peer]}
+    hold_to_meaning(
+        [PolicySpec.model_validate({"name": "p", "app": "x", "directions": ["egress"], "rules": [rule]})], PODS[0]
+    )
+
+
+def test_a_block_of_ipv4_in_the_words_of_ipv6_is_refused() -> None:
+    with pytest.raises(ValueError, match="are addresses of IPv4 written as IPv6's; write the network as IPv4's"):
+        PeerSpec(cidr="::ffff:10.0.0.0/104")
 
 
 def questions(found: Compiled, dump: Dump, subject: Pod) -> Iterator[tuple[Asked, Question]]:

@@ -13,7 +13,7 @@ from whit.kernel import sysctl
 from whit.kernel.links import CreateHostLink, Link
 from whit.mesh.addresses import AddressBook
 from whit.mesh.policy.outside import Network
-from whit.model.policy import HOST, RESOLVER, UNASSIGNED
+from whit.model.policy import HOST, MAPPED, RESOLVER, UNASSIGNED, WORLD
 
 LOOPBACKS = (IPv4Network("127.0.0.0/8"), IPv6Network("::1/128"))
 AGENT_LINK = re.compile(r"w-[a-z][a-z0-9]{0,6}-(host|\d+)")
@@ -87,7 +87,11 @@ def node_identities(
 
     The rest of the pool is nobody's: what is sent there never takes the way to the world.
     """
-    found = {_key(network): IdentityValue(number) for network, number in regions.items() if not _is_own(network, book)}
+    found: dict[IdentityKey, IdentityValue] = {}
+    if any(isinstance(network, IPv6Network) and MAPPED.subnet_of(network) for network in regions):
+        # IPv4 is a part of IPv6 in the map, and none in policy: a block of `::/0` says nothing of it.
+        found[_key(MAPPED)] = IdentityValue(WORLD)
+    found |= {_key(network): IdentityValue(number) for network, number in regions.items() if not _is_own(network, book)}
     found |= {_key(network): IdentityValue(UNASSIGNED) for network in (book.network, book.mesh6) if network}
     found |= {_key(network): IdentityValue(HOST) for network in LOOPBACKS}
     for link in links:

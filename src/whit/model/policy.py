@@ -9,7 +9,7 @@ cluster's come before those of apps.
 from __future__ import annotations
 
 import re
-from ipaddress import ip_network
+from ipaddress import IPv6Network, ip_network
 from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -25,6 +25,8 @@ Entity = Literal["world", "host"]
 PolicyProtocol = Literal["tcp", "udp", "sctp", "icmp", "icmpv6"]
 
 ANY_PEER = 0
+MAPPED = IPv6Network("::ffff:0:0/96")
+"""Where IPv4 is in the space of IPv6, as the datapath's maps have it."""
 HOST = 1
 WORLD = 2
 RESOLVER = 3
@@ -55,9 +57,12 @@ def dns_name(text: str) -> str:
 def network(text: str) -> str:
     """A network of either family as it is usually written. Raises ValueError."""
     try:
-        return str(ip_network(text))
+        found = ip_network(text)
     except ValueError as error:
         raise ValueError(f"{text!r} is not a network ({error}); write it as 203.0.113.0/24 or 2001:db8::/32") from None
+    if isinstance(found, IPv6Network) and found.subnet_of(MAPPED):
+        raise ValueError(f"{text!r} are addresses of IPv4 written as IPv6's; write the network as IPv4's")
+    return str(found)
 
 
 def icmp_port(kind: int, code: int = 0) -> int:

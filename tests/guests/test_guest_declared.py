@@ -81,7 +81,7 @@ services:
       - >-
         for path in status logs/second logs/nobody; do wget -qO- http://127.0.0.1:9100/v1/$path 2>&1; done;
         printf 'POST /v1/status HTTP/1.1\\r\\n\\r\\n' | nc 127.0.0.1 9100;
-        for i in 1 2 3 4 5 6 7 8 9 10; do sleep 1000 | nc 127.0.0.1 9100 >/dev/null & done;
+        for i in 1 2 3 4 5 6 7 8 9; do sleep 1000 | nc 127.0.0.1 9100 >/dev/null & done;
         head -c 4000 /dev/zero | nc 127.0.0.1 9100 >/dev/null;
         wget -qO- http://127.0.0.1:9100/v1/status | grep -c '"up": '; echo has asked; sleep 1000
 """

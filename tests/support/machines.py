@@ -144,8 +144,9 @@ async def booted(
 async def _connected(
     port: Path, running: asyncio.subprocess.Process, errors: Path
 ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """QEMU makes the socket a moment after it began."""
-    while not port.exists():
+    """QEMU makes the socket a moment after it began, and listens a moment later."""
+    while True:
+        with contextlib.suppress(FileNotFoundError, ConnectionRefusedError):
+            return await asyncio.open_unix_connection(port)
         assert running.returncode is None, errors.read_text()
         await asyncio.sleep(0.02)
-    return await asyncio.open_unix_connection(port)

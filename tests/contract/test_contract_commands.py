@@ -164,6 +164,16 @@ async def test_leaving_ends_it(machine: Machine) -> None:
         assert not _runtime_calls(machine, spec)
 
 
+async def test_leaving_ends_what_starts_others_all_the_time(machine: Machine) -> None:
+    spec = await started(machine)
+    before = await machine.processes(spec)
+    request = ExecRequest(["sh", "-c", "while :; do sleep 1000 & sleep 0.02; done"])
+    async with machine.driver.execute(spec.name, request), asyncio.timeout(patient(5)):
+        while len(await machine.processes(spec)) <= len(before) + 2:
+            await asyncio.sleep(0.05)
+    assert await machine.processes(spec) == before
+
+
 async def test_a_health_check(machine: Machine) -> None:
     spec = await machine.start()
     result = await machine.driver.check(spec.name, ("sh", "-c", "echo fine"), patient(5))

@@ -160,17 +160,28 @@ class Runsc(Runtime):
         return self.arguments(name, "exec", *files, "--internal-pid-file", str(_inner_file(pid_file)), name)
 
     async def end_added(self, name: str, pid_file: Path) -> None:
+        """All are stopped before the first is killed: what one starts in between would no longer be known as its."""
         try:
             first = int(_inner_file(pid_file).read_text())
         except (FileNotFoundError, ValueError):
             return
+        stopped: list[int] = []
+        while found := [pid for pid in await self._descendants(name, first) if pid not in stopped]:
+            for pid in found:
+                await self._signal(name, pid, "STOP")
+            stopped += found
+        for pid in stopped:
+            await self._signal(name, pid, "KILL")
+
+    async def _descendants(self, name: str, first: int) -> list[int]:
         try:
-            parents = await self.processes(name)
+            return descendants(first, await self.processes(name))
         except (NotFound, CommandError):
-            return
-        for pid in descendants(first, parents):
-            # It may end meanwhile.
-            await process.run(self.arguments(name, "kill", "--pid", str(pid), name, "KILL"), timeout=30, check=False)
+            return []
+
+    async def _signal(self, name: str, pid: int, signal: str) -> None:
+        """It may have ended meanwhile."""
+        await process.run(self.arguments(name, "kill", "--pid", str(pid), name, signal), timeout=30, check=False)
 
     async def listening(self, name: str, program: Path) -> set[Place]:
         """`program` is init/listeners.c. gVisor's tables do not show UDP sockets of IPv6, of both families too.

@@ -283,8 +283,8 @@ def _kernel(machine: Machine, accelerator: Accelerator) -> Iterator[str]:
 
 def _devices(machine: Machine) -> Iterator[str]:
     yield from ("-device", "virtio-rng-pci")
-    if machine.ports:
-        yield from ("-device", "virtio-serial-pci")
+    if machine.ports:  # the first is for a console; the guest prepares all that there could be, by default 31
+        yield from ("-device", f"virtio-serial-pci,max_ports={len(machine.ports) + 1}")
     for number, port in enumerate(machine.ports):
         yield from ("-chardev", f"socket,id=port{number},{_peer(port.socket)}")
         yield from ("-device", f"virtserialport,chardev=port{number},name={port.name}")

@@ -144,7 +144,7 @@ async def test_nothing_stays_of_a_create_that_was_cut_short(machine: Machine, se
     """The monitor and the runtime are on their own in the midst of creating."""
     spec = machine.spec()
     machine.network(spec)
-    before = len(machine.driver.plan_start(spec, NetworkFiles())) - 2
+    before = len(machine.driver.plan_start(spec, NetworkFiles())) - steps_to_begin(machine)
     killed_agent(machine, "during", spec, before, seconds)
     await check_nothing_stays(machine, spec, before)
 
@@ -154,7 +154,7 @@ async def test_nothing_stays_of_a_restart_that_was_cut_short(machine: Machine, s
     """What the first monitor left must not be taken for the second one's."""
     spec = await machine.start("sh", "-c", "test -e /kept && exec sleep 1000; touch /kept")
     assert (await machine.driver.exit_of(spec.name)).code == 0
-    before = len(machine.driver.plan_restart(spec, NetworkFiles(), restarts=1)) - 2
+    before = len(machine.driver.plan_restart(spec, NetworkFiles(), restarts=1)) - steps_to_begin(machine)
     killed_agent(machine, "during restart", spec, before, seconds)
     await check_nothing_stays(machine, spec, START_STEPS)
 
@@ -166,11 +166,17 @@ async def test_after_a_restart_that_was_cut_short(machine: Machine, steps: int) 
     killed_agent(machine, "restart", spec, steps)
     [found] = await machine.adopt()
     left = max(0, len(machine.driver.plan_restart(spec, NetworkFiles(), restarts=1)) - steps)
-    assert found.status.state == {0: "running", 1: "failed"}.get(left, "exited")
-    assert found.status.restarts == (1 if left < 2 else 0)
+    created = steps_to_begin(machine)
+    assert found.status.state == ("running" if left == 0 else "failed" if left < created else "exited")
+    assert found.status.restarts == (1 if left < created else 0)
     await carry_out(machine.driver.plan_restart(spec, NetworkFiles(), restarts=2))
     [found] = await machine.adopt()
     assert (found.status.state, found.status.restarts) == ("running", 2)
+
+
+def steps_to_begin(machine: Machine) -> int:
+    """The last ones of a start: to create and to begin, which a sandbox does in one."""
+    return 1 if machine.name == "runsc" else 2
 
 
 async def check_nothing_stays(machine: Machine, spec: InstanceSpec, steps: int) -> None:
@@ -281,3 +287,31 @@ async def test_many_at_once(machine: Machine, sample: Callable[[int, int], int])
 
     assert await asyncio.gather(*map(one, specs)) == list(range(1, count + 1))
     assert [machine.printed(spec) for spec in specs] == [f"tail {spec.index}" for spec in specs]
+
+
+async def test_a_sandbox_that_waits_is_looked_into(machine: Machine) -> None:
+    """Its program does not run, and who looks out there leaves when somebody listens."""
+    if machine.name != "runsc":
+        pytest.skip("nothing has to be in the instance for that")
+    spec = await machine.start("sh", "-c", "echo runs; exec nc -l -p 80")
+    await carry_out(machine.driver.plan_stop(spec.name, "SIGKILL", 0))
+    await machine.driver.exit_of(spec.name)
+    machine.layout(spec).asleep.write_text("created")
+    await carry_out(machine.driver.plan_prepare(spec, NetworkFiles(), restarts=1))
+    assert len(await machine.processes(spec)) == 2
+    assert await machine.driver.listening(spec.name) == set()
+    assert machine.printed(spec) == "runs"
+    [found] = await machine.adopt()
+    assert found.status.state == "created"
+    assert await (await open_driver(machine.driver.settings, machine.name)).listening(spec.name) == set()
+    await carry_out(machine.driver.plan_begin(spec))
+    async with asyncio.timeout(patient(10)):
+        while not (there := await machine.driver.listening(spec.name)):
+            await asyncio.sleep(0.01)
+        assert there == {(6, 80)}
+        while len(await machine.processes(spec)) > 1:
+            await asyncio.sleep(0.05)
+    assert await machine.driver.listening(spec.name) == {(6, 80)}
+    assert machine.printed(spec) == "runs\nruns"
+    [found] = await machine.adopt()
+    assert found.status.state == "running"

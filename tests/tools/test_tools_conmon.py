@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import itertools
 import os
+import pty
+import signal
+import subprocess
+import time
 from pathlib import Path
 
 import pytest
 
 from whit.base.errors import CommandError
 from whit.tools import conmon
-from whit.tools.conmon import Monitored, arguments, exit_status, exit_time, memory_ran_out, monitor_pid
+from whit.tools.conmon import Monitored, arguments, creating, exit_status, exit_time, memory_ran_out, monitor_pid
 from whit.tools.oci_runtime import Runtime
 
 
@@ -57,3 +61,26 @@ async def test_the_runtime_says_why_not(container: Monitored, tmp_path: Path) ->
         await conmon.create(container, runtime.creating(container.name))
     with pytest.raises(CommandError, match="conmon ended with"):
         await conmon.create(container, ["/no/such/runtime"])
+
+
+@pytest.mark.root
+def test_who_is_about_to_create(container: Monitored, tmp_path: Path) -> None:
+    """Known by where it works: a child of the agent is no conmon yet."""
+    assert creating(container) == set()
+    with subprocess.Popen(["sleep", "60"], cwd=tmp_path, start_new_session=True) as child:
+        assert creating(container) == {child.pid}
+        child.kill()
+    assert creating(container) == set()
+    person, terminal = pty.fork()
+    if person == 0:
+        os.chdir(tmp_path)
+        os.execv("/bin/sleep", ["sleep", "60"])
+    try:
+        until = time.monotonic() + 10
+        while os.readlink(f"/proc/{person}/cwd") != str(tmp_path):
+            assert time.monotonic() < until
+        assert creating(container) == set(), "a person who looks around there"
+    finally:
+        os.kill(person, signal.SIGKILL)
+        os.waitpid(person, 0)
+        os.close(terminal)

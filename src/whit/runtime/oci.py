@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
@@ -27,6 +27,7 @@ from whit.runtime.driver import Found, read_spec
 from whit.runtime.health import CheckResult
 from whit.runtime.host import HostFacts
 from whit.runtime.layout import Layout
+from whit.runtime.lookouts import Lookouts, PlaceLookout
 from whit.runtime.microvm import build
 from whit.runtime.operations import (
     ClaimName,
@@ -233,6 +234,7 @@ class OciDriver:
 
     settings: Settings
     host: HostFacts
+    lookouts: Lookouts = field(default_factory=Lookouts, compare=False)
 
     @classmethod
     async def open(cls, settings: Settings) -> OciDriver:
@@ -250,7 +252,11 @@ class OciDriver:
         return plan_restart(spec, self.settings, self.host, files, restarts=restarts)
 
     def plan_prepare(self, spec: InstanceSpec, files: NetworkFiles, *, restarts: int) -> list[Operation]:
-        return plan_prepare(spec, self.settings, self.host, files, restarts=restarts)
+        steps = plan_prepare(spec, self.settings, self.host, files, restarts=restarts)
+        runtime = self.host.runtime
+        if isinstance(runtime, Runsc) and runtime.can_wait:
+            steps.append(PlaceLookout(self.lookouts, runtime, spec.name))
+        return steps
 
     def plan_forget(self, name: str) -> list[Operation]:
         return [plan_forget(self.layout(name), self.host)]
@@ -290,7 +296,7 @@ class OciDriver:
     async def listening(self, name: str) -> set[Place]:
         runtime = self.host.runtime
         if isinstance(runtime, Runsc):
-            return await runtime.listening(name, build.program("listeners"))
+            return await self.lookouts.listening(name, runtime)
         process = self.pid_of(name)
         return set() if process is None else sockets.listening(process)
 

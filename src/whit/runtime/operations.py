@@ -279,13 +279,14 @@ async def remove_container(layout: Layout, host: HostFacts) -> None:
     await in_thread(freezer.thaw, cgroup.find(), layout.cgroup)
     monitor = conmon.monitor_pid(layout.monitored)
     if not layout.monitored.pid_file.exists():
-        # It is still creating. Its runtime child dies with it, and leaves what `delete` then takes away. For a moment
-        # there are two of it: the first one has not yet written down which is the second.
+        # It is still creating: what is half made, `delete` takes away then. Whoever is killed may just have begun another.
         for _ in range(KILL_ROUNDS):
-            if monitor is None:
+            creating = conmon.creating(layout.monitored) | ({monitor} if monitor else set())
+            if not creating:
                 break
-            await processes.end(monitor, patience=0)
-            await processes.end(monitor, MONITOR_PATIENCE)
+            for patience in (0, MONITOR_PATIENCE):
+                for pid in creating:
+                    await processes.end(pid, patience)
             monitor = conmon.monitor_pid(layout.monitored)
     await host.runtime.delete(layout.name)
     await processes.end(monitor, MONITOR_PATIENCE)

@@ -159,6 +159,21 @@ def monitor_pid(container: Monitored) -> int | None:
     return pid if _monitors(pid, container) else None
 
 
+def creating(container: Monitored) -> set[int]:
+    """Who is about to create the container, whatever it is by now: a child of the agent that has not become conmon yet,
+    conmon, or the runtime. Each works in the monitor's directory, and, other than a person there, at no terminal."""
+    place = str(container.persist_dir)
+    return {int(path.name) for path in Path("/proc").glob("[0-9]*") if _works_in(path, place)}
+
+
+def _works_in(process: Path, place: str) -> bool:
+    try:
+        terminal = (process / "stat").read_text().rpartition(") ")[2].split()[4]
+        return os.readlink(process / "cwd") == place and terminal == "0"
+    except OSError:
+        return False
+
+
 def _monitors(pid: int, container: Monitored) -> bool:
     try:
         words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")

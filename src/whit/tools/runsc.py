@@ -190,11 +190,21 @@ class Runsc(Runtime):
             CommandError, Permanent: it could not be run in the sandbox.
         """
         try:
-            state = json.loads(await in_thread(self._state_file(name).read_bytes))
-            control = Path(state["sandbox"]["controlSocketPath"])
-            return sockets.shown(await in_thread(sentry.output_of, control, name, program))
-        except (NotFound, FileNotFoundError):
+            return sockets.shown(await in_thread(sentry.output_of, await self._control(name), name, program))
+        except NotFound:
             return set()
+
+    async def lookout(self, name: str, program: Path) -> sentry.Lookout:
+        """The same as a process that stays there, and answers at once. Raises NotFound, Permanent."""
+        return await in_thread(sentry.Lookout, await self._control(name), name, program)
+
+    async def _control(self, name: str) -> Path:
+        """Its control socket. Raises NotFound, Permanent."""
+        try:
+            state = json.loads(await in_thread(self._state_file(name).read_bytes))
+            return Path(state["sandbox"]["controlSocketPath"])
+        except FileNotFoundError:
+            raise NotFound(f"there is no sandbox {name}") from None
         except (ValueError, KeyError, TypeError) as error:
             raise Permanent(f"runsc keeps the state of {name} in another form", hint=NEWER) from error
 

@@ -77,7 +77,7 @@ def test_who_is_about_to_create(container: Monitored, tmp_path: Path) -> None:
         os.execv("/bin/sleep", ["sleep", "60"])
     try:
         until = time.monotonic() + 10
-        while os.readlink(f"/proc/{person}/cwd") != str(tmp_path):
+        while Path(f"/proc/{person}/cwd").readlink() != tmp_path:
             assert time.monotonic() < until
         assert creating(container) == set(), "a person who looks around there"
     finally:

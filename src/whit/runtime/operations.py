@@ -279,7 +279,7 @@ async def remove_container(layout: Layout, host: HostFacts) -> None:
     await in_thread(freezer.thaw, cgroup.find(), layout.cgroup)
     monitor = conmon.monitor_pid(layout.monitored)
     if not layout.monitored.pid_file.exists():
-        # It is still creating: what is half made, `delete` takes away then. Whoever is killed may just have begun another.
+        # It is still creating: what is half made, `delete` takes away then. Who is killed may just have begun another.
         for _ in range(KILL_ROUNDS):
             creating = conmon.creating(layout.monitored) | ({monitor} if monitor else set())
             if not creating:

@@ -169,7 +169,7 @@ def creating(container: Monitored) -> set[int]:
 def _works_in(process: Path, place: str) -> bool:
     try:
         terminal = (process / "stat").read_text().rpartition(") ")[2].split()[4]
-        return os.readlink(process / "cwd") == place and terminal == "0"
+        return str((process / "cwd").readlink()) == place and terminal == "0"
     except OSError:
         return False
 

@@ -142,8 +142,9 @@ static bool make_ready(struct container *container)
 		return false;
 	if (container->started) /* it is there from the last time */
 		return true;
-	return each(container, "cgroup", make_cgroup) && each(container, "mkdir", make_directories) &&
-	       each(container, "mount", make_mount) && each(container, "sysctl", set_sysctl);
+	/* A directory may be made in what is mounted. */
+	return each(container, "cgroup", make_cgroup) && each(container, "mount", make_mount) &&
+	       each(container, "mkdir", make_directories) && each(container, "sysctl", set_sysctl);
 }
 
 static pid_t read_pid(const char *path)

@@ -63,6 +63,21 @@ bool make_directories(const char *place)
 	return !mkdir(place, 0755) || errno == EEXIST || complain("make the directory", place);
 }
 
+/* What an overlay writes to, as its options name it. */
+static bool make_layers(const char *options)
+{
+	static const char *const names[] = { "upperdir=", "workdir=" };
+	char copy[LONGEST], *option, *rest = copy;
+	bool made = true;
+
+	snprintf(copy, sizeof(copy), "%s", options);
+	while (made && (option = strsep(&rest, ",")))
+		for (int at = 0; made && at < 2; at++)
+			if (!strncmp(option, names[at], strlen(names[at])))
+				made = make_directories(option + strlen(names[at]));
+	return made;
+}
+
 bool make_mount(const char *record)
 {
 	char copy[LONGEST], *field[6];
@@ -72,7 +87,7 @@ bool make_mount(const char *record)
 	split(copy, UNIT, field, 6);
 	flags = strtoul(field[3], NULL, 16);
 	propagation = strtoul(field[4], NULL, 16);
-	if (!make_directories(field[2]))
+	if (!make_directories(field[2]) || (!strcmp(field[0], "overlay") && !make_layers(field[5])))
 		return false;
 	if (mount(field[1], field[2], field[0], flags, *field[5] ? field[5] : NULL))
 		return complain("mount", field[2]);

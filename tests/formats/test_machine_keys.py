@@ -154,9 +154,9 @@ READ: list[tuple[str, str, Any]] = [
     ),
     ("runtime: {cgroups: [x]}", "runtime", RuntimeSpec(cgroups=("x",))),
     (
-        "runtime: {mounts: [{type: tmpfs, destination: /x}], mkdir: [/y]}",
+        "runtime: {mounts: [{type: tmpfs, destination: /x}, {type: tmpfs, destination: own/x}], mkdir: [/y]}",
         "runtime",
-        RuntimeSpec(mounts=(ContainerMount(destination="/x", type="tmpfs"),), mkdir=("/y",)),
+        RuntimeSpec(mounts=tuple(ContainerMount(destination=x, type="tmpfs") for x in ("/x", "own/x")), mkdir=("/y",)),
     ),
     (
         "runtime: {interfaces: [{name: e0, add: veth, peer: v0}, {name: e1, createInRoot: true}]}",

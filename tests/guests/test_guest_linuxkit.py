@@ -95,14 +95,21 @@ onboot:
     binds: ["/etc/own:/host:ro", "/var/shared:/shared"]
     mounts: [{type: tmpfs, source: tmpfs, destination: /mnt, options: [rw, size=128k]}]
     runtime:
-      mkdir: [/var/shared]
+      mkdir: [/var/shared, /var/memory/made]
       cgroups: [kubepods/x]
-      mounts: [{type: tmpfs, source: tmpfs, destination: /var/memory, options: [size=64k, nosuid, mode=711]}]
+      mounts:
+        - {type: tmpfs, source: tmpfs, destination: /var/memory, options: [size=64k, nosuid, mode=711]}
+        - {type: overlay, destination: own-etc, options: [lowerdir=/etc, upperdir=/run/own/up, workdir=/run/own/work]}
     command: [sh, -c, "cat /host/note; touch /host/x; echo shared >/shared/f; df -k /mnt | tail -n1"]
   - name: after-binds
     image: ./box
-    binds: ["/var:/var", "/sys/fs/cgroup:/cg"]
-    command: [sh, -c, "cat /var/shared/f; ls -ld /var/memory | cut -c1-10; test -d /cg/kubepods/x && echo made"]
+    binds: ["/var:/var", "/sys/fs/cgroup:/cg", "/containers/onboot:/onboot", "/run/own:/own"]
+    command:
+      - sh
+      - -c
+      - >-
+        ls -d /var/memory/made; echo x >$(echo /onboot/*-binds/own-etc)/x; ls /own/up;
+        cat /var/shared/f; ls -ld /var/memory | cut -c1-10; test -d /cg/kubepods/x && echo made
   - name: sysctl
     image: ./box
     sysctl: {net.ipv4.ip_forward: "1", kernel.panic: "7"}
@@ -232,7 +239,7 @@ EXPECTED = {
     "allowed": ["written", "/dev/kept: Operation not permitted"],
     "readonly": ["touch: /x: Read-only file system", "y", "0", "ro,", "tmpfs", "64"],
     "binds": ["a note", "touch: /host/x: Read-only file system", "128"],
-    "after-binds": ["shared", "drwx--x--x", "made"],
+    "after-binds": ["/var/memory/made", "x", "shared", "drwx--x--x", "made"],
     "sysctl": ["1", "7"],
     "own-net": ["inner", "lo", "0"],
     "devices": ["crw-r-----", "4", "no kmsg"],

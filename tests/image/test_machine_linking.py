@@ -220,9 +220,11 @@ def test_what_contradicts_itself(linked: Link, text: str, code: str, message: st
 
 def test_mounts_of_the_machine_as_the_kernel_takes_them() -> None:
     tmpfs = ContainerMount(destination="/x", type="tmpfs", options=("ro", "nosuid", "size=1m", "mode=700"))
-    assert records.mount(tmpfs) == "tmpfs\x1ftmpfs\x1f/x\x1f3\x1f0\x1fsize=1m,mode=700"
+    assert records.mount(tmpfs, "/c") == "tmpfs\x1ftmpfs\x1f/x\x1f3\x1f0\x1fsize=1m,mode=700"
     bind = ContainerMount(destination="/x", type="bind", source="/y", options=("rbind", "rshared"))
-    assert records.mount(bind) == "bind\x1f/y\x1f/x\x1f5000\x1f104000\x1f"
+    below = ContainerMount(destination="own/etc", type="tmpfs")
+    assert records.mount(below, "/c").split("\x1f")[2] == "/c/own/etc"
+    assert records.mount(bind, "/c") == "bind\x1f/y\x1f/x\x1f5000\x1f104000\x1f"
 
 
 def tar_of(files: dict[str, bytes]) -> bytes:

@@ -78,9 +78,9 @@ _USUAL = {
 """Where file systems that have one place are mounted, as LinuxKit has it."""
 
 
-def mounts(value: Value) -> tuple[ContainerMount, ...]:
+def mounts(value: Value, place: Callable[[Value], str] = absolute) -> tuple[ContainerMount, ...]:
     keys = {
-        "destination": Key("destination", "path", absolute),
+        "destination": Key("destination", "path", place),
         "type": Key("type", "text", shapes.text),
         "source": Key("source", "text", shapes.text),
         "options": Key("options", "list", strings),
@@ -89,6 +89,16 @@ def mounts(value: Value) -> tuple[ContainerMount, ...]:
         ContainerMount(**_completed(item, _all_of(item, "container.mounts[]", keys, ())))
         for item in shapes.items(value)
     )
+
+
+def _below(value: Value) -> str:
+    """A path from the root, or from the container's directory in the machine."""
+    found = shapes.text(value)
+    if found.startswith("/"):
+        return absolute(value)
+    if not all(part not in ("", ".", "..") for part in found.split("/")):
+        raise InputError(f"{found!r} is no path below a directory", place=value.place, hint="without . and ..")
+    return found
 
 
 def _completed(item: Value, fields: dict[str, Any]) -> dict[str, Any]:
@@ -130,7 +140,7 @@ def runtime(value: Value) -> dict[str, Any]:
     """The fields of RuntimeSpec, and `restart` if noRestart is true."""
     keys = {
         "cgroups": Key("cgroups", "list of paths", strings),
-        "mounts": Key("mounts", "list of mounts", mounts),
+        "mounts": Key("mounts", "list of mounts", lambda found: mounts(found, _below)),
         "mkdir": Key("mkdir", "list of paths", absolutes),
         "interfaces": Key("interfaces", "list of interfaces", interfaces),
         "bindNS": Key("bind_ns", "paths by namespace", bind_namespaces),

@@ -148,7 +148,7 @@ def _container(
         yield Entry(f"{place}/{lower}/{name}", "directory", 0o1777 if name == "tmp" else 0o755)
     text = json.dumps(document, sort_keys=True, indent=1, ensure_ascii=False)
     yield Entry(f"{place}/config.json", content=text.encode())
-    yield Entry(f"{place}/runtime", content=records.runtime(spec, stage, uid))
+    yield Entry(f"{place}/runtime", content=records.runtime(spec, stage, uid, f"/{place}"))
 
 
 def _below(place: str, entries: Sequence[Entry]) -> Iterator[Entry]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 from collections.abc import Iterable
 
 from whit.image.machines.oci_config import in_own_namespace
@@ -26,9 +27,10 @@ def encoded(pairs: Iterable[tuple[str, str]]) -> bytes:
     return b"".join(f"{key}={value}".encode() + b"\0" for key, value in pairs)
 
 
-def runtime(spec: ContainerSpec, stage: Stage, uid: int) -> bytes:
-    """What is done for the container by the machine, and how long it is waited for."""
-    return encoded([*_common(spec, uid), *(_service(spec) if stage == "services" else _once(spec)), *_machine(spec)])
+def runtime(spec: ContainerSpec, stage: Stage, uid: int, place: str) -> bytes:
+    """What is done for the container by the machine, and how long it is waited for. `place` is its directory there."""
+    own = _service(spec) if stage == "services" else _once(spec)
+    return encoded([*_common(spec, uid), *own, *_machine(spec, place)])
 
 
 def _common(spec: ContainerSpec, uid: int) -> list[tuple[str, str]]:
@@ -49,20 +51,20 @@ def _service(spec: ContainerSpec) -> list[tuple[str, str]]:
     return found
 
 
-def _machine(spec: ContainerSpec) -> list[tuple[str, str]]:
+def _machine(spec: ContainerSpec, place: str) -> list[tuple[str, str]]:
     wanted = spec.runtime or RuntimeSpec()
     settings = (item for item in (spec.sysctl or {}).items() if not in_own_namespace(spec, item[0]))
     return [
         *(("cgroup", path) for path in wanted.cgroups),
         *(("mkdir", path) for path in wanted.mkdir),
-        *(("mount", mount(one)) for one in wanted.mounts),
+        *(("mount", mount(one, place)) for one in wanted.mounts),
         *(("sysctl", f"{name}={value}") for name, value in sorted(settings)),
         *(("interface", interface(one)) for one in wanted.interfaces),
         *(("bind-ns", f"{kind}={path}") for kind, path in sorted(wanted.bind_ns.items())),
     ]
 
 
-def mount(one: ContainerMount) -> str:
+def mount(one: ContainerMount, place: str) -> str:
     """TYPE, SOURCE, DESTINATION, FLAGS, PROPAGATION and DATA."""
     flags, propagation, data = _FLAGS["rbind"] if one.type in ("", "bind") else 0, 0, []
     for option in one.options:
@@ -73,7 +75,16 @@ def mount(one: ContainerMount) -> str:
         else:
             data.append(option)
     kind = one.type or "bind"
-    return _UNIT.join((kind, one.source or kind, one.destination, f"{flags:x}", f"{propagation:x}", ",".join(data)))
+    return _UNIT.join(
+        (
+            kind,
+            one.source or kind,
+            posixpath.join(place, one.destination),
+            f"{flags:x}",
+            f"{propagation:x}",
+            ",".join(data),
+        )
+    )
 
 
 def interface(one: InterfaceSpec) -> str:

@@ -57,27 +57,22 @@ onboot:
         ulimit -n; ulimit -H -n; ulimit -c; cat /proc/self/oom_score_adj;
         cat /sys/fs/cgroup/memory.max /cg/own/limits/pids.max
     binds: ["/sys/fs/cgroup:/cg:ro"]
-  - name: memory
+  - name: resources
     image: ./box
-    resources: {memory: {limit: 33554432, reservation: 16777216, swap: 67108864}}
-    command: [sh, -c, "cd /sys/fs/cgroup; cat memory.max memory.low memory.swap.max"]
-  - name: processor
-    image: ./box
-    resources: {cpu: {shares: 512, quota: 50000, period: 200000, cpus: "0", mems: "0"}, pids: {limit: 50}}
-    command: [sh, -c, "cd /sys/fs/cgroup; cat cpu.weight cpu.max cpuset.cpus cpuset.mems pids.max"]
-  - name: pages
-    image: ./box
-    resources: {hugepageLimits: [{pageSize: 2097152, limit: 4194304}]}
-    command: [cat, /sys/fs/cgroup/hugetlb.2MB.max]
-  - name: disks
-    image: ./box
-    resources: {blockio: {weight: 200, throttleReadBpsDevice: [{major: 254, minor: 0, rate: 1000000}]}}
-    command: [cat, /sys/fs/cgroup/io.weight, /sys/fs/cgroup/io.max]
-  - name: allowed
-    image: ./box
-    resources: {devices: [{allow: false, access: rwm}, {allow: true, type: c, major: 1, minor: 3, access: rwm}]}
+    resources:
+      memory: {limit: 33554432, reservation: 16777216, swap: 67108864}
+      cpu: {shares: 512, quota: 50000, period: 200000, cpus: "0", mems: "0"}
+      pids: {limit: 50}
+      hugepageLimits: [{pageSize: 2097152, limit: 4194304}]
+      blockio: {weight: 200, throttleReadBpsDevice: [{major: 254, minor: 0, rate: 1000000}]}
+      devices: [{allow: false, access: rwm}, {allow: true, type: c, major: 1, minor: 3, access: rwm}]
     devices: [{path: /dev/kept, type: c, major: 1, minor: 11, mode: "0600"}]
-    command: [sh, -c, "echo x >/dev/null && echo written; echo x >/dev/kept; true"]
+    command:
+      - sh
+      - -c
+      - >-
+        cd /sys/fs/cgroup; cat memory.max memory.low memory.swap.max cpu.weight cpu.max cpuset.cpus cpuset.mems
+        pids.max hugetlb.2MB.max io.weight io.max; echo x >/dev/null && echo written; echo x >/dev/kept; true
   - name: readonly
     image: ./box
     readonly: true
@@ -232,11 +227,12 @@ EXPECTED = {
     "all": ["CapEff:\t000001ffffffffff"],
     "user": ["1000:WORKER:WORKER 7 /etc blue"],
     "limits": ["100", "200", "0", "-500", "33554432", "64"],
-    "memory": ["33554432", "16777216", "33554432"],
-    "processor": ["20", "50000 200000", "0", "0", "50"],
-    "pages": ["4194304"],
-    "disks": ["default 1920", "rbps=1000000"],
-    "allowed": ["written", "/dev/kept: Operation not permitted"],
+    "resources": [
+        *("33554432", "16777216", "33554432"),
+        *("20", "50000 200000", "0", "0", "50"),
+        *("4194304", "default 1920", "rbps=1000000"),
+        *("written", "/dev/kept: Operation not permitted"),
+    ],
     "readonly": ["touch: /x: Read-only file system", "y", "0", "ro,", "tmpfs", "64"],
     "binds": ["a note", "touch: /host/x: Read-only file system", "128"],
     "after-binds": ["/var/memory/made", "x", "shared", "drwx--x--x", "made"],

@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -40,6 +41,19 @@ async def test_a_process_is_awaited_by_many_and_signalled(sleeper: subprocess.Po
         pidfd.open_process(sleeper.pid)
     with pytest.raises(NotFound):
         pidfd.start_time(sleeper.pid)
+
+
+def test_a_thread_is_no_process() -> None:
+    ended = threading.Event()
+    thread = threading.Thread(target=ended.wait)
+    thread.start()
+    try:
+        assert thread.native_id is not None
+        with pytest.raises(NotFound):
+            pidfd.open_process(thread.native_id)
+    finally:
+        ended.set()
+        thread.join()
 
 
 async def test_no_descriptor_is_left(sleeper: subprocess.Popen[bytes]) -> None:

@@ -6,6 +6,7 @@ Over a restart of the agent only numbers survive: a pid together with its start 
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import select
 import signal
@@ -15,6 +16,10 @@ from pathlib import Path
 
 from whit.base.errors import NotFound, SystemCallError
 from whit.kernel import libc
+
+_NO_PROCESS = (errno.ESRCH, errno.EINVAL, errno.ENOENT)
+"""What pidfd_open(2) says of a pid that none has, of one whose process is reaped just now (EINVAL until Linux 6.15,
+which has ESRCH), and of a thread (EINVAL, and since then ENOENT). Nothing else of the call could be wrong."""
 
 
 def start_time(pid: int) -> int:
@@ -39,9 +44,9 @@ def open_process(pid: int, *, started: int | None = None) -> int:
     """
     try:
         descriptor = os.pidfd_open(pid)
-    except ProcessLookupError:
-        raise NotFound(f"there is no process {pid}") from None
     except OSError as error:
+        if error.errno in _NO_PROCESS:
+            raise NotFound(f"there is no process {pid}") from None
         raise SystemCallError("pidfd_open", error.errno or 0, str(pid)) from error
     if started is not None and not _is_same(pid, started):
         os.close(descriptor)

@@ -18,8 +18,8 @@ from whit.base.errors import NotFound, SystemCallError
 from whit.kernel import libc
 
 _NO_PROCESS = (errno.ESRCH, errno.EINVAL, errno.ENOENT)
-"""What pidfd_open(2) says of a pid that none has, of one whose process is reaped just now (EINVAL until Linux 6.15,
-which has ESRCH), and of a thread (EINVAL, and since then ENOENT). Nothing else of the call could be wrong."""
+"""What pidfd_open(2) says of a pid that none has, of a process that is just being reaped (Linux 6.1 has EINVAL there),
+and of a thread (EINVAL; Linux 6.18 has ENOENT). Nothing else of the call could be wrong."""
 
 
 def start_time(pid: int) -> int:

@@ -77,8 +77,44 @@ def test_remove_and_collect(built: Run, tmp_path: Path) -> None:
     assert (freed["blobs"], freed["layers"]) == (3, 1)
     missing = built("image", "inspect", "site-one")
     assert (missing.returncode, "there is no image site-one" in missing.stderr) == (3, True)
-    assert built("image", "rm", "site-one").returncode == 3
+    assert built("image", "rm", "site-two", "site-one").returncode == 3
+    assert [one["name"] for one in document(built, "ls")] == ["site-two"], "all of them or none"
     assert built("build", str(tmp_path / "site"), "--service", "one").returncode == 0
+
+
+@pytest.mark.parametrize("words", ["inspect gone", "tree gone", "tree site-one /gone", "diff site-one gone", "rm gone"])
+def test_what_is_not_there_is_told_with_a_remedy(built: Run, words: str) -> None:
+    done = built("image", *words.split(), "--json")
+    problem = json.loads(done.stderr.splitlines()[-1])
+    assert (done.returncode, problem["code"]) == (3, "not-found")
+    assert problem["hint"]
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (("-s", "one", "--target", "rootfs", "-o", "{}/taken"), "output-directory"),
+        (("-s", "one", "--target", "oci", "-o", "{}/taken"), "output-no-layout"),
+        (("-s", "one", "--target", "microvm", "-o", "{}/no/place"), "output-no-place"),
+        (("-s", "one", "--graph", "{}/graph.png"), "graph-form"),
+        (("-o", "{}/out"), "one-service"),
+        (("--lock", "--locked"), "lock-and-locked"),
+        (("-s", "one", "--target", "floppy"), "no-such-form"),
+        (("-s", "one", "--arch", "mips"), "no-such-architecture"),
+    ],
+)
+def test_what_cannot_be_written_leaves_what_is_there(
+    built: Run, tmp_path: Path, words: tuple[str, ...], code: str
+) -> None:
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "mine").touch()
+    before = sorted(tmp_path.iterdir())
+    done = built("build", str(tmp_path / "site"), *(word.format(tmp_path) for word in words), "--json")
+    problem = json.loads(done.stderr.splitlines()[-1])
+    assert problem["code"] == code, problem
+    assert problem["hint"]
+    assert sorted(tmp_path.iterdir()) == before
+    assert [path.name for path in (tmp_path / "taken").iterdir()] == ["mine"]
 
 
 @pytest.mark.parametrize("target", ["oci", "oci-archive", "rootfs"])

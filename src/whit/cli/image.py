@@ -162,11 +162,10 @@ def rm(
     Example:
       whit image rm shop-web && whit image gc
     """
-    store = _store(run)
-    for name in names:
-        store.remove(name)
+    wanted = tuple(dict.fromkeys(names))
+    _store(run).remove(*wanted)
     if run.json:
-        run.output.document({"removed": names})
+        run.output.document({"removed": wanted})
 
 
 def gc(run: Invocation) -> None:

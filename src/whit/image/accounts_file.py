@@ -39,7 +39,8 @@ def identity_of(passwd: str, group: str, text: str) -> Identity:
     if wanted:
         groups = {row[0]: int(row[2]) for row in _rows(group) if len(row) >= 3}
         if wanted not in groups and not wanted.isdigit():
-            raise InputError(f"the image has no group {wanted}")
+            hint = "it is made by the package of the server, or use a number"
+            raise InputError(f"the image has no group {wanted}", hint=hint, code="no-such-group")
         gid = groups.get(wanted, int(wanted) if wanted.isdigit() else 0)
     return Identity(uid, gid, home)
 

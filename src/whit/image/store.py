@@ -230,10 +230,13 @@ class ImageStore:
             signing.verify_blobs(self.layout, descriptor)
         return signing.verify(self.layout, descriptor, name, wanted)
 
-    def remove(self, name: str) -> None:
-        """Take the name away; `collect` frees what nothing else needs. Raises NotFound."""
+    def remove(self, *names: str) -> None:
+        """Take all these names away, or none; `collect` frees what nothing else needs. Raises NotFound."""
         self.prepare()
-        self.layout.untag(name)
+        for name in names:
+            self._found(name)
+        for name in names:
+            self.layout.untag(name)
 
     def hold(self, holder: str, image: Image) -> None:
         """Keep the image's layers until `release(holder)`, whatever happens to its name. Survives restarts."""
@@ -401,7 +404,10 @@ class ImageStore:
         if ended.returncode == 1 and ended.stdout:
             raise failure(json.loads(ended.stdout))
         if ended.returncode != 0:
-            raise Permanent(f"unpacking {item.diff_id} ended with {ended.returncode}: {ended.stderr[-2000:]}")
+            text = f"unpacking {item.diff_id} ended with {ended.returncode}: {ended.stderr[-2000:]}"
+            raise Permanent(
+                text, hint="is there memory left? Otherwise this is a fault of Whit", code="unpacking-ended"
+            )
 
     def _layers(self, descriptor: Descriptor) -> list[Layer]:
         document = manifest.parse_manifest(self.layout.read(descriptor.digest))

@@ -194,6 +194,7 @@ class Workshop:
         if "error" in answer:
             raise failure(answer["error"])
         if "result" not in answer:
-            raise Permanent(f"the build ended with {ended.returncode} and said: {ended.stderr[-2000:]}")
+            text = f"the build ended with {ended.returncode} and said: {ended.stderr[-2000:]}"
+            raise Permanent(text, hint="is there memory left? Otherwise this is a fault of Whit", code="build-ended")
         result: dict[str, Any] = answer["result"]
         return result

@@ -140,4 +140,5 @@ def _description(directory: Path) -> MachineFiles:
     except FileNotFoundError as error:
         raise InputError(f"{directory} has no {DESCRIPTION}", hint="whit build --target microvm writes one") from error
     except ValidationError as error:
-        raise InputError(f"{path} is not what a build writes: {error.errors()[0]['msg']}") from error
+        text = f"{path} is not what a build writes: {error.errors()[0]['msg']}"
+        raise InputError(text, hint="write it anew with: whit build --target microvm", code="machine-json") from error

@@ -38,7 +38,8 @@ def load_capstan(file: Path) -> AppSpec:
         try:
             read = capstanfile.read(file, problems) if file.name == CAPSTANFILE else package.read(directory, problems)
         except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"cannot be read: {error}", place=Place(str(file))) from error
+            hint = "it has to be a text that this user may read"
+            raise InputError(f"cannot be read: {error}", place=Place(str(file)), hint=hint) from error
         program = read
     problems.check()
     place = Place(str(file))

@@ -108,7 +108,8 @@ def _inodes(entries: Iterable[Entry]) -> list[_Inode]:
     for entry in entries:
         directory, _, name = entry.path.rpartition("/")
         if len(_bytes(name)) > _NAME_LIMIT:
-            raise InputError(f"{entry.path} has a name of more than {_NAME_LIMIT} bytes")
+            text = f"{entry.path} has a name of more than {_NAME_LIMIT} bytes"
+            raise InputError(text, hint="give it a shorter one", code="name-too-long")
         identity = (entry.inode, entry.mode, entry.uid, entry.gid)
         inode = linked.get(identity) if entry.inode else None
         if inode is None:
@@ -148,7 +149,8 @@ def _attributes(entry: Entry) -> bytes:
     for name, value in entry.xattrs:
         prefix = next((one for one in _PREFIXES if name.startswith(one)), None)
         if prefix is None:
-            raise InputError(f"{entry.path} has the attribute {name}, which a file system cannot keep")
+            text = f"{entry.path} has the attribute {name}, which a file system cannot keep"
+            raise InputError(text, hint="link the part without it, or leave the file out", code="attribute-unknown")
         rest = _bytes(name.removeprefix(prefix))
         one = struct.pack("<BBH", len(rest), _PREFIXES[prefix], len(value)) + rest + value
         packed += one + bytes(-len(one) % 4)

@@ -134,7 +134,7 @@ class Layout:
             present = self.descriptors()
             kept = [item for item in present if _name(item) != name]
             if kept == present:
-                raise NotFound(f"there is no image {name} in {self.root}")
+                raise NotFound(f"there is no image {name}", hint="`whit image ls` lists what is stored")
             self._write_index(kept)
 
     def digests(self) -> list[str]:

@@ -31,10 +31,11 @@ CONTRACT = "tests/contract/test_contract_instances.py tests/contract/test_contra
 SUITES = {
     "runtime": "tests/runtime",
     "containers": f"{CONTRACT} -k crun",
-    "containers, cut short": "tests/contract/test_contract_survival.py -k crun",
+    "containers, cut short": "tests/contract/test_contract_survival.py tests/contract/test_contract_kills.py -k crun",
     "sandboxes": f"{CONTRACT} -k runsc",
     "mesh, two instances": "tests/mesh/test_two_instances.py",
     "mesh, services": "tests/mesh/test_service_cases.py tests/mesh/test_mesh_edges.py",
+    "mesh, from outside": "tests/mesh/test_endpoints_from_outside.py",
     "mesh, names": "tests/mesh/test_mesh_resolver.py",
     "mesh, explained": "tests/mesh/test_explain_equals_packets.py tests/mesh/test_reach.py",
     "shop": "tests/e2e/test_shop.py -k 'not under_load'",
@@ -42,6 +43,7 @@ SUITES = {
 LEFT_OUT = {
     "virtual machines, nine pairs": "QEMU within a guest would be translated twice",
     "load, many at once, wake-ups": "they are about time, and time is another one where instructions are translated",
+    "the mesh's bad states and sites": "each test loads the datapath, and the verifier takes a quarter of a minute",
     "compiler and parsers": "they ask nothing of the machine; they run where this test runs",
 }
 """And why it does not run there."""

@@ -35,6 +35,7 @@ class Held:
     def __init__(self, instances: Instances) -> None:
         self.instances = instances
         self._kept: dict[str, dict[Key, bytes]] = {}
+        self._sender: frames.Sender | None = None
 
     def keep(self, record: Record, frame: bytes) -> None:
         """A frame as the datapath would have delivered it, but for checksums."""
@@ -53,12 +54,18 @@ class Held:
         if ready:
             link = self.instances.drivers.settings.link(record.spec.network.number)
             try:
-                frames.hand_over(link, [kept.pop(key) for key in ready])
+                self._sender = self._sender or frames.Sender()
+                self._sender.send(link, [kept.pop(key) for key in ready])
             except WhitError as error:
                 # Whoever sent them sends again.
                 log.error("%s: %s", record.spec.name, error)
         if not kept:
             self._kept.pop(record.spec.name, None)
+
+    def close(self) -> None:
+        if self._sender is not None:
+            self._sender.close()
+        self._sender = None
 
     async def may_listen(self, record: Record) -> bool:
         """False of one that listens nowhere, or not yet: nobody could wake it. Raises WhitError."""

@@ -65,6 +65,7 @@ class Warmth:
                     log.error("looking who may sleep: %s", error)
         finally:
             self.datapath.control.unwatch()
+            self.held.close()
 
     def _patience(self) -> float:
         """A tenth of the time after which the first one may sleep."""

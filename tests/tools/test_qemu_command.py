@@ -28,8 +28,8 @@ FULL = qemu.Machine(
 
 
 def test_the_processor() -> None:
-    assert qemu.cpu("tcg", (7, 2)) == "max,cx16=off"
-    assert qemu.cpu("tcg", (10, 0)) == "max"
+    assert qemu.cpu("tcg", (7, 2)) == "max,erms=off,fsrm=off,cx16=off"
+    assert qemu.cpu("tcg", (10, 0)) == "max,erms=off,fsrm=off"
     assert qemu.cpu("kvm", (7, 2)) == "host"
 
 

@@ -1,8 +1,8 @@
 """Specialised kernels: Linux built from Debian's source with what is asked for and nothing else, for guests of QEMU.
 
 What can be asked for are sets of options, one file each in options/; `base` and the architecture's are always in. A
-kernel is kept under the digest of its source, its configuration and its compiler, so it is built once. It has no
-modules: all is built in. With the usual sets it has a fifth of the size of Debian's cloud kernel.
+kernel is kept under the digest of its source, its configuration, its compiler and the flags for that, so it is built
+once. It has no modules: all is built in. With the usual sets it has a fifth of the size of Debian's cloud kernel.
 """
 
 from __future__ import annotations
@@ -82,7 +82,8 @@ async def obtain(
     home.mkdir(parents=True, exist_ok=True)
     source = await fetched(home, series)
     compiler = await process.run([kbuild.compiler_of(architecture), "--version"])
-    key = hashlib.sha256("\n".join((source.name, options, compiler.text.splitlines()[0])).encode()).hexdigest()
+    facts = (source.name, options, compiler.text.splitlines()[0], kbuild.FLAGS.get(architecture, ""))
+    key = hashlib.sha256("\n".join(facts).encode()).hexdigest()
     target = home / key
     if not target.exists():
         say("kernel: building a specialised one, which takes some minutes and is done once")

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from support.slowness import patient
 
 from whit.runtime import gate
 from whit.runtime.microvm import build
@@ -30,7 +31,7 @@ def waiting(fifo: Path, *words: str, path: str = "/usr/bin:/bin") -> Iterator[su
     argv = ["/bin/bash", "-c", script, *words]
     with subprocess.Popen(argv, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as running:
         try:
-            until = time.monotonic() + 10
+            until = time.monotonic() + patient(10)
             while not gate.is_shut(fifo):
                 assert time.monotonic() < until
                 time.sleep(0.01)
@@ -44,7 +45,7 @@ def test_it_waits_and_becomes_the_program(fifo: Path) -> None:
         with pytest.raises(subprocess.TimeoutExpired):
             running.wait(0.3)
         assert gate.open_up(fifo)
-        output = running.communicate(timeout=10)[0].split("\n")
+        output = running.communicate(timeout=patient(10))[0].split("\n")
     assert (running.returncode, output[0]) == (7, "it is here")
     assert "3" not in output[1:-2], "the fifo is not left to it"
     assert not gate.is_shut(fifo)
@@ -70,7 +71,7 @@ def test_how_it_looks_for_the_program(fifo: Path, tmp_path: Path, word: str, pat
     (tmp_path / "unknown").chmod(0o755)
     with waiting(fifo, word.replace("HERE", here), path=path.replace("HERE", here)) as running:
         assert gate.open_up(fifo)
-        output = running.communicate(timeout=10)[0]
+        output = running.communicate(timeout=patient(10))[0]
     assert running.returncode == status
     assert ("cannot be started" in output) is (status != 0)
 

@@ -56,6 +56,11 @@ Environment=HOME=/root
 WantedBy=multi-user.target
 """,
 }
+BUILT = """\
+from whit.runtime.microvm import build
+(build.PROGRAMS / build.STAMP).write_text(build._digest(build.SOURCES))
+"""
+"""Of what stands in the checkout: it was built here, from the same sources, with compilers that the guest does not have."""
 ENABLED = ("systemd-networkd.service", "answer-commands.service")
 
 
@@ -141,6 +146,7 @@ class DebianGuest:
         self.checkout = checkout(self.place)
         try:
             self.boot()
+            self.run(f"PYTHONPATH=src .venv/bin/python -c '{BUILT}'")
         except BaseException:
             self.end()
             raise

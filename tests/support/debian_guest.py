@@ -60,7 +60,7 @@ BUILT = """\
 from whit.runtime.microvm import build
 (build.PROGRAMS / build.STAMP).write_text(build._digest(build.SOURCES))
 """
-"""Of what stands in the checkout: it was built here, from the same sources, with compilers that the guest does not have."""
+"""Of what stands in the checkout: built here, from the same sources, with compilers that the guest does not have."""
 ENABLED = ("systemd-networkd.service", "answer-commands.service")
 
 

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support.instances import Machine
+from support.slowness import patient
 
 from whit.base.settings import Settings
 from whit.model.status import LogLine
@@ -220,7 +221,8 @@ async def test_conmon_rotates_and_nothing_is_lost(machine: Machine, monkeypatch:
     monkeypatch.setattr(layouts, "LOG_FILE_LIMIT", 400_000)
     monkeypatch.setattr(logs, "KEPT_FILES", 100)
     monkeypatch.setattr(logs, "POLL", 0.01)
-    spec = await machine.start("sh", "-c", "for i in $(seq 20); do seq $i$i 200 500000; sleep 0.1; done; printf end")
+    script = f"for i in $(seq 20); do seq $i$i 200 500000; sleep {patient(0.1)}; done; printf end"
+    spec = await machine.start("sh", "-c", script)
     keeper = asyncio.create_task(logs.keep_all(machine.driver.settings))
     followed = [line.text async for line in logs.lines([machine.layout(spec)], follow=True)]
     assert (await machine.driver.exit_of(spec.name)).code == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -101,59 +102,80 @@ def build(
       whit build examples/hello --target microvm --arch arm64 -o hello
       whit build examples/machine/minimal.yml -o minimal
     """
-    from whit.cli import local, machines, progress
-    from whit.control.machines import appliances
-    from whit.model.lock import FILE, read
+    from whit.cli import machines
 
+    questions = Questions(explain, graph, sbom)
+    manner = Manner(refresh, lock, locked, observe, fast_boot, small)
     about_machines = {"arch": arch, "kernel": kernel, "fast-boot": fast_boot, "small": small}
     if machines.is_machine(path):
         machines.refuse(service=service, observe=observe, **about_machines)
-        _refuse_lock_and_locked(lock=lock, locked=locked)
-        form_asked = None if target == DEFAULT_TARGET else target
-        asked = explain is not None or graph is not None or sbom is not None
-        options = {"refresh": refresh, "lock": lock, "locked": locked, "asked": asked}
-        machine, made_of = machines.build(run, path, form_asked, output, **options)
-        _answer(run, machine, made_of, explain, graph, sbom, kind="operating-system")
+        _build_machine(run, path, None if target == DEFAULT_TARGET else target, output, manner, questions)
         return
     form = chosen_target(target)
-    _refuse_contradictions(path, form, about_machines, lock=lock, locked=locked, observe=observe)
+    _refuse_contradictions(path, form, about_machines, manner)
     spec = chosen(path, service or [])
-    _refuse_several(spec, any(one is not None for one in (explain, graph, sbom, output)))
+    _refuse_several(spec, bool(questions) or output is not None)
     spec = for_machines(spec, arch, kernel)
+    _build_app(run, spec, form, output, manner, questions, whole=not service)
+
+
+@dataclass(frozen=True)
+class Manner:
+    """How it is built, as the options say."""
+
+    refresh: bool
+    lock: bool
+    locked: bool
+    observe: bool
+    fast_boot: bool
+    small: bool
+
+
+@dataclass(frozen=True)
+class Questions:
+    """What is asked of the bill of what was built."""
+
+    explain: str | None
+    graph: Path | None
+    sbom: Path | None
+
+    def __bool__(self) -> bool:
+        return any(one is not None for one in (self.explain, self.graph, self.sbom))
+
+
+def _build_machine(
+    run: Invocation, path: Path, form: str | None, output: Path | None, manner: Manner, questions: Questions
+) -> None:
+    from whit.cli import machines
+
+    _refuse_lock_and_locked(manner)
+    options = {"refresh": manner.refresh, "lock": manner.lock, "locked": manner.locked, "asked": bool(questions)}
+    machine, made_of = machines.build(run, path, form, output, **options)
+    _answer(run, machine, made_of, questions, kind="operating-system")
+
+
+def _build_app(
+    run: Invocation, spec: AppSpec, form: str, output: Path | None, manner: Manner, questions: Questions, *, whole: bool
+) -> None:
+    """`whole`: all services of the app are meant, so that a lock of others is of no use any more."""
+    from whit.cli import local, progress
+    from whit.control.machines import appliances
+
     store = local.store(run.settings)
 
-    async def work(report: Any) -> dict[str, Any]:
-        import asyncio
-
-        from whit.control.images import How, settle_images
-
-        known = None if lock else await asyncio.to_thread(read, spec.directory)
-        if locked and known is None:
-            raise NotLocked(f"there is no {FILE} in {spec.directory}", hint="make it with: whit build --lock")
-        how = How(refresh=refresh or lock, lock=known, fetch=not locked, observe=observe)
-        images = await settle_images(spec, store, report, how)
-        if lock or observe:
-            await asyncio.to_thread(_write_lock, spec, store, images, known, lock and not service)
+    async def work(report: Report) -> dict[str, Any]:
+        images = await _linked(spec, store, report, manner, whole=whole)
         kept = {"name", "digest", "size", "cached"}
         result: dict[str, Any] = {"images": {name: one.model_dump(include=kept) for name, one in images.items()}}
         if output is not None:
-            service_name, image = next(iter(images.items()))
-            exported = await write(
-                store,
-                form,
-                service_name,
-                spec.services[service_name],
-                image,
-                output,
-                report,
-                fast=fast_boot,
-                small=small,
-            )
+            name, image = next(iter(images.items()))
+            options = {"fast": manner.fast_boot, "small": manner.small}
+            exported = await write(store, form, name, spec.services[name], image, output, report, **options)
             result["exported"] = {"path": str(exported.path), "digest": exported.digest, "size": exported.size}
         return result
 
     items = local.stream(work)
-    if explain is None and graph is None and sbom is None:
+    if not questions:
         _print_images(run, progress.follow(items, run.output))
         return
     image = next(iter(progress.last(items)["images"].values()))
@@ -161,27 +183,36 @@ def build(
     if form in appliances.TARGETS:
         bill = appliances.bill_of(bill, next(iter(spec.services.values())))
     kind = "operating-system" if form in appliances.TARGETS else "container"
-    _answer(run, image["name"], bill, explain, graph, sbom, digest=image["digest"], kind=kind)
+    _answer(run, image["name"], bill, questions, digest=image["digest"], kind=kind)
+
+
+async def _linked(spec: AppSpec, store: ImageStore, report: Report, manner: Manner, *, whole: bool) -> dict[str, Image]:
+    """The images of the app's services. Writes the lock if that is wanted. Raises NotLocked."""
+    import asyncio
+
+    from whit.control.images import How, settle_images
+    from whit.model.lock import FILE, read
+
+    known = None if manner.lock else await asyncio.to_thread(read, spec.directory)
+    if manner.locked and known is None:
+        raise NotLocked(f"there is no {FILE} in {spec.directory}", hint="make it with: whit build --lock")
+    how = How(refresh=manner.refresh or manner.lock, lock=known, fetch=not manner.locked, observe=manner.observe)
+    images = await settle_images(spec, store, report, how)
+    if manner.lock or manner.observe:
+        await asyncio.to_thread(_write_lock, spec, store, images, known, manner.lock and whole)
+    return images
 
 
 def _answer(
-    run: Invocation,
-    name: str,
-    bill: Bill,
-    explain: str | None,
-    graph: Path | None,
-    sbom: Path | None,
-    *,
-    digest: str = "",
-    kind: str = "container",
+    run: Invocation, name: str, bill: Bill, questions: Questions, *, digest: str = "", kind: str = "container"
 ) -> None:
     """What is asked of the bill of an image or of a machine, which has the digest of its bill."""
-    if explain is not None:
-        _explain(run, bill, explain)
-    if graph is not None:
-        _draw(bill, graph)
-    if sbom is not None:
-        _write_sbom(name, bill, sbom, digest, kind)
+    if questions.explain is not None:
+        _explain(run, bill, questions.explain)
+    if questions.graph is not None:
+        _draw(bill, questions.graph)
+    if questions.sbom is not None:
+        _write_sbom(name, bill, questions.sbom, digest, kind)
 
 
 def _write_sbom(name: str, bill: Bill, target: Path, digest: str, kind: str) -> None:
@@ -198,24 +229,22 @@ def _write_sbom(name: str, bill: Bill, target: Path, digest: str, kind: str) -> 
         target.write_text(text)
 
 
-def _refuse_contradictions(
-    path: Path, form: str, about_machines: Mapping[str, object], *, lock: bool, locked: bool, observe: bool
-) -> None:
+def _refuse_contradictions(path: Path, form: str, about_machines: Mapping[str, object], manner: Manner) -> None:
     """Raises InputError for options of an app that exclude one another, or that the form has no use for."""
     from whit.formats.catalog import is_named
 
-    if (lock or observe) and is_named(str(path)):
+    if (manner.lock or manner.observe) and is_named(str(path)):
         hint = "write an app file that extends it; whit.lock stands beside that"
         raise InputError("the catalogue is part of Whit: nothing is written there", hint=hint)
-    _refuse_lock_and_locked(lock=lock, locked=locked)
+    _refuse_lock_and_locked(manner)
     if form in ("oci", DEFAULT_TARGET, "rootfs"):
         for name, value in about_machines.items():
             if value and name != "arch":
                 raise InputError(f"--{name} is about machines", hint="add --target microvm, disk or iso")
 
 
-def _refuse_lock_and_locked(*, lock: bool, locked: bool) -> None:
-    if lock and locked:
+def _refuse_lock_and_locked(manner: Manner) -> None:
+    if manner.lock and manner.locked:
         raise InputError(
             "--lock fetches, and --locked fetches nothing", hint="give one of them", code="lock-and-locked"
         )

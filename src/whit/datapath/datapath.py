@@ -38,12 +38,12 @@ from whit.datapath.abi import (
 from whit.datapath.attach import Attachment, Form
 from whit.datapath.clsact import Direction
 from whit.datapath.codec import U32, U64, struct_codec
-from whit.datapath.entries import PolicyEntries
 from whit.datapath.events import FlowEvents
 from whit.datapath.install import DatapathConfig
 from whit.datapath.knocks import Knocks
 from whit.datapath.maps import ArrayMap, BpfMap, HashMap, LpmMap, MaglevMap, PerCpuMap
 from whit.datapath.pins import Pins, mount_bpffs, program_of, remove
+from whit.datapath.policy_entries import PolicyEntries
 from whit.kernel import links
 from whit.kernel.netlink import NetlinkSocket
 

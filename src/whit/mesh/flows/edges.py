@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from whit.datapath import abi
 from whit.datapath.datapath import Datapath
-from whit.datapath.entries import PolicyEntries
+from whit.datapath.policy_entries import PolicyEntries
 from whit.mesh.flows.naming import PROTOCOLS, Dictionary
 from whit.mesh.policy.rules import UNDECLARED
 from whit.model.edge import COUNTERS, Edge

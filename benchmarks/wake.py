@@ -71,11 +71,27 @@ def brought_up(isolations: list[str]) -> Iterator[tuple[Whit, dict[str, int]]]:
         whit = Whit(Settings(id=f"b{secrets.token_hex(3)}", state_root=where / "state"))
         try:
             whit("up", str(where), timeout=300)
+            for name, port in ports.items():
+                if name.endswith("-awake"):
+                    wait_for_listener(port)
             yield whit, ports
         finally:
             whit("down", "wake", check=False)
             whit.clean()
             shutil.rmtree(whit.settings.run_dir, ignore_errors=True)
+
+
+def wait_for_listener(port: int) -> None:
+    """Who sleeps has listened before; who never does may still be on its way there."""
+    until = time.monotonic() + PATIENCE
+    while True:
+        try:
+            ask_port(port, timeout=PATIENCE)
+            return
+        except ConnectionRefusedError:
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.01)
 
 
 def wait_until(client: Client, name: str, state: str) -> None:
@@ -120,7 +136,10 @@ def measures(whit: Whit, ports: dict[str, int], directory: Path) -> dict[str, Ca
         def ask() -> float:
             if level != "awake":
                 wait_until(client, name, level)
-            return ask_port(port, timeout=PATIENCE)
+            try:
+                return ask_port(port, timeout=PATIENCE)
+            except OSError as error:
+                raise SystemExit(f"{name}: {error}") from error
 
         return ask
 

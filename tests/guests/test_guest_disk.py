@@ -82,3 +82,19 @@ def test_two_builds_are_the_same(form: str, whit: Whit, tiny_root: Path, tmp_pat
     second = other.json("build", str(two), "--target", *form.split(), "-o", str(tmp_path / "second"))
     assert first["exported"]["digest"] == second["exported"]["digest"]
     assert (tmp_path / "first").read_bytes() == (tmp_path / "second").read_bytes()
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("form", ["disk", "iso"])
+@pytest.mark.skipif(not Path("/usr/share/AAVMF").is_dir(), reason="qemu-efi-aarch64 is not installed")
+def test_what_is_made_for_another_architecture_boots(form: str, whit: Whit, tmp_path: Path) -> None:
+    """Through UEFI too. The firmware is translated as all else."""
+    app = tmp_path / "far"
+    app.mkdir()
+    busybox = "build: {parts: ['debian:busybox-static']}, command: [busybox, sh, -c, 'busybox uname -m; exit 7']"
+    (app / "whit.yaml").write_text(f"services:\n  far: {{{busybox}}}\n")
+    made = tmp_path / "made"
+    whit("build", str(app), "--target", form, "--arch", "arm64", "-o", str(made))
+    done = whit("boot", str(made), "--arch", "arm64", "--test", "--timeout", "200", check=False)
+    assert done.returncode == 7, done.stdout + done.stderr
+    assert "aarch64" in done.stdout

@@ -31,6 +31,10 @@ _Cpus = Annotated[int, typer.Option("--cpus", min=1, max=64, help="Processors.")
 _Disks = Annotated[
     list[Path] | None, typer.Option("--disk", metavar="FILE", help="A raw disk beside its own; may be repeated.")
 ]
+_Arch = Annotated[
+    str,
+    typer.Option("--arch", metavar="ARCH", help="amd64 or arm64: for which a disk or medium is made, or an app is."),
+]
 _Discard = Annotated[bool, typer.Option("--discard", help="Forget what is written to its own disk.")]
 _Log = Annotated[Path | None, typer.Option("--log", metavar="FILE", help="Write the console there too.")]
 _Qmp = Annotated[Path | None, typer.Option("--qmp", metavar="SOCKET", help="QEMU's control socket.")]
@@ -68,6 +72,7 @@ def boot(
     cpus: _Cpus = 1,
     disk: _Disks = None,
     discard: _Discard = False,
+    arch: _Arch = "",
     log: _Log = None,
     qmp: _Qmp = None,
     debug: _Debug = None,
@@ -91,6 +96,7 @@ def boot(
     """
     import asyncio
 
+    from whit.cli import building
     from whit.cli.debug import PORT as DEBUG_PORT
     from whit.control.machines.booting import Wishes
     from whit.runtime.guest_disk import PORT as UPGRADE_PORT
@@ -103,6 +109,7 @@ def boot(
         disks=tuple(tool.Disk(path, f"disk{number}") for number, path in enumerate(disk or ())),
         qmp=qmp,
         discard=discard,
+        architecture=building.foreign(arch),
     )
     with tempfile.TemporaryDirectory(prefix="whit-boot-") as scratch:
         vouched(what, key)
@@ -140,7 +147,7 @@ def _machine(run: Invocation, what: str, service: str, wishes: Wishes, scratch: 
 
     path = Path(what)
     if not booting.is_machine(path):
-        path = built(run, what, service, scratch / "built")
+        path = built(run, what, service, scratch / "built", architecture=wishes.architecture)
     unpacked = scratch / "unpacked"
     unpacked.mkdir()
     return booting.machine(path, wishes, unpacked)
@@ -166,7 +173,9 @@ def _reached(machine: qemu.Machine, places: Mapping[str, Path | None], reboots: 
     return dataclasses.replace(machine, ports=(*machine.ports, *ports), reboots=reboots)
 
 
-def built(run: Invocation, what: str, service: str, output: Path, target: str = "microvm") -> Path:
+def built(
+    run: Invocation, what: str, service: str, output: Path, target: str = "microvm", architecture: str = ""
+) -> Path:
     """A machine of an app, a machine file, or an image of the store."""
     from whit.cli import building, local, machines, progress
     from whit.control import trust
@@ -176,12 +185,15 @@ def built(run: Invocation, what: str, service: str, output: Path, target: str = 
     from whit.model.service import ServiceSpec
 
     if machines.is_machine(Path(what)):
+        machines.refuse(arch=architecture)
         return machines.written(run, Path(what), output, target)
     store = local.store(run.settings)
 
     async def work(report: Callable[..., None]) -> dict[str, object]:
         if Path(what).exists() or is_named(what):
-            name, spec, image = await building.settled(run, store, Path(what), service, report)
+            name, spec, image = await building.settled(run, store, Path(what), service, report, architecture)
+        elif architecture:
+            raise InputError(f"{what} is an image, which is for one architecture", hint="leave --arch out")
         else:
             image = await store.obtain(what, report)
             trust.require(store, [image], trust.rules(run.settings, ()))

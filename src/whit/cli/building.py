@@ -266,6 +266,17 @@ def chosen(path: Path, services: Sequence[str]) -> AppSpec:
     return spec.model_copy(update={"services": {name: one for name, one in wanted.items() if one.build or services}})
 
 
+def foreign(architecture: str) -> str:
+    """The same, or nothing if it is this machine's. Raises InputError: nothing is built for it."""
+    from whit.image.oci import manifest
+
+    if architecture not in ("", "amd64", "arm64"):
+        raise InputError(
+            f"{architecture!r} is no architecture that is built for", hint="amd64 or arm64", code="no-such-architecture"
+        )
+    return "" if architecture == manifest.architecture() else architecture
+
+
 def for_machines(spec: AppSpec, architecture: str, kernel: str = "") -> AppSpec:
     """The app, built for machines of an architecture, with a kernel of this kind; as always where nothing is given.
 
@@ -274,17 +285,12 @@ def for_machines(spec: AppSpec, architecture: str, kernel: str = "") -> AppSpec:
     """
     from typing import get_args
 
-    from whit.image.oci import manifest
     from whit.model.build import KernelChoice
 
-    if architecture not in ("", "amd64", "arm64"):
-        raise InputError(
-            f"{architecture!r} is no architecture that is built for", hint="amd64 or arm64", code="no-such-architecture"
-        )
     if kernel not in ("", *get_args(KernelChoice)):
         raise InputError(f"{kernel!r} is no kernel", hint=" or ".join(get_args(KernelChoice)))
     update = {"kernel": kernel} if kernel else {}
-    if architecture not in ("", manifest.architecture()):
+    if foreign(architecture):
         update["architecture"] = architecture
     if not update:
         return spec
@@ -351,13 +357,13 @@ async def write(
 
 
 async def settled(
-    run: Invocation, store: ImageStore, path: Path, service: str, report: Report
+    run: Invocation, store: ImageStore, path: Path, service: str, report: Report, architecture: str = ""
 ) -> tuple[str, ServiceSpec, Image]:
     """The one service of an app, or the one named, with its image, built or found. Raises InputError, Untrusted."""
     from whit.control import trust
     from whit.control.images import settle_images
 
-    spec = chosen(path, [service] if service else [])
+    spec = for_machines(chosen(path, [service] if service else []), architecture)
     _refuse_several(spec, about_one=True)
     images = await settle_images(spec, store, report)
     trust.require(store, images.values(), trust.rules(run.settings, spec.trust))

@@ -285,6 +285,13 @@ def _kernel(machine: Machine, accelerator: Accelerator) -> Iterator[str]:
         yield from ("-initrd", str(machine.initrd))
 
 
+def _kind(disk: Disk, architecture: str) -> str:
+    """The board of arm64 has no drive; its firmware knows a medium by the size of its sectors."""
+    if not disk.optical:
+        return "virtio-blk-pci"
+    return "virtio-blk-pci,logical_block_size=2048,physical_block_size=2048" if architecture == "arm64" else "ide-cd"
+
+
 def _devices(machine: Machine) -> Iterator[str]:
     yield from ("-device", "virtio-rng-pci")
     if machine.ports:  # the first is for a console; the guest prepares all that there could be, by default 31
@@ -296,7 +303,7 @@ def _devices(machine: Machine) -> Iterator[str]:
         how = f"format={disk.form},readonly={_switch(disk.read_only)}" + (",snapshot=on" if disk.discard else "")
         how += ",media=cdrom" if disk.optical else ""
         yield from ("-drive", f"if=none,id=disk{number},file={_escaped(disk.path)},{how}")
-        kind = "ide-cd" if disk.optical else "virtio-blk-pci"
+        kind = _kind(disk, machine.architecture)
         yield from ("-device", f"{kind},drive=disk{number},serial={disk.serial}")
     for number, share in enumerate(machine.shares):
         yield from ("-chardev", f"socket,id=share{number},path={_escaped(share.socket)}")

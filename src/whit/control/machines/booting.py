@@ -11,12 +11,17 @@ from typing import Literal
 from pydantic import ValidationError
 
 from whit.base.errors import InputError, NotFound, Unavailable
+from whit.image.oci import manifest
 from whit.image.tree import read_tar
 from whit.model.machine_files import DESCRIPTION, MachineFiles
 from whit.tools import qemu, qemu_img
 
 _APP_FILES = (".yaml", ".yml")
-_CODE, _VARIABLES = Path("/usr/share/OVMF/OVMF_CODE_4M.fd"), Path("/usr/share/OVMF/OVMF_VARS_4M.fd")
+_FIRMWARE = {
+    "amd64": ("ovmf", Path("/usr/share/OVMF/OVMF_CODE_4M.fd"), Path("/usr/share/OVMF/OVMF_VARS_4M.fd")),
+    "arm64": ("qemu-efi-aarch64", Path("/usr/share/AAVMF/AAVMF_CODE.fd"), Path("/usr/share/AAVMF/AAVMF_VARS.fd")),
+}
+"""Debian's package, its code, and the variables that a new machine begins with."""
 _MEMORY = 512
 """MiB of a machine that does not say what it needs."""
 _CONSOLE = Path("/dev/null")
@@ -33,6 +38,8 @@ class Wishes:
     disks: tuple[qemu.Disk, ...] = ()
     qmp: Path | None = None
     discard: bool = False
+    architecture: str = ""
+    """For which a disk or medium is made; empty: this machine's. All others say so themselves."""
 
 
 def is_machine(path: Path) -> bool:
@@ -86,8 +93,9 @@ def _of_disk(path: Path, form: Literal["raw", "qcow2"], wishes: Wishes, scratch:
 
 
 def _started_by_firmware(path: Path, disks: tuple[qemu.Disk, ...], wishes: Wishes, scratch: Path) -> qemu.Machine:
+    package, code, pristine = _FIRMWARE[wishes.architecture or manifest.architecture()]
     variables = scratch / "variables"
-    shutil.copyfile(_firmware(_VARIABLES), variables)
+    shutil.copyfile(_found(pristine, package), variables)
     return qemu.Machine(
         kernel=None,
         initrd=None,
@@ -98,14 +106,15 @@ def _started_by_firmware(path: Path, disks: tuple[qemu.Disk, ...], wishes: Wishe
         disks=disks,
         forwards=wishes.forwards,
         qmp=wishes.qmp,
-        firmware=qemu.Firmware(_firmware(_CODE), variables),
+        firmware=qemu.Firmware(_found(code, package), variables),
+        architecture=wishes.architecture,
         name=path.stem,
     )
 
 
-def _firmware(path: Path) -> Path:
+def _found(path: Path, package: str) -> Path:
     if not path.is_file():
-        raise Unavailable(f"there is no {path}, with which machines boot through UEFI", hint="apt install ovmf")
+        raise Unavailable(f"there is no {path}, with which machines boot through UEFI", hint=f"apt install {package}")
     return path
 
 

@@ -88,7 +88,9 @@ def test_the_end_of_a_real_connection_is_told(live: Live) -> None:
             assert call(live.place(1), vip, 80, BULK) == BULK
         ends = ended(live)
         assert len(ends) == 1
-        assert (ends[0].retransmits, ends[0].reset) == (0, 0)
+        # On a busy machine something may really be sent again, of the hundreds of packets that this takes.
+        assert ends[0].retransmits <= 2
+        assert ends[0].reset == 0
         assert min(ends[0].bytes, ends[0].reply_bytes) > len(BULK)
         assert 0 < ends[0].rtt_us < 1_000_000
 

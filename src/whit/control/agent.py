@@ -36,6 +36,7 @@ from whit.control.policies import Policies
 from whit.control.rehearsal import Rehearsal
 from whit.control.warm import Warmth
 from whit.image.store import ImageStore
+from whit.kernel import libc
 from whit.model.app import AppSpec
 from whit.model.feature import Feature
 from whit.model.flow import Explanation
@@ -239,6 +240,8 @@ class Agent:
             await self._keep_release(release)
             if wait:
                 await self._wait_until_up(spec.name, report, timeout)
+        # What linking took would be kept for the next time: 5 MB after the shop.
+        await asyncio.to_thread(libc.trim_heap)
         return {"app": self.app_status(spec.name).model_dump(mode="json"), "changed": changed}
 
     async def describe_up(self, spec: AppSpec) -> list[str]:

@@ -2,34 +2,17 @@
 /*
  * The first process of a sandbox that is `created`: waits for a byte on descriptor 3, a fifo of the agent's, and becomes
  * the program that its own arguments name, looked for as a runtime looks for it (execvp(3), without the shell for files
- * of unknown format). It is started from a descriptor and has no path, so it has no C library either.
+ * of unknown format).
  */
 #include <errno.h>
 #include <stddef.h>
-#include <sys/syscall.h>
+
+#include "bare.h"
 
 #define GATE 3
 #define LONGEST 4096
 #define NOT_EXECUTABLE 126
 #define NOT_FOUND 127
-
-static long call(long number, long first, long second, long third)
-{
-	long result;
-#if defined(__x86_64__)
-	__asm__ volatile("syscall"
-			 : "=a"(result)
-			 : "a"(number), "D"(first), "S"(second), "d"(third)
-			 : "rcx", "r11", "memory");
-#else
-	register long x8 __asm__("x8") = number, x0 __asm__("x0") = first, x1 __asm__("x1") = second;
-	register long x2 __asm__("x2") = third;
-
-	__asm__ volatile("svc 0" : "+r"(x0) : "r"(x8), "r"(x1), "r"(x2) : "memory");
-	result = x0;
-#endif
-	return result;
-}
 
 static void wait_for_byte(void)
 {

@@ -1,31 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Prints where somebody listens: the kernel's tables of sockets, each behind a line of its own, and an end; and again
- * for each byte that it reads. Run in a sandbox, whose sockets nobody sees from outside. It is started from a descriptor, so that nothing has to be in the sandbox for it;
- * such a program has no path, which C libraries do not survive.
+ * for each byte that it reads. Run in a sandbox, whose sockets nobody sees from outside; started from a descriptor, so
+ * that nothing has to be in the sandbox for it.
  */
 #include <stddef.h>
-#include <sys/syscall.h>
+
+#include "bare.h"
 
 #define AT_FDCWD -100
-
-static long call(long number, long first, long second, long third)
-{
-	long result;
-#if defined(__x86_64__)
-	__asm__ volatile("syscall"
-			 : "=a"(result)
-			 : "a"(number), "D"(first), "S"(second), "d"(third)
-			 : "rcx", "r11", "memory");
-#else
-	register long x8 __asm__("x8") = number, x0 __asm__("x0") = first, x1 __asm__("x1") = second;
-	register long x2 __asm__("x2") = third, x3 __asm__("x3") = 0;
-
-	__asm__ volatile("svc 0" : "+r"(x0) : "r"(x8), "r"(x1), "r"(x2), "r"(x3) : "memory");
-	result = x0;
-#endif
-	return result;
-}
 
 static void print(const char *text)
 {

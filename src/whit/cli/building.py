@@ -28,6 +28,39 @@ EVERYTHING = "*"
 """What `--explain` without a path stands for."""
 
 
+_Path = Annotated[Path, typer.Argument(metavar="PATH", help="App or machine file, a directory with one, or a project.")]
+_Services = Annotated[
+    list[str] | None, typer.Option("--service", "-s", metavar="SERVICE", help="Only this service; may be repeated.")
+]
+_Refresh = Annotated[bool, typer.Option("--refresh", help="Build anew, also where nothing changed.")]
+_Lock = Annotated[bool, typer.Option("--lock", help="Look everything up anew, and write what it was to whit.lock.")]
+_Locked = Annotated[bool, typer.Option("--locked", help="Fetch nothing: take what whit.lock says, from what is here.")]
+_Observe = Annotated[
+    bool, typer.Option("--observe", help="Keep in closures what the checks open too, and in whit.lock. Needs root.")
+]
+_Explain = Annotated[
+    str | None, typer.Option("--explain", metavar="[FILE]", help="Say why a file is in the image, or each part.")
+]
+_Graph = Annotated[
+    Path | None, typer.Option("--graph", metavar="FILE", help="Draw needs to parts, as .dot or .svg; - is DOT.")
+]
+_Sbom = Annotated[
+    Path | None, typer.Option("--sbom", metavar="FILE", help="Write what it is made of, as CycloneDX; - prints it.")
+]
+_Target = Annotated[str, typer.Option("--target", metavar="FORM", help=f"With --output: {', '.join(TARGETS)}.")]
+_Arch = Annotated[str, typer.Option("--arch", metavar="ARCH", help="amd64 or arm64; this machine's if left out.")]
+_FastBoot = Annotated[bool, typer.Option("--fast-boot", help="Let the kernel skip its self-tests and signature keys.")]
+_Small = Annotated[
+    bool, typer.Option("--small", help="Compress what a machine boots from better, in ten times as long.")
+]
+_Kernel = Annotated[
+    str, typer.Option("--kernel", metavar="KERNEL", help="debian, or specialised: built for the image, once.")
+]
+_Output = Annotated[
+    Path | None, typer.Option("--output", "-o", metavar="PATH", help="Write the image of the one service there.")
+]
+
+
 def add(app: typer.Typer) -> None:
     command(app)(build)
 
@@ -44,49 +77,21 @@ def with_defaults(given: Sequence[str]) -> list[str]:
 
 def build(
     run: Invocation,
-    path: Annotated[
-        Path, typer.Argument(metavar="PATH", help="App or machine file, a directory with one, or a project.")
-    ] = Path(),
-    service: Annotated[
-        list[str] | None, typer.Option("--service", "-s", metavar="SERVICE", help="Only this service; may be repeated.")
-    ] = None,
-    refresh: Annotated[bool, typer.Option("--refresh", help="Build anew, also where nothing changed.")] = False,
-    lock: Annotated[
-        bool, typer.Option("--lock", help="Look everything up anew, and write what it was to whit.lock.")
-    ] = False,
-    locked: Annotated[
-        bool, typer.Option("--locked", help="Fetch nothing: take what whit.lock says, from what is here.")
-    ] = False,
-    observe: Annotated[
-        bool, typer.Option("--observe", help="Keep in closures what the checks open too, and in whit.lock. Needs root.")
-    ] = False,
-    explain: Annotated[
-        str | None, typer.Option("--explain", metavar="[FILE]", help="Say why a file is in the image, or each part.")
-    ] = None,
-    graph: Annotated[
-        Path | None, typer.Option("--graph", metavar="FILE", help="Draw needs to parts, as .dot or .svg; - is DOT.")
-    ] = None,
-    sbom: Annotated[
-        Path | None, typer.Option("--sbom", metavar="FILE", help="Write what it is made of, as CycloneDX; - prints it.")
-    ] = None,
-    target: Annotated[
-        str, typer.Option("--target", metavar="FORM", help=f"With --output: {', '.join(TARGETS)}.")
-    ] = DEFAULT_TARGET,
-    arch: Annotated[
-        str, typer.Option("--arch", metavar="ARCH", help="amd64 or arm64; this machine's if left out.")
-    ] = "",
-    fast_boot: Annotated[
-        bool, typer.Option("--fast-boot", help="Let the kernel skip its self-tests and signature keys.")
-    ] = False,
-    small: Annotated[
-        bool, typer.Option("--small", help="Compress what a machine boots from better, in ten times as long.")
-    ] = False,
-    kernel: Annotated[
-        str, typer.Option("--kernel", metavar="KERNEL", help="debian, or specialised: built for the image, once.")
-    ] = "",
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="PATH", help="Write the image of the one service there.")
-    ] = None,
+    path: _Path = Path(),
+    service: _Services = None,
+    refresh: _Refresh = False,
+    lock: _Lock = False,
+    locked: _Locked = False,
+    observe: _Observe = False,
+    explain: _Explain = None,
+    graph: _Graph = None,
+    sbom: _Sbom = None,
+    target: _Target = DEFAULT_TARGET,
+    arch: _Arch = "",
+    fast_boot: _FastBoot = False,
+    small: _Small = False,
+    kernel: _Kernel = "",
+    output: _Output = None,
 ) -> None:
     """Link the images of an app and start nothing.
 

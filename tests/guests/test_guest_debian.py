@@ -38,12 +38,12 @@ SUITES = {
     "mesh, from outside": "tests/mesh/test_endpoints_from_outside.py",
     "mesh, names": "tests/mesh/test_mesh_resolver.py",
     "mesh, explained": "tests/mesh/test_explain_equals_packets.py tests/mesh/test_reach.py",
+    "mesh, bad states and sites": "tests/mesh/test_bad_states.py tests/mesh/test_mesh_site.py",
 }
 LEFT_OUT = {
     "virtual machines, nine pairs": "QEMU within a guest would be translated twice",
     "shop": "its packages of PyPI cannot be fetched there; examples/hello is brought up, and is back after a reboot",
     "load, many at once, wake-ups": "they are about time, and time is another one where instructions are translated",
-    "the mesh's bad states and sites": "each test loads the datapath, and the verifier takes a quarter of a minute",
     "compiler and parsers": "they ask nothing of the machine; they run where this test runs",
 }
 """And why it does not run there."""

@@ -4,7 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#include "cloud_config.h"
+#include "first_boot/cloud_config.h"
 
 static char *next(void)
 {

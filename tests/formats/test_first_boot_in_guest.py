@@ -1,4 +1,4 @@
-"""A guest reads the cloud-config of a NoCloud disk in C (init/cloud_config.c): whatever that accepts, it reads as the
+"""A guest reads the cloud-config of a NoCloud disk in C (init/first_boot/): whatever that accepts, it reads as the
 builder does; what it does not read, it refuses with the line."""
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from whit.image.machines import first_boot
 from whit.runtime.microvm.build import SOURCES
 
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ me@home"
-_PARTS = ("base64.c", "cloud_config.c", "flow.c", "wire.c", "yaml.c")
+_PARTS = (*(f"first_boot/{part}.c" for part in ("base64", "cloud_config", "flow", "yaml")), "channel/wire.c")
 _CHECKS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-g", "-O1", "-Wall", "-Wextra", "-Werror")
 
 Read = Callable[..., tuple[bool, bytes]]

@@ -20,7 +20,7 @@ def listening(pid: int) -> set[Place]:
 
 
 def shown(text: str) -> set[Place]:
-    """The same of tables that init/listeners.c printed: each behind a line `table NAME`."""
+    """The same of tables that init/bare/listeners.c printed: each behind a line `table NAME`."""
     parts = (part.partition("\n") for part in f"\n{text}".split("\ntable ")[1:])
     return {place for name, _, table in parts if name in _TABLES for place in _places(name, table)}
 

@@ -1,7 +1,7 @@
 """Boot: a virtual machine in the foreground, from its first word on the console to the end of QEMU.
 
 It dies with this process, however that ends. A machine of ours tells by its port "whit.boot" how its process ended
-(init/appliance.c), and is asked through it to end; another one is switched off.
+(init/guest/appliance.c), and is asked through it to end; another one is switched off.
 """
 
 from __future__ import annotations

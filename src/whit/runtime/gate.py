@@ -1,5 +1,5 @@
-"""The gate before a sandbox's program, as runc has one of its own: init/gate.c is the first process there, and becomes
-the program when a byte comes through a fifo.
+"""The gate before a sandbox's program, as runc has one of its own: init/bare/gate.c is the first process there, and
+becomes the program when a byte comes through a fifo.
 
 The sandbox holds the fifo open for as long as its program waits, and no longer: so whoever comes sees whether it does.
 """

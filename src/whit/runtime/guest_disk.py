@@ -1,4 +1,4 @@
-"""The disk of a machine that runs, through its port "whit.upgrade" (init/upgrade.c). What is written there, and in
+"""The disk of a machine that runs, through its port "whit.upgrade" (init/disk/upgrade.c). What is written there, and in
 which order, is decided elsewhere.
 """
 

@@ -184,7 +184,7 @@ class Runsc(Runtime):
         await process.run(self.arguments(name, "kill", "--pid", str(pid), name, signal), timeout=30, check=False)
 
     async def listening(self, name: str, program: Path) -> set[Place]:
-        """`program` is init/listeners.c. gVisor's tables do not show UDP sockets of IPv6, of both families too.
+        """`program` is init/bare/listeners.c. gVisor's tables do not show UDP sockets of IPv6, of both families too.
 
         Raises:
             CommandError, Permanent: it could not be run in the sandbox.

@@ -20,7 +20,7 @@ from whit.base.errors import CommandError, NotFound, Permanent
 _LARGEST = 1 << 20
 PATIENCE = 5.0
 END = b"table end\n"
-"""With which init/listeners.c closes what it prints."""
+"""With which init/bare/listeners.c closes what it prints."""
 
 
 def output_of(control: Path, name: str, program: Path, *, timeout: float = PATIENCE) -> str:

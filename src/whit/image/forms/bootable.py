@@ -1,7 +1,7 @@
 """Bootable: an image with all that it needs to boot by itself, before it takes a form. Pure.
 
-The first root holds our init, drivers, and what init is told (init/records.h); the image's own files are a second tree,
-which lies in the first root's `image` or on a disk, as the form decides.
+The first root holds our init, drivers, and what init is told (init/channel/records.h); the image's own files are a
+second tree, which lies in the first root's `image` or on a disk, as the form decides.
 """
 
 from __future__ import annotations

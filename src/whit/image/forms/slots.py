@@ -6,8 +6,8 @@ Each version has a UKI in the directory EFI/Linux of the ESP, whose name is all 
 
 systemd-boot takes the one with the greatest number that has tries left, and counts: it renames the file at every boot
 (uapi-group.org, Boot Loader Specification, "Boot counting"). Our init gives a version that has proved well GOOD tries
-again (init/slots.c). So a version that does not come up any more, new or long in use, is given up after some boots.
-Where its root is, the superblocks of the hash partitions say, which hold the version as their UUID.
+again (init/disk/slots.c). So a version that does not come up any more, new or long in use, is given up after some
+boots. Where its root is, the superblocks of the hash partitions say, which hold the version as their UUID.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from whit.model.blocks import Blocks, Window
 
 DIRECTORY = "EFI/Linux"
 NEW, GOOD = 3, 5
-"""Tries of a version: one that was never up gets fewer. init/slots.c has them too."""
+"""Tries of a version: one that was never up gets fewer. init/disk/slots.c has them too."""
 _LETTERS = ("a", "b")
 _NAME = re.compile(r"whit_(\d{5})_([0-9a-f]{32})\+(\d+)-(\d+)\.efi", re.IGNORECASE)
 _ARCHITECTURES = {kind: name for name, kind in gpt.ROOT.items()}

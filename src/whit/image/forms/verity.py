@@ -24,7 +24,7 @@ _OPTION = re.compile(r"\bwhit\.verity=([0-9a-f]{64}):(\d+):([0-9a-f]+)\b")
 
 
 def option(tree: Tree) -> str:
-    """As the kernel's command line has it (init/verity.h)."""
+    """As the kernel's command line has it (init/disk/verity.h)."""
     return f"whit.verity={tree.root_hash}:{tree.blocks}:{tree.salt}"
 
 

@@ -1,4 +1,4 @@
-"""First boot as init/first_boot.c reads it from a disk: entries of records, each with its content. Pure."""
+"""First boot as init/first_boot/first_boot.c reads it from a disk: entries of records, each with its content. Pure."""
 
 from __future__ import annotations
 

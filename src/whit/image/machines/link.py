@@ -1,6 +1,6 @@
 """Links a machine: one tree from its parts, laid out as LinuxKit does.
 
-/init                                   our init (init/supervisor.c)
+/init                                   our init (init/supervisor/)
 /usr/bin/crun, its libraries            runs every container
 /modules, /lib/modules/…                drivers, in the order of loading
 /containers/plan                        what there is, in order
@@ -36,7 +36,7 @@ _DIRECTORIES = ("dev", "proc", "run", "sys", "tmp", "var", "usr/lib/modules")
 
 @dataclass(frozen=True)
 class LinkedMachine:
-    """All that a form needs: the root's files, the kernel, its command line, and our init (init/supervisor.c)."""
+    """All that a form needs: the root's files, kernel, its command line, and our init (init/supervisor/)."""
 
     name: str
     tree: Tree

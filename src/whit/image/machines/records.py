@@ -1,4 +1,5 @@
-"""Records: what init/ must know of a machine and of its containers beside config.json, as init/records.h has them."""
+"""Records: what init/ must know of a machine and of its containers beside config.json, as
+init/channel/records.h has them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Compiles init/*.c: `guest`, the first process of a microVM, `machine`, which runs one, `supervisor`, the first
+"""Compiles init/: `guest`, the first process of a microVM, `machine`, which runs one, `supervisor`, the first
 process of a declared machine, `appliance`, that of an image that boots by itself, `listeners`, which looks into a
 sandbox, and `gate`, which waits in one.
 
@@ -22,25 +22,51 @@ from whit.base.errors import CommandError, Unavailable, WhitError
 PROGRAMS = Path(__file__).resolve().parent / "programs"
 SOURCES = Path(__file__).resolve().parents[4] / "init"
 STAMP = ".stamp"
-_ROOT = ("entry.c", "lease.c", "root.c", "slots.c", "verity.c")
+
+
+def _room(name: str, *modules: str) -> tuple[str, ...]:
+    """Sources of one room of init/ (its README.md draws them)."""
+    return tuple(f"{name}/{module}.c" for module in modules)
+
+
+_ROOT = (
+    *_room("disk", "entry", "root", "slots", "verity"),
+    *_room("network", "lease"),
+    *_room("setup", "setup"),
+)
+"""What the first process of every guest brings up."""
 PARTS = {
-    "guest": ("guest.c", "group.c", "process.c", "restored.c", "setup.c", "stream.c", "wire.c", *_ROOT),
-    "appliance": ("appliance.c", "listening.c", "process.c", "setup.c", "upgrade.c", *_ROOT),
-    "supervisor": (
-        *("supervisor.c", "base64.c", "button.c", "cloud_config.c", "container.c", "debug.c", "first_boot.c", "flow.c"),
-        *("http.c", "json.c", "listening.c", "nocloud.c", "place.c", "report.c", "services.c", "setup.c", "system.c"),
-        *("upgrade.c", "wire.c", "yaml.c", *_ROOT),
+    "guest": (
+        *_room("guest", "guest", "group", "process", "restored"),
+        *_room("channel", "stream", "wire"),
+        *_ROOT,
     ),
-    "machine": ("machine.c", "client.c", "stream.c", "wire.c"),
+    "appliance": (
+        *_room("guest", "appliance", "process"),
+        *_room("disk", "upgrade"),
+        *_room("network", "listening"),
+        *_ROOT,
+    ),
+    "supervisor": (
+        *_room("supervisor", "supervisor", "button", "container", "debug", "http", "json"),
+        *_room("supervisor", "report", "services", "system"),
+        *_room("first_boot", "base64", "cloud_config", "first_boot", "flow", "nocloud", "yaml"),
+        *_room("channel", "wire"),
+        *_room("disk", "upgrade"),
+        *_room("network", "listening"),
+        *_room("setup", "place"),
+        *_ROOT,
+    ),
+    "machine": (*_room("host", "machine", "client"), *_room("channel", "stream", "wire")),
 }
-BARE = {"listeners": ("listeners.c",), "gate": ("gate.c",)}
+BARE = {"listeners": _room("bare", "listeners"), "gate": _room("bare", "gate")}
 """Without a C library."""
 FOREIGN = {"aarch64": "aarch64-linux-gnu-gcc"}
 """What compiles for other machines, where it is installed: only the program that a foreign image boots."""
 FOREIGN_PACKAGE = "gcc-aarch64-linux-gnu"
 FLAGS = (
     *("-static", "-Os", "-s", "-ffunction-sections", "-fdata-sections", "-Wl,--gc-sections"),
-    *("-std=gnu11", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Werror", "-Wno-unused-result"),
+    *("-I.", "-std=gnu11", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Werror", "-Wno-unused-result"),
 )
 """What cannot be written in a guest's first process cannot be told to anybody either."""
 SMALL = "musl-gcc"
@@ -107,8 +133,8 @@ def _kernel_headers() -> tuple[str, ...]:
 def _digest(sources: Path) -> str:
     tools = f"{os.uname().machine}{_foreign()}{shutil.which(SMALL)}"
     digest = hashlib.sha256(f"{FLAGS}{PARTS}{BARE}{BARE_FLAGS}{GCC_FLAGS}{tools}".encode())
-    for path in sorted(sources.glob("*.[ch]")):
-        digest.update(f"\0{path.name}\0".encode() + path.read_bytes())
+    for path in sorted(sources.rglob("*.[ch]")):
+        digest.update(f"\0{path.relative_to(sources)}\0".encode() + path.read_bytes())
     return digest.hexdigest()
 
 

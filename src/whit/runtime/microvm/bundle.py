@@ -46,7 +46,7 @@ _TERMINALS = ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "
 _PORT = 3
 _CONSOLE = 4
 _CONTROL = 5
-"""Descriptors that init/machine.c gives to QEMU."""
+"""Descriptors that init/host/machine.c gives to QEMU."""
 _SHARE_SOCKET = Path("/run/root.sock")
 _KVM = {"path": "/dev/kvm", "type": "c", "major": 10, "minor": 232, "fileMode": 0o666}
 _TUN = {"path": "/dev/net/tun", "type": "c", "major": 10, "minor": 200, "fileMode": 0o666}
@@ -76,7 +76,7 @@ def user_of(spec: InstanceSpec) -> int:
 
 
 How = Literal["run", "wait", "resume"]
-"""What init/machine.c does with the guest: all, all but starting the instance's process, or nothing."""
+"""What init/host/machine.c does with the guest: all, all but starting the instance's process, or nothing."""
 
 
 def machine_of(spec: InstanceSpec, link: InstanceLink, how: How) -> qemu.Machine:

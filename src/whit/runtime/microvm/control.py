@@ -1,6 +1,6 @@
-"""Speaks with the first process of a microVM's container (init/machine.c), and through it with the guest.
+"""Speaks with the first process of a microVM's container (init/host/machine.c), and through it with the guest.
 
-The socket is reached through the process's root. Format: frames of init/wire.h.
+The socket is reached through the process's root. Format: frames of init/channel/wire.h.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The driver of microVMs: what is an instance's container elsewhere is the container of its virtual machine here.
 
 So monitor, log, exit status, signals, limits, adoption and removal are those of every container: conmon keeps `machine`
-(init/machine.c), which prints what the guest's process prints and ends as it does. A command is added by adding a
+(init/host/machine.c), which prints what the guest's process prints and ends as it does. A command is added by adding a
 process to that container which talks to `machine`.
 """
 

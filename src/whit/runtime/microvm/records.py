@@ -1,4 +1,4 @@
-"""Records: what a guest's first process is told of its system and of each process (init/records.h). Pure.
+"""Records: what a guest's first process is told of its system and of each process (init/channel/records.h). Pure.
 
 The guest makes no decision of its own: users, capabilities, addresses and routes are worked out here, as for a
 container, and it does as it is told.
@@ -61,7 +61,7 @@ def of_guest(spec: InstanceSpec, layout: Layout, mounts: Sequence[Mapping[str, A
 
 
 def of_restored(entropy: bytes, now: int) -> list[str]:
-    """What a guest is told that comes out of a file (init/restored.h). `now` in nanoseconds since 1970."""
+    """What a guest is told that comes out of a file (init/guest/restored.h). `now` in nanoseconds since 1970."""
     return [f"entropy={entropy.hex()}", f"time={now // 10**9}.{now % 10**9:09}"]
 
 

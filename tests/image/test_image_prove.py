@@ -159,7 +159,7 @@ async def test_checks_run_as_instances_do(store: ImageStore, system: Path, repor
 
 async def test_nothing_is_left_of_a_check(store: ImageStore, settings: Settings, system: Path, report: Report) -> None:
     await store.build("tool", spec(system, SERVES), report)
-    # What else is mounted belongs to whatever runs beside this test; a mount of a check's has a layer or scratch of ours in its line.
+    # What else is mounted belongs to whatever runs beside this test; a check's mounts name a layer or scratch of ours.
     assert str(settings.state_dir) not in Path("/proc/self/mountinfo").read_text()
     assert list((settings.state_dir / "builds" / "work").iterdir()) == []
     listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout

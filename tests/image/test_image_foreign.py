@@ -12,7 +12,7 @@ from whit.formats.app.appfile import load_app
 from whit.image import plan
 from whit.image.oci import manifest
 from whit.image.store import ImageStore
-from whit.model.build import BuildSpec, CheckSpec, DirectoryPart, PythonPart
+from whit.model.build import BuildSpec, CheckSpec, DirectoryPart, LayoutPart
 from whit.model.progress import Report
 
 OTHER = "arm64" if manifest.architecture() == "amd64" else "amd64"
@@ -29,9 +29,9 @@ def test_layers_for_another_machine_have_keys_of_their_own(tmp_path: Path) -> No
     assert plan.make(spec(tmp_path, architecture=manifest.architecture())).key == own.key
 
 
-def test_what_would_have_to_run_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=f"parts of kind python are not linked for {OTHER} here"):
-        plan.make(spec(tmp_path, parts=(PythonPart(path=tmp_path),)))
+def test_layers_of_an_image_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=f"layers of an image are not linked for {OTHER} here"):
+        plan.make(spec(tmp_path, parts=(LayoutPart(path=tmp_path),)))
 
 
 def test_without_an_emulator_nothing_is_taken_for_proven(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

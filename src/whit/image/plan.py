@@ -136,7 +136,7 @@ def make(spec: BuildSpec, lock: Lock | None = None) -> Plan:
     for node in graph.nodes:
         if _is_packaged(node.part) and system not in steps:
             steps.append(system)
-        steps += _steps(node, python, bool(names))
+        steps += _steps(node, python, architecture, bool(names))
     steps = [replace(step, architecture=spec.architecture) for step in steps]
     steps = [replace(step, locked=lock.find(step.asked)) for step in steps] if lock else steps
     return Plan(tuple(steps), codename, text, python, graph, {node.id: _rule(node) for node in graph.nodes}, spec)
@@ -149,10 +149,10 @@ def _refuse_foreign(spec: BuildSpec) -> None:
     if spec.check:
         qemu_user.emulator(spec.architecture)
     for part in spec.parts:
-        if not isinstance(part, DebianPart | DirectoryPart):
-            hint = "Debian packages and directories are; build the others on such a machine"
+        if isinstance(part, LayoutPart):
+            hint = "Debian packages, Python projects and directories are; build it on such a machine"
             raise InputError(
-                f"parts of kind {part.kind} are not linked for {spec.architecture} here", hint=hint, code="foreign-part"
+                f"layers of an image are not linked for {spec.architecture} here", hint=hint, code="foreign-part"
             )
 
 
@@ -173,10 +173,10 @@ def _is_packaged(part: object) -> bool:
     return isinstance(part, DebianPart | PythonPart)
 
 
-def _steps(node: Node, python: str, merged: bool) -> list[Step]:
+def _steps(node: Node, python: str, architecture: str, merged: bool) -> list[Step]:
     part, named = node.part, (node.id,)
     if isinstance(part, PythonPart):
-        return _python_steps(part, python, named)
+        return _python_steps(part, python, architecture, named)
     if isinstance(part, DirectoryPart):
         digest = directory.digest(part.path, part.target, part.ignored)
         inputs = (digest, part.target) if part.target else (digest,)
@@ -189,7 +189,7 @@ def _steps(node: Node, python: str, merged: bool) -> list[Step]:
     return []
 
 
-def _python_steps(part: PythonPart, python: str, named: tuple[str, ...]) -> list[Step]:
+def _python_steps(part: PythonPart, python: str, architecture: str, named: tuple[str, ...]) -> list[Step]:
     """Requirements first, so that a change of the code leaves their layer as it is."""
     if not part.path.is_dir():
         raise InputError(f"there is no directory {part.path}", hint="check the path in the app file", code="part-gone")
@@ -197,10 +197,10 @@ def _python_steps(part: PythonPart, python: str, named: tuple[str, ...]) -> list
     steps = []
     if any(text.strip() for text in found.requirements.values()):
         texts = [text for item in found.requirements.items() for text in item]
-        asked = asked_python(python, manifest.architecture(), texts[1::2])
+        asked = asked_python(python, architecture, texts[1::2])
         inputs = (python, *texts)
         steps.append(Step("requirements", "Python requirements", inputs, project=found, parts=named, asked=asked))
     digest = directory.scan(part.path, project.IGNORED).digest()
     inputs = (python, digest, str(found.installed), str(found.dynamic))
-    asked = asked_python(python, manifest.architecture(), found.builders) if found.installed else ""
+    asked = asked_python(python, architecture, found.builders) if found.installed else ""
     return [*steps, Step("project", "Python project", inputs, project=found, path=part.path, parts=named, asked=asked)]

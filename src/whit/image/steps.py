@@ -204,7 +204,8 @@ def _request(step: Step, plan: Plan, bench: Bench, refresh: bool) -> dict[str, A
     settings = pip.settings(os.environ)
     if configuration := _pip_configuration(settings):
         bench.give("pip.conf", configuration)
-    common = {"job": step.kind, "python": plan.python, "pip": settings}
+    architecture = step.architecture or manifest.architecture()
+    common = {"job": step.kind, "python": plan.python, "architecture": architecture, "pip": settings}
     if step.kind == "requirements":
         return common | {"requirements": step.project.requirements}
     context = bench.path / "in" / worker.CONTEXT

@@ -32,7 +32,7 @@ from whit.image.sources import debian
 from whit.image.sources.python import Installer, metadata
 from whit.image.tree import Tree
 from whit.model.lock import Locked, LockedPackage, not_locked
-from whit.tools import apt, skopeo
+from whit.tools import apt, pip, skopeo
 
 CONTEXT = "context.tar"
 LAYER = "layer.tar"
@@ -162,7 +162,8 @@ def _installer(request: Request, work: Path) -> Installer:
     env = _environment(work) | request["pip"]
     if "PIP_CONFIG_FILE" not in env and (work / "in" / "pip.conf").exists():
         env["PIP_CONFIG_FILE"] = str(work / "in" / "pip.conf")
-    installer = Installer(request["python"], env, work / "pip", work / "out" / WHEELS, work / "out" / BUILDERS)
+    target = pip.Target(request["python"], request["architecture"])
+    installer = Installer(target, env, work / "pip", work / "out" / WHEELS, work / "out" / BUILDERS)
     installer.check()
     installer.scratch.mkdir()
     (installer.scratch / "built").mkdir()

@@ -10,16 +10,15 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
-import platform
 import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from whit.base.errors import Unavailable
+from whit.base.errors import InputError, Unavailable
 from whit.image import depends
+from whit.image.oci import manifest
 from whit.image.sources import bytecode, directory
 from whit.image.tree import MERGED_USR, Entry, Tree
 from whit.model.lock import Locked, LockedWheel
@@ -27,8 +26,6 @@ from whit.tools import pip
 
 APP = "app"
 _PREFIX = "usr/local"
-_GLIBC = {"3.11": 36, "3.13": 41}
-"""Minor version of glibc in the Debian release with this Python."""
 _OUTSIDE = ("bin", "share", "etc", "include")
 """What pip puts beside the packages, and where it goes below /usr/local."""
 _SHELL_TRICK = re.compile(rb"^#!/bin/sh\n'''exec' [^\n]*\n' '''\n")
@@ -40,21 +37,25 @@ _INTERPRETER = b"#!/usr/bin/python3\n"
 class Installer:
     """Installs for one Python. `env` is the host's pip configuration, `scratch` a directory that may be filled.
 
-    Wheels that are in `wheels` and `builders` already are not fetched; those that were are left there.
+    Wheels that are in `wheels` and `builders` already are not fetched; those that were are left there. Builders run
+    here, so they are for this machine whatever the target.
     """
 
-    python: str
+    target: pip.Target
     env: Mapping[str, str]
     scratch: Path
     wheels: Path
     builders: Path
 
     def check(self) -> None:
-        """Raises Unavailable if this process runs another Python: markers and byte code would be of the wrong one."""
+        """Raises Unavailable if this process runs another Python: markers and byte code would be of the wrong one.
+
+        Byte code is the same on every architecture.
+        """
         running = f"{sys.version_info.major}.{sys.version_info.minor}"
-        if running != self.python:
-            hint = f"run Whit with Python {self.python}"
-            raise Unavailable(f"Whit runs on Python {running}, the image has {self.python}", hint=hint)
+        if running != self.target.python:
+            hint = f"run Whit with Python {self.target.python}"
+            raise Unavailable(f"Whit runs on Python {running}, the image has {self.target.python}", hint=hint)
 
     async def requirements(self, files: Mapping[str, str], locked: Sequence[LockedWheel]) -> Tree:
         """What the requirement files ask for, or exactly the wheels that they are locked to."""
@@ -65,43 +66,46 @@ class Installer:
             path.write_text(text)
         options = [option for name in names for option in ("-r", name)]
         if locked:
-            await self._locked(locked, self.wheels)
+            await self._locked(locked, self.wheels, self.target)
         else:
-            await self._download(self.wheels, options, self.scratch / "requirements")
+            await self._download(self.wheels, options, self.scratch / "requirements", self.target)
         return await self._installed()
 
     async def project(
         self, source: Path, builders: Sequence[str], locked: Locked | None, *, dependencies: bool
     ) -> Tree:
         """The project's own wheel, with what it depends on if that is not known before it is built."""
+        here = pip.Target(self.target.python, manifest.architecture())
         if locked:
-            await self._locked(locked.builders, self.builders)
+            await self._locked(locked.builders, self.builders, here)
         elif builders:
-            await self._download(self.builders, builders, self.scratch)
+            await self._download(self.builders, builders, self.scratch, here)
         built = await pip.wheel(source, self.scratch / "built", builders=self.builders, env=self.env, fetch=not locked)
+        if self.target != here:
+            _require_pure(built, self.target)
         if locked:
-            await self._locked(locked.wheels, self.wheels)
+            await self._locked(locked.wheels, self.wheels, self.target)
         elif dependencies:
-            await self._download(self.wheels, [str(built)], self.scratch)
+            await self._download(self.wheels, [str(built)], self.scratch, self.target)
             (self.wheels / built.name).unlink(missing_ok=True)
         return await self._installed(built)
 
-    async def _locked(self, wanted: Sequence[LockedWheel], directory: Path) -> None:
+    async def _locked(self, wanted: Sequence[LockedWheel], directory: Path, target: pip.Target) -> None:
         """What is not there already is fetched by its digest."""
         missing = [one for one in wanted if not (directory / one.file).exists()]
         if missing:
             lines = self.scratch / "locked.txt"
             lines.write_text("".join(f"{one.requirement}\n" for one in missing))
-            await self._download(directory, ["--require-hashes", "-r", str(lines)], self.scratch, dependencies=False)
+            what = ["--require-hashes", "-r", str(lines)]
+            await self._download(directory, what, self.scratch, target, dependencies=False)
 
     async def _installed(self, *built: Path) -> Tree:
-        target = self.scratch / "target"
-        target.mkdir()
-        tags = pip.platforms(platform.machine(), _GLIBC[self.python])
+        installed = self.scratch / "target"
+        installed.mkdir()
         wheels = [*sorted(self.wheels.glob("*.whl")), *built]
         if wheels:
-            await pip.install(target, wheels, python=self.python, tags=tags, env=self.env, cwd=self.scratch)
-        return self._collect(target)
+            await pip.install(installed, wheels, self.target, env=self.env, cwd=self.scratch)
+        return self._collect(installed)
 
     def files(self, source: Path) -> Tree:
         """The project's files below /app, readable to whatever user the app runs as."""
@@ -112,17 +116,17 @@ class Installer:
         bytecode.add_caches(tree, [entry for entry in tree.under(APP) if _is_source(entry)])
         return tree
 
-    async def _download(self, target: Path, what: Sequence[str], cwd: Path, *, dependencies: bool = True) -> None:
-        tags = pip.platforms(platform.machine(), _GLIBC[self.python])
-        options: dict[str, Any] = {"python": self.python, "tags": tags, "env": self.env, "cwd": cwd}
-        await pip.download(target, what, **options, dependencies=dependencies)
+    async def _download(
+        self, directory: Path, what: Sequence[str], cwd: Path, target: pip.Target, *, dependencies: bool = True
+    ) -> None:
+        await pip.download(directory, what, target, env=self.env, cwd=cwd, dependencies=dependencies)
 
-    def _collect(self, target: Path) -> Tree:
+    def _collect(self, installed: Path) -> Tree:
         tree = Tree(MERGED_USR)
-        packages = f"{_PREFIX}/lib/python{self.python}/dist-packages"
+        packages = f"{_PREFIX}/lib/python{self.target.python}/dist-packages"
         tree.add(Entry(packages, "directory", 0o755))
-        owners = _owners(target)
-        for entry in directory.scan(target).entries():
+        owners = _owners(installed)
+        for entry in directory.scan(installed).entries():
             tree.add(dataclasses.replace(_placed(entry, packages), origin=owners.get(entry.path, "")))
         bytecode.add_caches(tree, [entry for entry in tree.under(packages) if _is_source(entry)])
         for entry in tree.under(packages):
@@ -139,10 +143,20 @@ def metadata(tree: Tree) -> dict[str, str]:
     return {entry.path.split("/")[-2].partition("-")[0]: entry.data().decode(errors="replace") for entry in found}
 
 
-def _owners(target: Path) -> dict[str, str]:
+def _require_pure(built: Path, target: pip.Target) -> None:
+    """Raises InputError if the project's own wheel (PEP 427) has what was compiled here."""
+    if built.stem.rpartition("-")[2] != "any":
+        raise InputError(
+            f"the project compiles code for this machine ({built.name}), and it is built for {target.architecture}",
+            hint=f"build its wheel on a machine of {target.architecture} (pip wheel), and ask for it as a requirement",
+            code="project-not-pure",
+        )
+
+
+def _owners(installed: Path) -> dict[str, str]:
     """The id of the distribution that brought each file, as pip recorded it (PEP 376); commands as ../../bin/x."""
     owners = {}
-    for record in target.glob("*.dist-info/RECORD"):
+    for record in installed.glob("*.dist-info/RECORD"):
         name = f"pypi:{depends.canonical(record.parent.name.partition('-')[0])}"
         for row in csv.reader(record.read_text(errors="replace").splitlines()):
             if row:

@@ -22,7 +22,7 @@ from whit.base.latest import Latest
 from whit.base.settings import Settings
 from whit.cluster.documents import Documents
 from whit.cluster.sqlite import SqliteStore
-from whit.control import admission, doctor, images, preview, resolver, status, trust, waiting
+from whit.control import admission, doctor, image_process, images, preview, resolver, status, trust, waiting
 from whit.control.desired import Wanted, instance_names, owners_of, volume_directory, wanted_instances
 from whit.control.instances import Instances, Record
 from whit.control.machines import guests
@@ -43,7 +43,6 @@ from whit.model.flow import Explanation
 from whit.model.image import Image, StoredImage
 from whit.model.instance import InstanceSpec, InstanceStatus
 from whit.model.learned import Learned
-from whit.model.lock import read
 from whit.model.operation import Operation
 from whit.model.policy import PolicySpec
 from whit.model.progress import Progress, Report
@@ -240,8 +239,6 @@ class Agent:
             await self._keep_release(release)
             if wait:
                 await self._wait_until_up(spec.name, report, timeout)
-        # What linking took would be kept for the next time: 5 MB after the shop.
-        await asyncio.to_thread(libc.trim_heap)
         return {"app": self.app_status(spec.name).model_dump(mode="json"), "changed": changed}
 
     async def describe_up(self, spec: AppSpec) -> list[str]:
@@ -261,8 +258,10 @@ class Agent:
         return lines
 
     async def settle_images(self, spec: AppSpec, report: Report, *, refresh: bool = False) -> dict[str, Image]:
-        lock = await asyncio.to_thread(read, spec.directory)
-        return await images.settle_images(spec, self.images, report, images.How(refresh=refresh, lock=lock))
+        settled = None if refresh else await images.settled_images(spec, self.images, report)
+        if settled is not None:
+            return settled
+        return await image_process.settle(self.settings, spec, report, refresh=refresh)
 
     async def down(self, name: str, report: Report, *, volumes: bool, timeout: float) -> None:
         """Stop the app and forget it. With `volumes` its data go too."""

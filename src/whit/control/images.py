@@ -9,6 +9,7 @@ from typing import Any
 
 from whit.base.errors import WhitError
 from whit.model.app import AppSpec
+from whit.model.build import BuildSpec
 from whit.model.image import Image, Images, Leases
 from whit.model.lock import Lock, read
 from whit.model.progress import Progress, Report
@@ -81,18 +82,48 @@ async def settle_images(spec: AppSpec, images: Images, report: Report, how: How 
     return {name: task.result() for name, task in tasks.items()}
 
 
+async def settled_images(spec: AppSpec, images: Images, report: Report) -> dict[str, Image] | None:
+    """What settle_images would find if it had nothing to build, to fetch or to unpack; None if it has, or would fail."""
+    lock = await asyncio.to_thread(read, spec.directory)
+    found: dict[str, Image] = {}
+    for name, service in spec.services.items():
+        if service.is_elsewhere:
+            continue
+        try:
+            if service.build is not None:
+                image = await images.built(_title(spec.name, name, service.build), service.build, lock)
+            else:
+                image = await images.obtained(service.image or "")
+        except WhitError:
+            return None
+        if image is None:
+            return None
+        found[name] = image
+    for name in found:
+        report(_unchanged(name))
+    return found
+
+
+def _title(app: str, service: str, build: BuildSpec) -> str:
+    return "-".join(part for part in (app, service, build.architecture) if part)
+
+
+def _unchanged(service: str) -> Progress:
+    return Progress(subject=service, step="image unchanged", done=True)
+
+
 async def _settle(app: str, name: str, service: ServiceSpec, images: Images, report: Report, how: How) -> Image:
     try:
         if service.build is not None:
             options: dict[str, Any] = {"refresh": how.refresh, "lock": how.lock, "fetch": how.fetch}
             kernel_asks = service.build.kernel == "specialised" and bool(service.build.check)
             options["observe"] = how.observe and (service.build.closed or kernel_asks)
-            title = "-".join(part for part in (app, name, service.build.architecture) if part)
-            image = await images.build(title, service.build, report, **options)
+            image = await images.build(_title(app, name, service.build), service.build, report, **options)
         else:
             image = await images.obtain(service.image or "", report, fetch=how.fetch)
     except WhitError:
         report(Progress(subject=name, step="no image", failed=True))
         raise
-    report(Progress(subject=name, step="image unchanged" if image.cached else f"image {image.digest[7:19]}", done=True))
+    made = Progress(subject=name, step=f"image {image.digest[7:19]}", done=True)
+    report(_unchanged(name) if image.cached else made)
     return image

@@ -105,6 +105,12 @@ class ImageStore:
             planned = await self._plan(name, spec, lock, fetch=fetch)
             return await self._build(name, planned, report, refresh=refresh, fetch=fetch, observe=observe)
 
+    async def built(self, name: str, spec: BuildSpec, lock: Lock | None = None) -> Image | None:
+        """What `build` has made of the same parts, if all of it is here. Raises InputError: a part does not exist."""
+        planned = await self._plan(name, spec, lock, fetch=True)
+        async with self._workshop.busy():
+            return await asyncio.to_thread(self._known, name, planned.key)
+
     async def _plan(self, name: str, spec: BuildSpec, lock: Lock | None, *, fetch: bool) -> Plan:
         self.prepare()
         planned = await asyncio.to_thread(plan.make, spec, lock)
@@ -185,6 +191,11 @@ class ImageStore:
             if stored is None and not fetch:
                 raise not_locked([str(wanted)])
             return await (self._unpacked(str(wanted), stored, say) if stored else self._pull(wanted, say))
+
+    async def obtained(self, text: str) -> Image | None:
+        """What `obtain` would find without importing, pulling or unpacking anything."""
+        self.prepare()
+        return await asyncio.to_thread(lambda: self._here(text, self.layout.find(text)))
 
     def image(self, name: str) -> Image:
         """A stored image, by its name. Raises NotFound."""
@@ -290,13 +301,17 @@ class ImageStore:
 
     def _known(self, name: str, key: str) -> Image | None:
         descriptor = self._records.image(key)
+        image = self._here(name, descriptor)
+        if descriptor and image:
+            self.layout.tag(name, descriptor)
+        return image
+
+    def _here(self, name: str, descriptor: Descriptor | None) -> Image | None:
+        """The image, if it is stored and unpacked."""
         if descriptor is None or not self.layout.has(descriptor.digest):
             return None
         image = self._image(name, descriptor, cached=True)
-        if not all(path.exists() for path in image.layers):
-            return None
-        self.layout.tag(name, descriptor)
-        return image
+        return image if all(path.exists() for path in image.layers) else None
 
     async def _settle(self, step: Step, planned: Plan, say: Say, refresh: bool, fetch: bool) -> StepResult:
         """The step's result, remembered if its layers are still there."""

@@ -38,6 +38,7 @@ _FAILURES = {
         errors.CheckFailed,
         errors.NotLocked,
         errors.NotFound,
+        errors.Conflict,
         errors.Unavailable,
         errors.Unreachable,
         errors.TimedOut,

@@ -58,8 +58,16 @@ class Images(Protocol):
         """
         ...
 
+    async def built(self, name: str, spec: BuildSpec, lock: Lock | None = None) -> Image | None:
+        """What `build` has made of the same parts, if all of it is here. Raises InputError."""
+        ...
+
     async def obtain(self, reference: str, report: Report, *, fetch: bool = True) -> Image:
         """Find `reference` in the store, import it, or pull it, and unpack it. Raises NotFound, NotLocked."""
+        ...
+
+    async def obtained(self, reference: str) -> Image | None:
+        """What `obtain` would find without importing, pulling or unpacking anything."""
         ...
 
 

@@ -1,0 +1,85 @@
+"""Settles the images of an app in a process of its own. What a build reads, lists of packages and of files, takes memory
+that would stay with the agent, which lives long: 20 MB after an app of four services. The agent only looks up what is
+built already."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from whit.base.errors import Permanent, WhitError, report_of
+from whit.base.settings import Settings
+from whit.control.images import settle_images
+from whit.image.store import ImageStore
+from whit.image.workshop import failure, module_environment
+from whit.model.app import AppSpec
+from whit.model.image import Image
+from whit.model.progress import Progress, Report
+from whit.tools import process
+
+_TIMEOUT = 4 * 3600.0
+"""Seconds; each worker of a build has a limit of its own, and this one is never the first."""
+
+
+async def settle(settings: Settings, spec: AppSpec, report: Report, *, refresh: bool = False) -> dict[str, Image]:
+    """As images.settle_images, by the lock file beside the app file.
+
+    Raises:
+        WhitError: of the first service that failed.
+    """
+    answer: dict[str, Any] = {}
+
+    def hear(line: bytes) -> None:
+        message = json.loads(line)
+        if "progress" in message:
+            report(Progress.model_validate(message["progress"]))
+        else:
+            answer.update(message)
+
+    places = {"id": settings.id, "run_root": str(settings.run_root), "state_root": str(settings.state_root)}
+    request = {"settings": places, "spec": spec.model_dump(mode="json"), "refresh": refresh}
+    ended = await process.stream_lines(
+        # A process that was started goes on when the agent is killed; this one has nobody to build for then.
+        ["setpriv", "--pdeathsig", "KILL", sys.executable, "-m", __name__],
+        hear,
+        stdin=json.dumps(request).encode(),
+        env={**os.environ, **module_environment()},
+        timeout=_TIMEOUT,
+    )
+    if "error" in answer:
+        raise failure(answer["error"])
+    if "images" not in answer:
+        text = f"the build ended with {ended.returncode} and said: {ended.stderr[-2000:]}"
+        raise Permanent(text, hint="is there memory left? Otherwise this is a fault of Whit", code="build-ended")
+    return {service: Image.model_validate(image) for service, image in answer["images"].items()}
+
+
+def _say(**message: object) -> None:
+    print(json.dumps(message), flush=True)
+
+
+def main() -> int:
+    """Standard input has the request, standard output a line for each step and the answer."""
+    request = json.load(sys.stdin)
+    places = request["settings"]
+    settings = Settings(places["id"], Path(places["run_root"]), Path(places["state_root"]))
+    spec = AppSpec.model_validate(request["spec"])
+
+    def report(progress: Progress) -> None:
+        _say(progress=progress.model_dump(mode="json"))
+
+    try:
+        settled = asyncio.run(settle_images(spec, ImageStore(settings), report, refresh=request["refresh"]))
+    except WhitError as error:
+        _say(error=report_of(error))
+        return 1
+    _say(images={service: image.model_dump(mode="json") for service, image in settled.items()})
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -64,9 +64,9 @@ def measure(settings: Settings, seconds: float) -> dict[str, float | int]:
         "agent_cpu_percent": round(100 * (cpu_seconds(pid) - before[0]) / passed, 2),
         "children_cpu_percent": round(100 * (cpu_seconds(pid, children=True) - before[1]) / passed, 2),
         "wakeups_per_second": round((status(pid, "voluntary_ctxt_switches") - before[2]) / passed, 1),
-        "agent_rss_mb": round(status(pid, "VmRSS") / 1000, 1),
-        "agent_rss_peak_mb": round(status(pid, "VmHWM") / 1000, 1),
-        "resolver_rss_mb": round(status(resolver, "VmRSS") / 1000, 1) if resolver else 0,
+        "agent_rss_mb": round(status(pid, "VmRSS") * 1024 / 1e6, 1),
+        "agent_rss_peak_mb": round(status(pid, "VmHWM") * 1024 / 1e6, 1),
+        "resolver_rss_mb": round(status(resolver, "VmRSS") * 1024 / 1e6, 1) if resolver else 0,
     }
 
 

@@ -36,7 +36,6 @@ from whit.control.policies import Policies
 from whit.control.rehearsal import Rehearsal
 from whit.control.warm import Warmth
 from whit.image.store import ImageStore
-from whit.kernel import libc
 from whit.model.app import AppSpec
 from whit.model.feature import Feature
 from whit.model.flow import Explanation

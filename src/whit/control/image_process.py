@@ -1,6 +1,8 @@
-"""Settles the images of an app in a process of its own. What a build reads, lists of packages and of files, takes memory
-that would stay with the agent, which lives long: 20 MB after an app of four services. The agent only looks up what is
-built already."""
+"""Settles the images of an app in a process of its own.
+
+What a build reads, lists of packages and of files, takes memory that would stay with the agent, which lives long: 20 MB
+after an app of four services. The agent only looks up what is built already.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +15,12 @@ from typing import Any
 
 from whit.base.errors import Permanent, WhitError, report_of
 from whit.base.settings import Settings
-from whit.control.images import settle_images
+from whit.control.images import How, settle_images
 from whit.image.store import ImageStore
 from whit.image.workshop import failure, module_environment
 from whit.model.app import AppSpec
 from whit.model.image import Image
+from whit.model.lock import read
 from whit.model.progress import Progress, Report
 from whit.tools import process
 
@@ -73,7 +76,8 @@ def main() -> int:
         _say(progress=progress.model_dump(mode="json"))
 
     try:
-        settled = asyncio.run(settle_images(spec, ImageStore(settings), report, refresh=request["refresh"]))
+        how = How(refresh=request["refresh"], lock=read(spec.directory))
+        settled = asyncio.run(settle_images(spec, ImageStore(settings), report, how))
     except WhitError as error:
         _say(error=report_of(error))
         return 1

@@ -83,7 +83,7 @@ async def settle_images(spec: AppSpec, images: Images, report: Report, how: How 
 
 
 async def settled_images(spec: AppSpec, images: Images, report: Report) -> dict[str, Image] | None:
-    """What settle_images would find if it had nothing to build, to fetch or to unpack; None if it has, or would fail."""
+    """What settle_images would find with nothing to build, fetch or unpack; None if there is, or if it would fail."""
     lock = await asyncio.to_thread(read, spec.directory)
     found: dict[str, Image] = {}
     for name, service in spec.services.items():

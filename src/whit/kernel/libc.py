@@ -70,12 +70,6 @@ def umount2(target: str, flags: int) -> None:
     _checked(_libc.umount2(os.fsencode(target), ctypes.c_int(flags)), "umount2", target)
 
 
-def trim_heap() -> None:
-    """Give the machine back what the heap keeps of memory that was freed (malloc_trim(3), which only glibc has)."""
-    if hasattr(_libc, "malloc_trim"):
-        _libc.malloc_trim(ctypes.c_size_t(0))
-
-
 def system_call(name: str, number: int, *arguments: int | bytes | None) -> int:
     """A call that the C library has no function for. Integers are passed as longs.
 

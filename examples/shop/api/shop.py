@@ -9,6 +9,8 @@ from psycopg.rows import dict_row
 from psycopg_pool import AsyncConnectionPool
 from pydantic import BaseModel, Field
 from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import ExponentialBackoff
 
 TABLE = """
 CREATE TABLE IF NOT EXISTS orders (
@@ -35,7 +37,9 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         check=AsyncConnectionPool.check_connection,  # so that no order meets a connection from before a restart
         open=False,
     )
-    async with pool, Redis.from_url(os.environ["CACHE"], decode_responses=True) as cache:
+    # The same for the cache: its client meets the closed connection, and asks again over a new one.
+    retry = Retry(ExponentialBackoff(), 3)
+    async with pool, Redis.from_url(os.environ["CACHE"], decode_responses=True, retry=retry) as cache:
         async with pool.connection() as connection:
             await connection.execute(TABLE)
         app.state.pool, app.state.cache = pool, cache

@@ -15,7 +15,8 @@ from support.instances import Machine, open_driver
 from support.leftovers import leftovers
 from support.slowness import patient
 
-from whit.base.errors import CommandError
+from whit.base.errors import CommandError, WhitError
+from whit.kernel import cgroup, freezer
 from whit.model.instance import InstanceSpec
 from whit.model.operation import Operation, carry_out
 from whit.runtime import logs
@@ -289,6 +290,10 @@ async def test_many_at_once(machine: Machine, sample: Callable[[int, int], int])
     assert [machine.printed(spec) for spec in specs] == [f"tail {spec.index}" for spec in specs]
 
 
+def stands_still(machine: Machine, spec: InstanceSpec) -> bool:
+    return freezer.is_frozen(cgroup.find(), machine.layout(spec).cgroup)
+
+
 async def test_a_sandbox_that_waits_is_looked_into(machine: Machine) -> None:
     """Its program does not run, and who looks out there leaves when somebody listens."""
     if machine.name != "runsc":
@@ -298,11 +303,16 @@ async def test_a_sandbox_that_waits_is_looked_into(machine: Machine) -> None:
     await machine.driver.exit_of(spec.name)
     machine.layout(spec).asleep.write_text("created")
     await carry_out(machine.driver.plan_prepare(spec, NetworkFiles(), restarts=1))
+    assert stands_still(machine, spec)
+    assert await machine.driver.listening(spec.name) == set()
+    machine.driver.resume(spec.name)
     assert len(await machine.processes(spec)) == 2
     assert await machine.driver.listening(spec.name) == set()
     assert machine.printed(spec) == "runs"
     [found] = await machine.adopt()
     assert found.status.state == "created"
+    assert found.status.pid == machine.driver.pid_of(spec.name)
+    assert stands_still(machine, spec), "whoever comes has it stand still again"
     assert await (await open_driver(machine.driver.settings, machine.name)).listening(spec.name) == set()
     await carry_out(machine.driver.plan_begin(spec))
     async with asyncio.timeout(patient(10)):
@@ -315,3 +325,22 @@ async def test_a_sandbox_that_waits_is_looked_into(machine: Machine) -> None:
     assert machine.printed(spec) == "runs\nruns"
     [found] = await machine.adopt()
     assert found.status.state == "running"
+
+
+async def test_a_sandbox_that_is_killed_while_it_stands_still_is_not_let_go(machine: Machine) -> None:
+    """By the v1 freezer it does not die before it goes on."""
+    if machine.name != "runsc":
+        pytest.skip("nothing else stands still while it waits to be started")
+    spec = await machine.start("sh", "-c", "echo runs; exec sleep 1000")
+    await carry_out(machine.driver.plan_stop(spec.name, "SIGKILL", 0))
+    await machine.driver.exit_of(spec.name)
+    machine.layout(spec).asleep.write_text("created")
+    await carry_out(machine.driver.plan_prepare(spec, NetworkFiles(), restarts=1))
+    pid = machine.driver.pid_of(spec.name)
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+    with pytest.raises(WhitError):
+        await carry_out(machine.driver.plan_begin(spec))
+    await carry_out(machine.driver.plan_restart(spec, NetworkFiles(), restarts=2))
+    assert machine.driver.pid_of(spec.name) not in (None, pid)
+    await until(lambda: machine.printed(spec) == "runs\nruns")

@@ -22,6 +22,8 @@ MOST = 4096
 PATIENCE = 30.0
 """Seconds after which what is held is delivered although nobody listens: its kernel will say so."""
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.0005, 0.02
+BEGINNING = 0.004
+"""Seconds that gVisor takes at least to run a program, and in which it is not asked: that would keep it from it."""
 _TCP, _UDP = 6, 17
 UNSEEN = 0.05
 """Seconds for which a sandbox has listened somewhere, after which its UDP sockets are taken to be there too."""
@@ -77,6 +79,8 @@ class Held:
         driver, name = self.instances.driver(record.spec), record.spec.name
         began, heard = time.monotonic(), 0.0
         pause, lives = _FIRST_PAUSE, driver.pid_of(name) is not None
+        if record.spec.isolation == "sandbox":
+            await asyncio.sleep(BEGINNING)
         while time.monotonic() < began + PATIENCE and lives:
             there = await driver.listening(name)
             heard = heard or (time.monotonic() if there else 0.0)

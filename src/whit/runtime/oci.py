@@ -21,7 +21,7 @@ from whit.kernel.mount import MountOverlay, unmount
 from whit.kernel.sockets import Place
 from whit.kernel.thread import in_thread
 from whit.model.instance import REACHABLE, ExitRecord, InstanceSpec, InstanceStatus, State
-from whit.model.operation import Operation
+from whit.model.operation import Operation, carry_out
 from whit.runtime import execute, gate, health, logs, monitor, rootfs
 from whit.runtime.driver import Found, read_spec
 from whit.runtime.health import CheckResult
@@ -41,6 +41,7 @@ from whit.runtime.operations import (
     remove_container,
 )
 from whit.runtime.volumes import SeedVolumes, volumes_of
+from whit.runtime.waiting import GoOn, StandStill
 from whit.tools import conmon
 from whit.tools.oci_runtime import ContainerState
 from whit.tools.runsc import Runsc
@@ -252,17 +253,25 @@ class OciDriver:
         return plan_restart(spec, self.settings, self.host, files, restarts=restarts)
 
     def plan_prepare(self, spec: InstanceSpec, files: NetworkFiles, *, restarts: int) -> list[Operation]:
-        steps = plan_prepare(spec, self.settings, self.host, files, restarts=restarts)
+        return [
+            *plan_prepare(spec, self.settings, self.host, files, restarts=restarts),
+            *self._plan_rest(spec.name),
+        ]
+
+    def _plan_rest(self, name: str) -> list[Operation]:
+        """What is left to do about one that is prepared, by whichever agent comes."""
         runtime = self.host.runtime
-        if isinstance(runtime, Runsc) and runtime.can_wait:
-            steps.append(PlaceLookout(self.lookouts, runtime, spec.name))
-        return steps
+        if not isinstance(runtime, Runsc) or not runtime.can_wait:
+            return []
+        return [PlaceLookout(self.lookouts, runtime, name), StandStill(self.layout(name), self._hierarchies)]
 
     def plan_forget(self, name: str) -> list[Operation]:
         return [plan_forget(self.layout(name), self.host)]
 
     def plan_begin(self, spec: InstanceSpec) -> list[Operation]:
-        return [StartContainer(self.layout(spec.name), spec, self.host)]
+        layout = self.layout(spec.name)
+        begin: list[Operation] = [StartContainer(layout, spec, self.host)]
+        return [GoOn(layout, self._hierarchies), *begin] if isinstance(self.host.runtime, Runsc) else begin
 
     def plan_stop(self, name: str, signal: str, grace: float) -> list[Operation]:
         return plan_stop(name, self.settings, self.host, signal, grace)
@@ -282,7 +291,11 @@ class OciDriver:
         freezer.thaw(self._hierarchies, self.layout(name).cgroup)
 
     async def adopt(self, names: Sequence[str]) -> list[Found]:
-        return await adopt(self.settings, self.host, names)
+        found = await adopt(self.settings, self.host, names)
+        for one in found:
+            if one.status.state == "created":
+                await carry_out(self._plan_rest(one.status.name))
+        return found
 
     def leftovers(self) -> set[str]:
         return leftovers(self.settings, self.host)
@@ -295,6 +308,8 @@ class OciDriver:
 
     async def listening(self, name: str) -> set[Place]:
         runtime = self.host.runtime
+        if gate.is_shut(self.layout(name).gate):
+            return set()
         if isinstance(runtime, Runsc):
             return await self.lookouts.listening(name, runtime)
         process = self.pid_of(name)

@@ -41,9 +41,16 @@ def warm(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 
 @contextmanager
-def warm_app(where: Path, more: str, after: str = "1s", late: int = 0, idle: str = "frozen") -> Iterator[Warm]:
+def warm_app(
+    where: Path,
+    more: str,
+    after: str = "1s",
+    late: int = 0,
+    idle: str = "frozen",
+    environment: dict[str, str] | None = None,
+) -> Iterator[Warm]:
     settings = Settings(id=f"t{secrets.token_hex(3)}", state_root=where / "state")
-    whit = Whit(settings)
+    whit = Whit(settings, environment or {})
     try:
         yield Warm(whit, where / "app", idle, after, more, late)
     finally:
@@ -66,6 +73,10 @@ def test_no_wake_up_is_lost(
     record_number(name, round(statistics.median(took) * 1e3, 2))
 
 
+def stands_still(warm: Warm) -> bool:
+    return warm.group.exists() and warm.is_frozen()
+
+
 def isolation_of(warm: Warm) -> str:
     return warm.status().isolation
 
@@ -78,6 +89,8 @@ def test_a_new_agent_and_the_end_of_one_that_stands_still(warm: Warm) -> None:
     # One agent wakes frozen sandboxes to learn how they are; they fall asleep again.
     warm.wait_until_asleep(patience=60)
     assert warm.status().pid == pid
+    if isolation_of(warm) == "sandbox":
+        assert stands_still(warm) is (warm.idle != "stopped")
     warm.ask(timeout=60)
     warm.wait_until_asleep(patience=60)
     began = time.monotonic()
@@ -105,6 +118,17 @@ def test_without_health_check_it_sleeps_once_it_listens(isolation: str, tmp_path
         warm.whit("restart", "warm", "web")
         time.sleep(1)
         assert not warm.is_frozen(), "before it listened again"
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("isolation", ["sandbox", "microvm"])
+def test_prepared_ones_that_hold_too_much_are_ended(isolation: str, tmp_path: Path) -> None:
+    more = f"isolation: {isolation}\n    {HEALTH}"
+    with warm_app(tmp_path, more, "1s", idle="created", environment={"WHIT_WARM_MIB": "2"}) as warm:
+        warm.wait_until("stopped", patience=90)
+        assert not warm.group.exists()
+        assert warm.ask_datagram(timeout=60) < 30
+        warm.wait_until("stopped", patience=90)
 
 
 def answers(port: int) -> bool:

@@ -1,4 +1,4 @@
-"""How much memory frozen instances may hold together: beyond it, those that slept longest give theirs back."""
+"""How much memory instances that sleep may hold together: beyond it, those that slept longest give theirs back."""
 
 from __future__ import annotations
 
@@ -12,11 +12,17 @@ from whit.runtime.layout import Layout
 
 @dataclass(frozen=True)
 class Sleeper:
-    """A frozen instance, with the bytes that its cgroup is charged for."""
+    """An instance that sleeps and holds memory, with the bytes that its cgroup is charged for."""
 
     name: str
     slept: float
     memory: int
+
+
+def holds_memory(record: Record) -> bool:
+    """Of a container that is `created` there is next to nothing yet; of the others there is a whole kernel."""
+    state = record.status.state
+    return state == "frozen" or (state == "created" and record.spec.isolation != "container")
 
 
 def sleepers(records: Iterable[Record], layouts: Mapping[str, Layout]) -> list[Sleeper]:
@@ -25,7 +31,7 @@ def sleepers(records: Iterable[Record], layouts: Mapping[str, Layout]) -> list[S
     found = []
     for record in records:
         name = record.spec.name
-        if record.status.state == "frozen" and record.task is None:
+        if holds_memory(record) and record.task is None:
             used = cgroup_usage.usage(hierarchies, layouts[name].cgroup).memory
             found.append(Sleeper(name, record.slept, used or 0))
     return found

@@ -49,16 +49,18 @@ async def lay_down(instances: Instances, record: Record, level: Idle) -> None:
     """End its process; its network, its files and its place in its service stay. An agent that comes later sees that
     this was on purpose."""
     spec, driver = record.spec, instances.driver(record.spec)
+    # Now, and not while somebody waits for it; and what cannot be had is known before it has ended.
+    made_ready = instances.preparing(spec, record.status.restarts) if level == "created" else []
     instances.drivers.layout(spec.name).asleep.write_text(level)
     instances.unwatch(record)
     driver.resume(spec.name)
     await carry_out(driver.plan_stop(spec.name, spec.stop_signal, spec.stop_grace_period))
     record.update(state="stopped", pid=None, message="")
     if level == "created":
-        await carry_out(instances.preparing(spec, record.status.restarts))
+        await carry_out(made_ready)
+        record.slept = time.monotonic()
         record.update(state="created", pid=driver.pid_of(spec.name))
     else:
-        # Now, and not while somebody waits for it.
         await carry_out(driver.plan_forget(spec.name))
 
 

@@ -12,7 +12,7 @@ import logging
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from typing import Any
 
-from whit.base.errors import Conflict, WhitError
+from whit.base.errors import Conflict, Unavailable, WhitError
 from whit.control import budget, sleep
 from whit.control.desired import Wanted
 from whit.control.held import Held
@@ -34,6 +34,24 @@ WATCHES = {"frozen": Watch.TELL, "created": Watch.HOLD, "stopped": Watch.HOLD, "
 """What is done about packets at each level."""
 
 
+class Complaints:
+    """Why instances stay awake, as it was told last: each is tried again up to twenty times a second. What this machine
+    lacks is told once, for all."""
+
+    def __init__(self) -> None:
+        self._told: dict[str, str] = {}
+
+    def is_new(self, name: str, error: WhitError) -> bool:
+        text = str(error)
+        about = text if isinstance(error, Unavailable) else name
+        before, self._told[about] = self._told.get(about), text
+        return before != text
+
+    def settle(self, name: str) -> None:
+        """It slept: whatever there was about it is news if it comes again."""
+        self._told.pop(name, None)
+
+
 class Warmth:
     """Of one node. `wanted` are the instances that should be there, by name."""
 
@@ -49,6 +67,7 @@ class Warmth:
         """Those that are falling asleep or getting up."""
         self._knocked: set[str] = set()
         """Those that were asked for while they fell asleep."""
+        self._complaints = Complaints()
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -114,7 +133,7 @@ class Warmth:
         return self.instances.work(record, moving())
 
     async def _make_room(self) -> None:
-        """What is frozen holds its memory: the oldest gives it back if that is too much."""
+        """What is frozen, or waits with a kernel of its own, holds memory: the oldest gives it back if it is too much."""
         records = dict(self.instances.records)
         layouts = {name: self.instances.drivers.layout(name) for name in records}
         found = await in_thread(budget.sleepers, records.values(), layouts)
@@ -122,15 +141,16 @@ class Warmth:
             record, want = self.instances.records.get(name), self.wanted().get(name)
             if record is None or want is None or want.scale is None or record.task is not None:
                 continue
-            if record.status.state == "frozen":
+            if budget.holds_memory(record):
                 self._fall(record, want.scale)
 
     def _fall(self, record: Record, scale: ScaleSpec) -> None:
-        """From frozen to a level without memory. Who comes from now on waits for the start."""
-        log.info("%s: frozen instances hold more than %d MiB", record.spec.name, self._budget >> 20)
+        """To a level without memory. Who comes from now on waits for the start."""
+        log.info("%s: instances that sleep hold more than %d MiB", record.spec.name, self._budget >> 20)
         self._knocked.discard(record.spec.name)
         warm.watch(self.datapath, record.spec, Watch.HOLD)
-        level: Idle = "snapshot" if record.spec.detached else "stopped"
+        # What is `created` has a machine in which nothing of the instance runs: there is nothing to be kept.
+        level: Idle = "snapshot" if record.spec.detached and record.status.state == "frozen" else "stopped"
         self._move(record, self._sleep(record, scale.model_copy(update={"idle": level})))
 
     async def _sleep_if_idle(self, record: Record, scale: ScaleSpec, link: int) -> None:
@@ -147,8 +167,12 @@ class Warmth:
         try:
             return await self.held.may_listen(record)
         except WhitError as error:
-            log.warning("%s stays awake: %s", record.spec.name, error)
+            self._complain(record, error)
             return False
+
+    def _complain(self, record: Record, error: WhitError) -> None:
+        if self._complaints.is_new(record.spec.name, error):
+            log.warning("%s stays awake: %s", record.spec.name, error)
 
     async def _sleep(self, record: Record, scale: ScaleSpec) -> None:
         name = record.spec.name
@@ -164,7 +188,9 @@ class Warmth:
             self._awake(record)
             if record.status.state != "running":
                 raise
-            log.warning("%s stays awake: %s", name, error)
+            self._complain(record, error)
+        else:
+            self._complaints.settle(name)
         if name in self._knocked:
             await self._rise(record)
 

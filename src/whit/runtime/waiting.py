@@ -1,7 +1,7 @@
-"""A sandbox whose program waits behind its gate stands still meanwhile: gVisor's kernel takes 2 % of a core while it has
-nothing to do. The gate is gate.py; when somebody waits at all is decided in control/.
+"""A sandbox whose program waits behind its gate stands still meanwhile: gVisor's kernel takes 2 % of a core while it
+has nothing to do. The gate is gate.py; when somebody waits at all is decided in control/.
 
-A process that the v1 freezer has stopped dies of SIGKILL only when it goes on (`__refrigerator` in kernel/freezer.c), so
+A process that the v1 freezer has stopped dies of SIGKILL only when it goes on (freezer-subsystem.rst of the kernel), so
 whoever lets a sandbox go on looks for that first: its program would be let go into a sandbox that is about to end.
 """
 

@@ -87,7 +87,7 @@ def program(name: str, programs: Path = PROGRAMS, *, machine: str = "") -> Path:
         )
     if not path.is_file():
         raise Unavailable(
-            f"the program {path.name}, which microVMs need, is missing",
+            f"the program {path.name}, which sandboxes and microVMs need, is missing",
             hint="run `python -m whit.runtime.microvm.build` in a checkout, or use another isolation",
         )
     return path

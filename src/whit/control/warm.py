@@ -133,7 +133,7 @@ class Warmth:
         return self.instances.work(record, moving())
 
     async def _make_room(self) -> None:
-        """What is frozen, or waits with a kernel of its own, holds memory: the oldest gives it back if it is too much."""
+        """What is frozen, or waits with a kernel of its own, holds memory: the oldest gives back what is too much."""
         records = dict(self.instances.records)
         layouts = {name: self.instances.drivers.layout(name) for name in records}
         found = await in_thread(budget.sleepers, records.values(), layouts)

@@ -78,6 +78,11 @@ class Hierarchies:
             return True
         return self.unified is not None and controller in _words(self.unified / "cgroup.controllers")
 
+    @property
+    def left_on_v2(self) -> list[str]:
+        """The controllers that v2 has of a hybrid layout."""
+        return sorted(_words(self.unified / "cgroup.controllers")) if self.unified and self.controllers else []
+
     def directories(self, group: str) -> list[Path]:
         """The directories of a group, in the hierarchies in which it exists."""
         return [path for root in self.roots if (path := _below(root, group)).is_dir()]

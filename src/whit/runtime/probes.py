@@ -8,10 +8,14 @@ from pathlib import Path
 
 from whit.base.errors import CommandError, TimedOut, Unavailable
 from whit.base.settings import Settings
+from whit.kernel import cgroup
+from whit.kernel.thread import in_thread
 from whit.model.feature import Feature
 from whit.runtime import capabilities, seccomp
 from whit.tools import oci_runtime, process, runsc
 from whit.tools.oci_runtime import Runtime
+
+_CGROUPS = "/sys/fs/cgroup"
 
 
 async def features(settings: Settings) -> list[Feature]:
@@ -28,8 +32,16 @@ async def _runtime(kind: oci_runtime.Kind, settings: Settings) -> Feature:
     refusal = await oci_runtime.refusal_of(runtime, settings)
     if refusal is None:
         return Feature(name=kind, state="works", detail=runtime.version)
-    hint = "crun needs pure cgroup v2; runc works with hybrid" if "hybrid" in refusal else ""
+    hint = moving(await in_thread(cgroup.find)) if "hybrid" in refusal else ""
     return Feature(name=kind, state="missing", detail=refusal, hint=hint)
+
+
+def moving(hierarchies: cgroup.Hierarchies) -> str:
+    """How crun, which takes a hybrid layout only if all controllers are on v1, can be had besides runc."""
+    first = "runc works with hybrid cgroups; crun does on pure v2"
+    left = hierarchies.left_on_v2
+    mounts = (f"mkdir -p {_CGROUPS}/{name} && mount -t cgroup -o {name} {name} {_CGROUPS}/{name}" for name in left)
+    return f"{first}, or with {', '.join(left)} on v1: {'; '.join(mounts)}" if left else first
 
 
 async def _gvisor(settings: Settings) -> list[Feature]:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from support.instances import Machine, open_driver
+from support.instances import ISOLATIONS, Machine, open_driver
 from support.leftovers import leftovers
 from support.slowness import patient
 
@@ -19,7 +19,9 @@ from whit.base.errors import CommandError, WhitError
 from whit.kernel import cgroup, freezer
 from whit.model.instance import InstanceSpec
 from whit.model.operation import Operation, carry_out
-from whit.runtime import logs
+from whit.runtime import logs, operations
+from whit.runtime.drivers import Drivers
+from whit.runtime.oci import OciDriver
 from whit.runtime.operations import NetworkFiles
 from whit.tools import conmon
 
@@ -225,6 +227,20 @@ async def test_a_failing_start_is_undone(machine: Machine, steps: int) -> None:
     assert not [name for name in leftovers(machine.driver.settings) if "netns" not in name]
     for operation in reversed(operations):
         await operation.undo()
+
+
+async def test_who_knows_only_the_name_asks_its_own_runtime_first(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another runtime would wait for the monitor of what it does not end."""
+    monkeypatch.setattr(operations, "MONITOR_PATIENCE", 1000.0)
+    isolation = ISOLATIONS[machine.name]
+    spec = await machine.start(isolation=isolation)
+    containers = await OciDriver.open(machine.driver.settings)
+    drivers = Drivers(machine.driver.settings, {"container": containers, isolation: machine.driver})
+    async with asyncio.timeout(patient(20)):
+        await carry_out(drivers.plan_remove(spec.name))
+    assert machine.leftovers() == []
 
 
 async def test_after_a_reboot(machine: Machine) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -70,20 +70,24 @@ def _print_alarms(run: Invocation) -> None:
 
 
 def _clean(run: Invocation, yes: bool) -> int:
-    import asyncio
-
-    from whit.cli import systemd
+    from whit.cli import local, progress, systemd
     from whit.control.cleanup import clean
+    from whit.model.progress import Report
 
     if not yes and not _confirmed(run):
         remark("nothing was removed")
         return 1
     if systemd.in_charge(run.settings):
         systemd.stop(run.settings)
-    removed = asyncio.run(clean(run.settings))
+
+    async def work(report: Report) -> dict[str, Any]:
+        return {"removed": await clean(run.settings, report)}
+
+    items = local.stream(work)
     if run.json:
-        run.output.document({"removed": removed})
+        progress.follow(items, run.output)
         return 0
+    removed = progress.last(items)["removed"]
     for thing in removed:
         run.output.line(f"removed {thing}")
     if not removed:

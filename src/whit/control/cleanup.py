@@ -10,21 +10,27 @@ import contextlib
 import os
 import shutil
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from pathlib import Path
 
-from whit.base.errors import Unavailable
+from whit.base.errors import Permanent, Unavailable, WhitError
 from whit.base.settings import Settings
 from whit.control import resolver
 from whit.control.machines import guests
 from whit.datapath.datapath import uninstall
 from whit.kernel import cgroup, links, mount, netns, pidfd, sysctl
 from whit.kernel.netlink import NetlinkSocket
-from whit.model.operation import carry_out
+from whit.model.operation import Operation, carry_out
+from whit.model.progress import Progress, Report
 from whit.runtime.drivers import Drivers
 from whit.tools import iptables, nft
 
 PATIENCE = 5.0
+AT_ONCE = 8
+"""Instances that are removed side by side: most of the time each waits for the kernel."""
+REMOVAL_PATIENCE = 60.0
+"""Seconds for one of them."""
 _TOOLS = (
     "conmon",
     "crun",
@@ -39,15 +45,22 @@ _TOOLS = (
 )
 
 
-async def clean(settings: Settings) -> list[str]:
+def _untold(_: Progress) -> None:
+    """Nobody wants to know how far it is."""
+
+
+async def clean(settings: Settings, report: Report = _untold) -> list[str]:
     """Take everything away, in the order in which it depends on each other. Returns what was removed.
 
     Safe to repeat, also after it was killed itself.
+
+    Raises:
+        Permanent: some instances could not be removed; all others are, and what they stand on is left.
     """
     steps: list[Callable[[Settings], Awaitable[list[str]]]] = [
         _agent,
         _resolver,
-        _instances,
+        partial(_instances, report=report),
         _processes,
         _cgroups,
         _mounts,
@@ -91,7 +104,7 @@ async def _resolver(settings: Settings) -> list[str]:
     return ["resolver"] if await asyncio.to_thread(resolver.stop, settings) else []
 
 
-async def _instances(settings: Settings) -> list[str]:
+async def _instances(settings: Settings, report: Report) -> list[str]:
     """Through the runtime, which knows best what a container has."""
     if not settings.run_dir.exists():
         return []
@@ -101,9 +114,52 @@ async def _instances(settings: Settings) -> list[str]:
         return []
     names = {path.name for path in settings.instances_dir.iterdir()} if settings.instances_dir.is_dir() else set()
     names |= set(drivers.leftovers())
-    for name in sorted(names):
-        await carry_out(drivers.plan_remove(name, keep_log=True))
+    await remove_all(sorted(names), partial(drivers.plan_remove, keep_log=True), report)
     return [f"instance {name}" for name in sorted(names)]
+
+
+async def remove_all(
+    names: Sequence[str], plan: Callable[[str], list[Operation]], report: Report, patience: float = REMOVAL_PATIENCE
+) -> None:
+    """Several at a time, the steps of each in their order. One that fails or hangs does not stop the others.
+
+    Raises:
+        Permanent: names those that are still there, when all others have gone.
+    """
+    gate, gone = asyncio.Semaphore(AT_ONCE), list[str]()
+    failures: dict[str, str] = {}
+
+    async def remove(name: str) -> None:
+        async with gate:
+            failure = await _failure_of(plan(name), patience)
+        if failure:
+            failures[name] = failure
+            report(Progress(subject=name, step=failure, failed=True))
+        else:
+            gone.append(name)
+            report(Progress(subject="instances", step=f"removed {len(gone)} of {len(names)}"))
+
+    async with asyncio.TaskGroup() as tasks:
+        for name in names:
+            tasks.create_task(remove(name))
+    if failures:
+        reasons = "".join(f"\n  {name}: {failure}" for name, failure in sorted(failures.items()))
+        raise Permanent(
+            f"{len(failures)} of {len(names)} instances could not be removed:{reasons}",
+            hint="the others are; when what holds these is out of the way, clean again",
+        )
+
+
+async def _failure_of(operations: Sequence[Operation], patience: float) -> str:
+    """Carry them out; why that did not work, or nothing."""
+    try:
+        async with asyncio.timeout(patience):
+            await carry_out(operations)
+    except TimeoutError:
+        return f"it was not done after {patience:g} s"
+    except (WhitError, OSError) as error:
+        return error.message if isinstance(error, WhitError) else str(error)
+    return ""
 
 
 async def _processes(settings: Settings) -> list[str]:

@@ -73,8 +73,13 @@ class Drivers:
         return sorted(set[str]().union(*(driver.leftovers() for driver in self.all)))
 
     def plan_remove(self, name: str, *, keep_log: bool = False) -> list[Operation]:
-        """Of an instance of which nobody knows how it was kept apart."""
-        return [one for driver in self.all for one in driver.plan_remove(name, keep_log=keep_log)]
+        """Of an instance of which nobody knows how it was kept apart.
+
+        What its bundle says goes first, if that can be read: its own runtime ends it, and its monitor follows at once.
+        """
+        own = self._drivers[self._isolation_of(name)]
+        drivers = [own, *(driver for driver in self.all if driver is not own)]
+        return [one for driver in drivers for one in driver.plan_remove(name, keep_log=keep_log)]
 
     async def write_network_files(self, spec: InstanceSpec, files: NetworkFiles) -> None:
         """Tell a running instance new names and addresses."""

@@ -1,0 +1,61 @@
+"""Instances are cleaned away side by side: in order within one, and past those that fail or hang."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from whit.base.errors import Permanent
+from whit.control.cleanup import AT_ONCE, remove_all
+from whit.model.operation import Operation
+from whit.model.progress import Progress
+from whit.runtime.operations import Removal
+from whit.tools import process
+
+
+class Places:
+    """Directories with a file in each, which has to go first; some are held by a program."""
+
+    def __init__(self, top: Path, names: list[str]) -> None:
+        self.top, self.busy, self.most = top, 0, 0
+        for name in names:
+            (top / name).mkdir()
+            (top / name / "file").touch()
+
+    def plan(self, name: str) -> list[Operation]:
+        program = {"hangs": ["sleep", "1000"], "fails": ["ls", "/nothing-of-this-name"]}.get(name)
+        return [
+            Removal("wait", lambda: self._wait(program)),
+            Removal("remove file", lambda: asyncio.to_thread((self.top / name / "file").unlink)),
+            Removal("remove directory", lambda: asyncio.to_thread((self.top / name).rmdir)),
+        ]
+
+    async def _wait(self, program: list[str] | None) -> None:
+        self.busy += 1
+        self.most = max(self.most, self.busy)
+        try:
+            await (process.run(program, timeout=100) if program else asyncio.sleep(0.05))
+        finally:
+            self.busy -= 1
+
+
+async def test_one_that_hangs_and_one_that_fails_hold_up_no_other(tmp_path: Path) -> None:
+    names = ["fails", "hangs", *(f"other-{number}" for number in range(2 * AT_ONCE))]
+    places, told = Places(tmp_path, names), list[Progress]()
+    with pytest.raises(Permanent) as raised:
+        await remove_all(names, places.plan, told.append, patience=2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["fails", "hangs"]
+    assert f"2 of {len(names)} instances could not be removed" in raised.value.message
+    assert "fails: ls ended with 2" in raised.value.message
+    assert "hangs: it was not done after 2 s" in raised.value.message
+    assert sorted(one.subject for one in told if one.failed) == ["fails", "hangs"]
+    assert told[-2 if told[-1].failed else -1].step == f"removed {len(names) - 2} of {len(names)}"
+    assert 1 < places.most <= AT_ONCE
+
+
+async def test_all_that_can_go_are_gone(tmp_path: Path) -> None:
+    names = [f"other-{number}" for number in range(3)]
+    await remove_all(names, Places(tmp_path, names).plan, lambda _: None)
+    assert list(tmp_path.iterdir()) == []

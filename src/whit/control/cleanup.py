@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import os
 import shutil
 import signal
@@ -14,7 +15,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from whit.base.errors import Permanent, Unavailable, WhitError
+from whit.base.errors import NotFound, Permanent, Unavailable, WhitError
 from whit.base.settings import Settings
 from whit.control import resolver
 from whit.control.machines import guests
@@ -77,17 +78,26 @@ async def clean(settings: Settings, report: Report = _untold) -> list[str]:
 
 
 async def _agent(settings: Settings) -> list[str]:
-    """The agent first: it would put back what is taken away."""
+    """The agent first: it would put back what is taken away. Also one that has only begun and holds no lock yet."""
+    found = _starting(settings)
     with contextlib.suppress(FileNotFoundError, ValueError):
         pid = int((settings.run_dir / "agent.lock").read_text())
-        if _is_agent(pid):
+        if _is_agent(_words(pid)):
+            found.add(pid)
+    for pid in found:
+        with contextlib.suppress(NotFound):
             await _end(pid)
-            return [f"agent (pid {pid})"]
-    return []
+    return [f"agent (pid {pid})" for pid in sorted(found)]
 
 
-def _is_agent(pid: int) -> bool:
-    words = _words(pid)
+def _starting(settings: Settings) -> set[int]:
+    """Agents that were started with this id."""
+    found = ((int(path.name), _words(int(path.name))) for path in Path("/proc").glob("[0-9]*"))
+    named = ("--id", settings.id)
+    return {pid for pid, words in found if _is_agent(words) and named in itertools.pairwise(words)}
+
+
+def _is_agent(words: list[str]) -> bool:
     return "whit.api.daemon" in words or any(word.endswith("whitd") for word in words)
 
 

@@ -66,10 +66,11 @@ def _line(path: str, name: str) -> str:
     return "0 unknown"
 
 
-def keep(name: str, document: dict[str, Any], directory: Path = RESULTS) -> Path:
-    """A file of its own for each run: NAME-<time>.json, the machine's description in it."""
+def keep(name: str, document: dict[str, Any], directory: Path = RESULTS, *, before: Path | None = None) -> Path:
+    """A file of its own for each run: NAME-<time>.json, the machine's description in it. `before`: what an earlier call
+    of this run wrote, to be written anew with what has come since."""
     now = datetime.now(UTC)
-    path = directory / f"{name}-{now:%Y%m%dT%H%M%SZ}.json"
+    path = before or directory / f"{name}-{now:%Y%m%dT%H%M%SZ}.json"
     directory.mkdir(exist_ok=True)
     head = {"time": now.isoformat(timespec="seconds"), "machine": machine()}
     path.write_text(json.dumps(head | document, indent=2) + "\n")

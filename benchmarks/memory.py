@@ -1,7 +1,8 @@
 """Measures what idle instances take of the machine's memory, by isolation, with podman's containers beside them.
 
 `PYTHONPATH=src python benchmarks/memory.py [--count 100] [--kinds container,sandbox,microvm,podman]` as root prints
-a table and adds the run to results/. Every instance is a static busybox that serves HTTP and is asked nothing. Two
+a table and adds the run to results/; the figures of each kind are printed and written as soon as they are measured,
+before its instances are taken away. Every instance is a static busybox that serves HTTP and is asked nothing. Two
 figures an instance: the proportional set size of its processes and of those that keep it (monitor, gVisor's sentry and
 gofer, QEMU, virtiofsd), and what the machine's available memory fell by, which has the kernel's part in it.
 """
@@ -18,7 +19,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -76,15 +77,33 @@ def proportional(pids: set[int]) -> float:
     return total / 1024
 
 
+@dataclass
+class Figures:
+    """What was measured so far. Each kind is told and kept before its instances are taken away: that takes a while,
+    and a run that is cut short keeps what it has."""
+
+    count: int
+    found: dict[str, dict[str, float]] = field(default_factory=dict)
+    file: Path | None = None
+
+    def add(self, kind: str, by_processes: float, of_machine: float) -> None:
+        """MiB of all instances of this kind."""
+        numbers = {"processes": by_processes, "machine": of_machine}
+        self.found[kind] = {f"{name}, MiB each": round(each / self.count, 2) for name, each in numbers.items()}
+        print(kind, self.found[kind], file=sys.stderr, flush=True)
+        self.file = keep("memory", {"count": self.count, "found": self.found}, before=self.file)
+
+    def table(self) -> str:
+        lines = [[kind, *(f"{value:.2f}" for value in numbers.values())] for kind, numbers in self.found.items()]
+        return table(["isolation", "its processes, MiB", "of the machine, MiB"], lines)
+
+
 def difference(start: Callable[[], None], mark: str) -> tuple[float, float]:
     """MiB by processes and by the whole machine that `start` led to."""
     before, free = processes(mark), available()
     start()
     time.sleep(SETTLE)
-    found = proportional(processes(mark) - before), free - available()
-    # Told at once: taking a hundred away again takes a while.
-    print(f"{mark}: {found[0]:.0f} MiB by processes, {found[1]:.0f} of the machine", file=sys.stderr, flush=True)
-    return found
+    return proportional(processes(mark) - before), free - available()
 
 
 @contextmanager
@@ -102,17 +121,17 @@ def agent(directory: Path) -> Iterator[tuple[Settings, Callable[..., None]]]:
         whit("doctor", "--clean", "--yes")
 
 
-def of_whit(kind: str, count: int) -> tuple[float, float]:
+def of_whit(kind: str, figures: Figures) -> None:
     with tempfile.TemporaryDirectory() as directory, agent(Path(directory)) as (settings, whit):
         file = Path(directory) / "whit.yaml"
         file.write_text(APP.format(kind=kind, count=1))
         # The first one pays for the image, the agent, and the page cache of the programs.
         whit("up", directory)
-        file.write_text(APP.format(kind=kind, count=count + 1))
-        return difference(partial(whit, "up", directory), settings.id)
+        file.write_text(APP.format(kind=kind, count=figures.count + 1))
+        figures.add(kind, *difference(partial(whit, "up", directory), settings.id))
 
 
-def of_podman(count: int) -> tuple[float, float]:
+def of_podman(figures: Figures) -> None:
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as directory:
         root = Path(directory) / "root"
         for place in ("bin", "proc", "sys", "dev", "etc", "tmp", "run", "var"):
@@ -128,7 +147,7 @@ def of_podman(count: int) -> tuple[float, float]:
 
         try:
             start(1)
-            return difference(partial(start, count), PODMAN_GROUP)
+            figures.add("podman", *difference(partial(start, figures.count), PODMAN_GROUP))
         finally:
             subprocess.run(f"{podman} rm -a -f -t 0".split(), check=False, stdout=subprocess.DEVNULL)
             subprocess.run(["umount", "--lazy", f"{os.path.realpath(directory)}/store/overlay"], check=False)
@@ -141,15 +160,14 @@ def main() -> None:
     chosen = parser.parse_args()
     end_in_order()
     build()
-    found: dict[str, dict[str, float]] = {}
-    for kind in chosen.kinds.split(","):
-        taken = of_podman(chosen.count) if kind == "podman" else of_whit(kind, chosen.count)
-        by_processes, of_machine = (round(each / chosen.count, 2) for each in taken)
-        found[kind] = {"processes, MiB each": by_processes, "machine, MiB each": of_machine}
-        print(kind, found[kind], file=sys.stderr, flush=True)
-    lines = [[kind, *(f"{value:.2f}" for value in numbers.values())] for kind, numbers in found.items()]
-    print(table(["isolation", "its processes, MiB", "of the machine, MiB"], lines))
-    print(f"written to {keep('memory', {'count': chosen.count, 'found': found})}")
+    figures = Figures(chosen.count)
+    try:
+        for kind in chosen.kinds.split(","):
+            of_podman(figures) if kind == "podman" else of_whit(kind, figures)
+    finally:
+        if figures.file:
+            print(figures.table())
+            print(f"written to {figures.file}")
 
 
 if __name__ == "__main__":

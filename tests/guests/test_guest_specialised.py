@@ -48,6 +48,34 @@ def test_what_boots_on_debians_kernel_boots_on_it(
         assert guest.get()
 
 
+def test_a_machine_whose_service_calls_what_it_lacks_is_refused(settings: Settings, tmp_path: Path) -> None:
+    """As below, for a machine file: the service and the onboot step are named, and what is locked counts too."""
+    for name, call in (("init", "getpid()"), ("tool", "syscall(444, 0, 0, 1)")):
+        (tmp_path / name).mkdir()
+        source = f"#include <unistd.h>\nint main(void) {{ {call}; return 0; }}"
+        output = tmp_path / name / name
+        subprocess.run(["cc", "-static", "-w", "-x", "c", "-", "-o", output], input=source.encode(), check=True)
+    entry = "{{name: {0}, command: [/{0}], build: {{parts: [./{0}], check: [{{run: [/{0}]}}]}}}}"
+    document = f"onboot: [{entry.format('init')}]\nservices: [{entry.format('tool')}]\n"
+    (tmp_path / "machine.yml").write_text("kernel: {image: specialised}\n" + document)
+    words, whit = ["build", str(tmp_path / "machine.yml")], Whit(settings)
+    refused = whit(*words, "--observe", check=False, timeout=5000)
+    assert refused.returncode
+    lacks = "landlock_create_ruleset (CONFIG_SECURITY_LANDLOCK) of service tool"
+    assert f"no specialised kernel has what was seen: {lacks}\n" in refused.stderr
+    (tmp_path / "machine.yml").write_text("kernel: {image: debian}\n" + document)
+    whit(*words, "--lock", timeout=600)
+    lock = tmp_path / "whit.lock"
+    locked = json.loads(lock.read_text())
+    locked["entries"]["observed run of machine-tool"] = {"calls": ["landlock_create_ruleset"]}
+    lock.write_text(json.dumps(locked))
+    (tmp_path / "machine.yml").write_text("kernel: {image: specialised}\n" + document)
+    assert lacks in whit(*words, check=False, timeout=600).stderr
+    del locked["entries"]["observed run of machine-tool"]
+    lock.write_text(json.dumps(locked))
+    whit(*words, "-o", str(tmp_path / "made"), timeout=600)
+
+
 def test_an_application_whose_call_no_set_brings_is_refused(settings: Settings, tmp_path: Path) -> None:
     """The lock is what an observed run wrote: this one calls what only Debian's kernel has."""
     root = tmp_path / "root"

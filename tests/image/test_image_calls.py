@@ -45,9 +45,11 @@ def test_calls_choose_the_sets_that_bring_them() -> None:
 
 
 def test_a_call_that_nothing_brings_is_refused_with_its_option() -> None:
+    seen = {"a": ["bpf"], "b": ["landlock_create_ruleset"]}
     with pytest.raises(InputError, match=r"landlock_create_ruleset \(CONFIG_SECURITY_LANDLOCK\)") as error:
-        calls.require(["bpf", "landlock_create_ruleset"], specialised.configuration("amd64", ["bpf"]))
+        calls.require(seen, specialised.configuration("amd64", ["bpf"]))
     assert error.value.code == "kernel-lacks-call"
+    assert error.value.message.endswith(" of b"), "and nothing of a, whose call is there"
     assert "bpf" not in str(error.value)
     assert "kernel: debian" in error.value.hint
 

@@ -48,7 +48,7 @@ async def test_without_a_compiler_it_says_what_to_install(tmp_path: Path, monkey
     (tmp_path / "bin" / "make").symlink_to(shutil.which("make") or "/usr/bin/make")
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     with pytest.raises(Unavailable) as error:
-        await specialised.obtain(tmp_path / "kernels", "amd64")
+        await specialised.obtain(tmp_path / "kernels", "amd64", seen={})
     assert error.value.hint.startswith("apt-get install gcc flex bison bc")
     assert not (tmp_path / "kernels").exists()
 

@@ -111,13 +111,14 @@ def build(
 
     questions = Questions(explain, graph, sbom)
     manner = Manner(refresh, lock, locked, observe, fast_boot, small)
+    _refuse_lock_in_catalogue(path, manner)
     about_machines = {"arch": arch, "kernel": kernel, "fast-boot": fast_boot, "small": small}
     if machines.is_machine(path):
-        machines.refuse(service=service, observe=observe, **about_machines)
+        machines.refuse(service=service, **about_machines)
         _build_machine(run, path, None if target == DEFAULT_TARGET else target, output, manner, questions)
         return
     form = chosen_target(target)
-    _refuse_contradictions(path, form, about_machines, manner)
+    _refuse_contradictions(form, about_machines, manner)
     spec = chosen(path, service or [])
     _refuse_several(spec, bool(questions) or output is not None)
     spec = for_machines(spec, arch, kernel)
@@ -154,8 +155,8 @@ def _build_machine(
     from whit.cli import machines
 
     _refuse_lock_and_locked(manner)
-    options = {"refresh": manner.refresh, "lock": manner.lock, "locked": manner.locked, "asked": bool(questions)}
-    machine, made_of = machines.build(run, path, form, output, **options)
+    options = {"refresh": manner.refresh, "lock": manner.lock, "locked": manner.locked, "observe": manner.observe}
+    machine, made_of = machines.build(run, path, form, output, **options, asked=bool(questions))
     _answer(run, machine, made_of, questions, kind="operating-system")
 
 
@@ -234,18 +235,21 @@ def _write_sbom(name: str, bill: Bill, target: Path, digest: str, kind: str) -> 
         target.write_text(text)
 
 
-def _refuse_contradictions(path: Path, form: str, about_machines: Mapping[str, object], manner: Manner) -> None:
+def _refuse_contradictions(form: str, about_machines: Mapping[str, object], manner: Manner) -> None:
     """Raises InputError for options of an app that exclude one another, or that the form has no use for."""
-    from whit.formats.catalog import is_named
-
-    if (manner.lock or manner.observe) and is_named(str(path)):
-        hint = "write an app file that extends it; whit.lock stands beside that"
-        raise InputError("the catalogue is part of Whit: nothing is written there", hint=hint)
     _refuse_lock_and_locked(manner)
     if form in ("oci", DEFAULT_TARGET, "rootfs"):
         for name, value in about_machines.items():
             if value and name != "arch":
                 raise InputError(f"--{name} is about machines", hint="add --target microvm, disk or iso")
+
+
+def _refuse_lock_in_catalogue(path: Path, manner: Manner) -> None:
+    from whit.formats.catalog import is_named
+
+    if (manner.lock or manner.observe) and is_named(str(path)):
+        hint = "write an app file that extends it, or copy the machine file; whit.lock stands beside that"
+        raise InputError("the catalogue is part of Whit: nothing is written there", hint=hint)
 
 
 def _refuse_lock_and_locked(manner: Manner) -> None:

@@ -37,6 +37,7 @@ def build(
     refresh: bool,
     lock: bool,
     locked: bool,
+    observe: bool,
     asked: bool,
 ) -> tuple[str, Bill]:
     """Link a machine; its name, and what it is made of. Without `output`, only to see that it can be.
@@ -50,7 +51,7 @@ def build(
     found: list[LinkedMachine] = []
 
     async def work(report: Callable[..., None]) -> dict[str, Any]:
-        how = await asyncio.to_thread(_how, spec, refresh, lock, locked)
+        how = await asyncio.to_thread(_how, spec, refresh, lock, locked, observe)
         if output is not None:
             form = target or DEFAULT_TARGET
             exported = await machines.write(spec, store, report, form, output, how, found.append)
@@ -59,8 +60,8 @@ def build(
             with tempfile.TemporaryDirectory(prefix="whit-machine-") as scratch:
                 found.append(await machines.settle_machine(spec, store, report, Path(scratch), how))
             result = {"machine": found[0].name, "because": found[0].summary()}
-        if lock:
-            await asyncio.to_thread(_write_lock, spec, machines.locked(spec, store, found[0], how.lock))
+        if lock or observe:
+            await asyncio.to_thread(_write_lock, spec, machines.locked(spec, store, found[0], how.lock), how.lock)
         return result
 
     items = local.stream(work)
@@ -77,9 +78,11 @@ def _print(run: Invocation, result: dict[str, Any]) -> None:
         run.output.table(("BROUGHT BY", "FILES", "BYTES"), [tuple(map(str, row)) for row in result["because"]])
 
 
-def _write_lock(spec: MachineSpec, lock: Lock) -> None:
+def _write_lock(spec: MachineSpec, lock: Lock, before: Lock | None) -> None:
+    """Into what the file had, if it was used."""
+    entries = dict(before.entries) if before else {}
     path = spec.directory / FILE
-    path.with_suffix(".new").write_text(lock.encode())
+    path.with_suffix(".new").write_text(Lock({**entries, **lock.entries}).encode())
     path.with_suffix(".new").rename(path)
 
 
@@ -120,10 +123,12 @@ def _load(path: Path) -> MachineSpec:
     return load_machine(path)
 
 
-def _how(spec: MachineSpec, refresh: bool = False, lock: bool = False, locked: bool = False) -> Any:
+def _how(
+    spec: MachineSpec, refresh: bool = False, lock: bool = False, locked: bool = False, observe: bool = False
+) -> Any:
     from whit.control.images import How
 
     known = None if lock else read(spec.directory)
     if locked and known is None:
         raise NotLocked(f"there is no {FILE} in {spec.directory}", hint="make it with: whit build --lock")
-    return How(refresh=refresh or lock, lock=known, fetch=not locked)
+    return How(refresh=refresh or lock, lock=known, fetch=not locked, observe=observe)

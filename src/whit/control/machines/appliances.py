@@ -24,6 +24,7 @@ from whit.image.forms import disk, iso, microvm
 from whit.image.forms.bootable import Bootable, file
 from whit.image.oci import manifest
 from whit.image.sources import boot_loader, kernel, plain_kernel, specialised
+from whit.image.sources.calls import Seen
 from whit.image.sources.kernel import Kernel
 from whit.image.store import ImageStore
 from whit.image.tree import Entry
@@ -76,7 +77,8 @@ async def write(
             hint="make it, or choose another --output",
             code="output-no-place",
         )
-    linux = await _kernel(service, store.bill(image.name).calls if service.build else (), say)
+    seen = {f"service {name}": store.bill(image.name).calls} if service.build else {}
+    linux = await _kernel(service, seen, say)
     with told(output), tempfile.TemporaryDirectory(prefix=".new-", dir=output.absolute().parent) as scratch:
         machine = await asyncio.to_thread(bootable, store, name, service, image, linux, Path(scratch))
         machine = replace(machine, small=small)
@@ -103,7 +105,7 @@ def told(output: Path) -> Iterator[None]:
         raise system_failure("write", error) from error
 
 
-async def _kernel(service: ServiceSpec, seen: Sequence[str], say: Callable[[str], None]) -> Kernel:
+async def _kernel(service: ServiceSpec, seen: Seen, say: Callable[[str], None]) -> Kernel:
     if service.build is None or service.build.kernel == "debian":
         return await kernel.obtain(KERNELS, architecture_of(service))
     held = effective_set(service.cap_add, service.cap_drop)

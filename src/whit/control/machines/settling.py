@@ -4,8 +4,10 @@ of it linked into one tree. Whatever is written from the tree is an image form's
 from __future__ import annotations
 
 import asyncio
+import itertools
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from whit.image.export import Exported
 from whit.image.machines import kernels, link
 from whit.image.machines.link import LinkedMachine
 from whit.image.machines.parts import Kernel, Parts, Root, key_of
+from whit.image.sources.calls import Seen
 from whit.image.store import ImageStore
 from whit.image.tree import Entry
 from whit.model.build import BuildSpec, CheckSpec, DebianPart
@@ -47,11 +50,14 @@ async def settle_machine(
     if spec.kernel is None:
         raise link.no_kernel(spec)
     how = how or How()
-    found = await _images(spec, store, report, how)
+    found = await images(spec, store, report, how)
     runtime = await store.build(_RUNTIME_NAME, RUNTIME, report, lock=how.lock, fetch=how.fetch)
     roots = {key: await asyncio.to_thread(_root, store, name, scratch) for key, name in found.items()}
     merged = await asyncio.to_thread(_merged, spec, store, found)
-    kernel = await _kernel(merged, roots, scratch, how, lambda step: report(Progress(subject=spec.name, step=step)))
+    seen = await asyncio.to_thread(calls_of, spec, store, found)
+    kernel = await _kernel(
+        merged, roots, seen, scratch, how, lambda step: report(Progress(subject=spec.name, step=step))
+    )
     system = await asyncio.to_thread(_root, store, runtime.name, scratch)
     layouts = await asyncio.to_thread(_layouts, merged, store, found)
     parts = Parts(kernel, build.program("supervisor"), system, roots, layouts)
@@ -102,20 +108,38 @@ def sources(spec: MachineSpec) -> Iterator[tuple[str, ImageSource]]:
             yield volume.name, volume.source
 
 
-async def _images(spec: MachineSpec, store: ImageStore, report: Report, how: How) -> dict[str, str]:
+async def images(spec: MachineSpec, store: ImageStore, report: Report, how: How) -> dict[str, str]:
     """The name in the store of each image, by its key. One after the other: builds share what they fetch."""
     found: dict[str, str] = {}
-    for name, source in sources(spec):
+    names = built(spec)
+    for _, source in sources(spec):
         if key_of(source) not in found:
-            found[key_of(source)] = await _settle(f"{spec.name}-{name}", source, store, report, how)
+            wanted = replace(how, observe=how.observe and _observed(spec, source))
+            found[key_of(source)] = await _settle(names.get(key_of(source), ""), source, store, report, wanted)
     return found
+
+
+def built(spec: MachineSpec) -> dict[str, str]:
+    """How the images that are built for it are called in the store, by their keys. What is named alike is numbered."""
+    found: dict[str, str] = {}
+    for name, source in sources(spec):
+        if source.build is not None and key_of(source) not in found:
+            first = f"{spec.name}-{name}".lower()
+            numbered = itertools.chain([first], (f"{first}-{number}" for number in itertools.count(2)))
+            found[key_of(source)] = next(one for one in numbered if one not in found.values())
+    return found
+
+
+def _observed(spec: MachineSpec, source: ImageSource) -> bool:
+    """The run of its checks decides what is in the image, or in the kernel."""
+    asked = spec.kernel is not None and spec.kernel.debian == "specialised"
+    return source.build is not None and bool(source.build.check) and (source.build.closed or asked)
 
 
 async def _settle(name: str, source: ImageSource, store: ImageStore, report: Report, how: How) -> str:
     if source.build is not None:
-        image = await store.build(
-            name.lower(), source.build, report, refresh=how.refresh, lock=how.lock, fetch=how.fetch
-        )
+        options: dict[str, Any] = {"refresh": how.refresh, "lock": how.lock, "fetch": how.fetch}
+        image = await store.build(name, source.build, report, **options, observe=how.observe)
         return image.name
     try:
         return (await store.obtain(source.reference, report, fetch=False)).name
@@ -123,6 +147,17 @@ async def _settle(name: str, source: ImageSource, store: ImageStore, report: Rep
         hint = "whit image ls shows what is; name it oci:PATH, or say with build: what it is linked from"
         text = f"the image {source.reference} is not here"
         raise InputError(text, place=Place(source.place), hint=hint, code="machine-no-such-image") from error
+
+
+def calls_of(spec: MachineSpec, store: ImageStore, names: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
+    """The system calls that each container was seen to make, in an observed run now or in what is locked."""
+    stages: Mapping[Stage, str] = {"onboot": "onboot", "services": "service", "onshutdown": "onshutdown"}
+    return {
+        f"{title} {container.name}": store.bill(names[key_of(container.source)]).calls
+        for stage, title in stages.items()
+        for container in spec.stage(stage)
+        if container.source.build is not None
+    }
 
 
 def _root(store: ImageStore, name: str, scratch: Path) -> Root:
@@ -159,21 +194,26 @@ def _merged(spec: MachineSpec, store: ImageStore, names: dict[str, str]) -> Mach
 
 
 async def _kernel(
-    spec: MachineSpec, roots: dict[str, Root], scratch: Path, how: How, say: Callable[[str], None]
+    spec: MachineSpec, roots: dict[str, Root], seen: Seen, scratch: Path, how: How, say: Callable[[str], None]
 ) -> Kernel:
     assert spec.kernel is not None
     names = kernels.needed(spec)
     if spec.kernel.image is not None:
         return await kernels.of_image(spec.kernel, roots[key_of(spec.kernel.image)], names, scratch)
     options: dict[str, Any] = {"refresh": how.refresh, "lock": how.lock, "fetch": how.fetch}
-    return await kernels.of_debian(KERNELS, spec.kernel, names, say, **options)
+    return await kernels.of_debian(KERNELS, spec.kernel, names, say, seen=seen, **options)
 
 
 def locked(spec: MachineSpec, store: ImageStore, linked: LinkedMachine, used: Lock | None) -> Lock:
-    """What the machine was made of, by the lock that was `used`: its images, what runs them, and the kernel."""
+    """What the machine was made of, by the lock that was `used`: its images, what runs them, and the kernel.
+
+    With what was seen of its images in an observed run.
+    """
     entries: dict[str, Locked] = {}
     for build_spec in (RUNTIME, *(source.build for _, source in sources(spec) if source.build)):
         entries |= store.locked(build_spec, used).entries
+    for name in built(spec).values():
+        entries |= store.observed(name).entries
     if spec.kernel is not None:
         entries |= kernels.locked(spec.kernel, linked.kernel).entries
     return Lock(entries)

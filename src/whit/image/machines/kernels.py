@@ -17,6 +17,7 @@ from whit.image.machines.parts import Kernel, Root
 from whit.image.oci import manifest
 from whit.image.sources import kernel as debian
 from whit.image.sources import specialised
+from whit.image.sources.calls import Seen
 from whit.image.tree import Entry, read_tar
 from whit.model.lock import Lock, Locked, LockedPackage
 from whit.model.machine import KernelSpec, MachineSpec
@@ -47,13 +48,17 @@ async def of_debian(
     names: Sequence[str],
     say: Callable[[str], None],
     *,
+    seen: Seen,
     refresh: bool = False,
     lock: Lock | None = None,
     fetch: bool = True,
 ) -> Kernel:
-    """Raises NotFound if the kernel has no such module, and what fetching or building it raises."""
+    """One that is specialised has the calls that were `seen`; Debian's has all.
+
+    Raises NotFound if the kernel has no such module, and what fetching or building it raises.
+    """
     if spec.debian == "specialised":
-        linux = await specialised.obtain(store, manifest.architecture(), specialised.SETS, say=say)
+        linux = await specialised.obtain(store, manifest.architecture(), specialised.SETS, seen=seen, say=say)
         await debian.modules(linux, names)
         return Kernel(linux, tuple(names))
     series = spec.debian or "stable"

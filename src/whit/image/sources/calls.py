@@ -7,7 +7,7 @@ take. What depends on arguments is known for the families of sockets alone (net/
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from whit.base.errors import InputError
 
@@ -71,6 +71,9 @@ _SOCKET = "socket"
 _OPTION = {call: option for option, calls in OPTIONS.items() for call in calls.split()}
 _OPTION |= {f"{_SOCKET} of family {number}": option for option, number in FAMILIES.items()}
 
+Seen = Mapping[str, Collection[str]]
+"""The calls that were seen, by who made them."""
+
 WATCHED = (*(call for calls in OPTIONS.values() for call in calls.split()), _SOCKET)
 """What is worth observing."""
 
@@ -88,13 +91,17 @@ def lacking(calls: Iterable[str], configuration: str) -> dict[str, str]:
     return {one: _OPTION[one] for one in calls if one in _OPTION and f"CONFIG_{_OPTION[one]}=y" not in there}
 
 
-def require(calls: Iterable[str], configuration: str) -> None:
-    """Raises InputError if the application makes calls that this kernel does not have."""
-    missing = lacking(calls, configuration)
-    if missing:
-        said = ", ".join(f"{call} (CONFIG_{option})" for call, option in sorted(missing.items()))
+def require(seen: Seen, configuration: str) -> None:
+    """Raises InputError if somebody makes calls that this kernel does not have."""
+    said = [
+        f"{call} (CONFIG_{option}) of {who}"
+        for who, made in seen.items()
+        for call, option in sorted(lacking(made, configuration).items())
+    ]
+    if said:
         hint = "take kernel: debian; or, if the program does without, strike them from calls in whit.lock"
-        raise InputError(f"no specialised kernel has what was seen: {said}", hint=hint, code="kernel-lacks-call")
+        text = f"no specialised kernel has what was seen: {', '.join(said)}"
+        raise InputError(text, hint=hint, code="kernel-lacks-call")
 
 
 def bringing(calls: Iterable[str], have: str, sets: Sequence[tuple[str, str]]) -> Collection[str]:

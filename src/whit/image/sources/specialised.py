@@ -12,7 +12,7 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from importlib import resources
 from pathlib import Path
 
@@ -52,9 +52,10 @@ def configuration(architecture: str, sets: Sequence[str] = USUAL) -> str:
     return "".join((place / f"{name}.config").read_text() for name in chosen)
 
 
-def sets_for(seen: Sequence[str], architecture: str, sets: Sequence[str] = USUAL) -> list[str]:
+def sets_for(seen: Iterable[str], architecture: str, sets: Sequence[str] = USUAL) -> list[str]:
     """These sets, and those that bring the system calls that were seen."""
     place = resources.files(__package__) / "options"
+    seen = tuple(seen)
     others = [(name, (place / f"{name}.config").read_text()) for name in SETS if name not in sets]
     return sorted({*sets, *calls.bringing(seen, configuration(architecture, sets), others)})
 
@@ -65,17 +66,19 @@ async def obtain(
     sets: Sequence[str] = USUAL,
     series: Series = "stable",
     *,
-    seen: Sequence[str] = (),
+    seen: calls.Seen,
     say: Callable[[str], None] = lambda _: None,
 ) -> Kernel:
     """The kernel that was built before, or a new one: that takes some minutes. It has the system calls `seen`.
+
+    Which options bring others only the source tells, so it is unpacked and configured before a call is refused.
 
     Raises:
         InputError: there is no such set, or none brings a system call that was seen.
         Unavailable: the host is not Debian, or has no compiler.
         Permanent, CommandError: the source cannot be had or does not build.
     """
-    sets = sets_for(seen, architecture, sets)
+    sets = sets_for((call for made in seen.values() for call in made), architecture, sets)
     options = configuration(architecture, sets)
     kbuild.require(architecture)
     home = store / f"specialised-{series}-{architecture}"

@@ -18,7 +18,7 @@ def test_told_to_end_it_lets_go_of_what_it_holds(settings: Settings) -> None:
     try:
         (agent,) = whit.agents
         agent.send_signal(signal.SIGTERM)
-        assert agent.wait(20) == 0
+        assert agent.wait(60) == 0
         assert not settings.socket.exists()
     finally:
         whit.clean()

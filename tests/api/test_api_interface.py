@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.machine, pytest.mark.timeout(120)]
 
 class UnixConnection(HTTPConnection):
     def __init__(self, path: Path) -> None:
-        super().__init__("localhost", timeout=10)
+        super().__init__("localhost", timeout=60)
         self.path = path
 
     def connect(self) -> None:
@@ -141,7 +141,7 @@ def test_a_peer_that_is_not_root_is_refused_whatever_the_permissions(agent: Whit
     agent.settings.run_dir.chmod(0o755)
     try:
         argv = [sys.executable, "-c", script, str(path)]
-        done = subprocess.run(argv, capture_output=True, text=True, timeout=10, check=False, env=dict(os.environ))
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False, env=dict(os.environ))
         assert "200" not in done.stdout
         assert done.stdout.strip() in ("", "b''") or "reset" in done.stderr.lower()
         assert "PermissionError" not in done.stderr
@@ -152,7 +152,7 @@ def test_a_peer_that_is_not_root_is_refused_whatever_the_permissions(agent: Whit
 
 def test_only_one_agent_for_an_id(agent: Whit) -> None:
     argv = [sys.executable, "-m", "whit.api.daemon", "--id", agent.settings.id]
-    second = subprocess.run(argv, env=agent.env, capture_output=True, text=True, timeout=20, check=False)
+    second = subprocess.run(argv, env=agent.env, capture_output=True, text=True, timeout=60, check=False)
     assert second.returncode == 4
     assert str(agent.agent_pid) in second.stderr
     assert call(agent, "GET", "/v1/agent")[0] == 200

@@ -318,13 +318,13 @@ def recorded(cli_settings: Settings) -> Iterator[RecordedAgent]:
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)
     thread.start()
-    until = time.monotonic() + 10
+    until = time.monotonic() + 60
     while not server.started and time.monotonic() < until:
         time.sleep(0.01)
     yield agent
     agent.endless = False
     server.should_exit = True
-    thread.join(10)
+    thread.join(60)
     assert not thread.is_alive()
 
 
@@ -350,7 +350,7 @@ def run_whit(cli_environment: dict[str, str], tmp_path: Path) -> Run:
     directory.mkdir()
 
     def run(*words: str, **more: Any) -> subprocess.CompletedProcess[str]:
-        options = {"cwd": directory, "env": cli_environment, "timeout": 30, "stdin": subprocess.DEVNULL} | more
+        options = {"cwd": directory, "env": cli_environment, "timeout": 120, "stdin": subprocess.DEVNULL} | more
         if "input" in options:
             del options["stdin"]
         argv = [sys.executable, "-m", "whit.cli", *words]

@@ -396,7 +396,7 @@ def test_interrupt_ends_a_stream_cleanly(recorded: Any, cli_environment: dict[st
         assert process.stdout is not None
         assert process.stdout.readline() == b"shop-api-1 | hello\n"
         process.send_signal(signal.SIGINT)
-        _, stderr = process.communicate(timeout=10)
+        _, stderr = process.communicate(timeout=60)
     assert (process.returncode, stderr) == (130, b"")
 
 
@@ -407,7 +407,7 @@ def test_interrupted_work_goes_on_in_the_agent(recorded: Any, cli_environment: d
         assert process.stderr is not None
         assert process.stderr.readline() == b"web: stop\n"
         process.send_signal(signal.SIGINT)
-        _, stderr = process.communicate(timeout=10)
+        _, stderr = process.communicate(timeout=60)
     assert process.returncode == 130
     assert stderr.startswith(b"interrupted; the agent goes on")
 
@@ -421,7 +421,7 @@ def test_a_reader_that_goes_away_is_no_error(recorded: Any, cli_environment: dic
         process.stdout.readline()
         process.stdout.close()
         stderr = process.stderr.read() if process.stderr else b""
-        process.wait(10)
+        process.wait(60)
     assert (process.returncode, stderr) == (141, b"")
 
 

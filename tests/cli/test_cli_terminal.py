@@ -40,7 +40,7 @@ class Screen:
     def type(self, text: str) -> None:
         os.write(self.main, text.encode())
 
-    def wait_for(self, pattern: str, seconds: float = 15) -> str:
+    def wait_for(self, pattern: str, seconds: float = 60) -> str:
         until = time.monotonic() + seconds
         while not (found := re.search(pattern.encode(), self.seen)):
             ready, _, _ = select.select([self.main], [], [], max(0, until - time.monotonic()))
@@ -48,7 +48,7 @@ class Screen:
             self.seen += os.read(self.main, 65536)
         return found[0].decode()
 
-    def end(self, seconds: float = 15) -> int:
+    def end(self, seconds: float = 60) -> int:
         until = time.monotonic() + seconds
         while self.process.poll() is None and time.monotonic() < until:
             if select.select([self.main], [], [], 0.02)[0]:
@@ -122,7 +122,7 @@ def test_exec_on_a_terminal(screen: Callable[..., Screen], recorded: Any) -> Non
     shell.wait_for("30 80")
     assert not shell.restored
     shell.resize(40, 100)
-    until = time.monotonic() + 10
+    until = time.monotonic() + 60
     while not recorded.resized and time.monotonic() < until:
         time.sleep(0.01)
     assert recorded.resized == [[40, 100]]

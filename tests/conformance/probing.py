@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from whit.kernel import netns
 
-PATIENCE = 3.0
+PATIENCE = 10.0
 """Seconds."""
 GLANCE = 0.03
 SOCKET_TYPES = {"tcp": socket.SOCK_STREAM, "sctp": socket.SOCK_STREAM, "udp": socket.SOCK_DGRAM}

@@ -19,6 +19,7 @@ import pytest
 from support.cluster import build
 from support.leftovers import leftovers_after
 from support.service_site import REFUSED, TCP, UDP, ask, until
+from support.slowness import quick
 from support.whit import Whit, free_port
 
 from whit.base.settings import Settings
@@ -145,9 +146,8 @@ def test_should_be_rejected_when_no_endpoints_exist(site: Site) -> None:
     bring_up(site, replicas=0)
     for family in (4, 6):
         for kind in (TCP, UDP):
-            began = time.monotonic()
-            assert site.ask(site.address(family), kind=kind) == REFUSED
-            assert time.monotonic() - began < 0.5
+            address = site.address(family)
+            assert quick(lambda address=address, kind=kind: site.ask(address, kind=kind), 0.5) == REFUSED  # type: ignore[misc]
 
 
 def test_headless_services_answer_with_the_addresses_of_their_instances(site: Site) -> None:
@@ -177,7 +177,7 @@ def test_should_be_able_to_preserve_udp_traffic_when_server_pod_cycles(site: Sit
 
     def talk() -> tuple[str, str, float]:
         with socket.socket(socket.AF_INET6 if family == 6 else socket.AF_INET, UDP) as own:
-            own.settimeout(0.02)
+            own.settimeout(0.1)
             own.connect((address, 80))
             first, _ = said(own)
             site.tell(f"site-{first}", signal.SIGKILL)
@@ -185,13 +185,13 @@ def test_should_be_able_to_preserve_udp_traffic_when_server_pod_cycles(site: Sit
 
     first, second, took = site.inside("site-client-1", talk)
     assert {first, second} == {"web-1", "web-2"}
-    assert took < 1
+    assert took < 5, "until its flow is forgotten"
 
 
 def said(own: socket.socket, unlike: str = "") -> tuple[str, float]:
     """Who answers, and after how long."""
     began = time.monotonic()
-    while time.monotonic() - began < 3:
+    while time.monotonic() - began < 30:
         try:
             own.send(b"?")
             name = own.recv(256).decode()

@@ -58,7 +58,7 @@ class Collector:
 
     def close(self) -> None:
         self.server.shutdown()
-        self.thread.join(5)
+        self.thread.join(30)
         self.server.server_close()
 
 

@@ -58,7 +58,7 @@ def whit(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Whit]:
 def answer(port: int, question: bytes, expected: bytes) -> bytes:
     """What comes back, until it contains what is expected or nothing more comes."""
     received = b""
-    with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
         connection.sendall(question)
         while expected not in received and (data := connection.recv(65536)):
             received += data

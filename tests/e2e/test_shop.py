@@ -58,7 +58,7 @@ def test_order_is_in_postgresql_also_after_down_and_up(shop: Whit) -> None:
     assert call(shop, f"/orders/{order['id']}") == {"id": order["id"], "item": "teapot", "quantity": 2}
 
 
-PROBE = "import socket; socket.create_connection(('db', 5432), timeout=1.5); print('connected')"
+PROBE = "import socket; socket.create_connection(('db', 5432), timeout=30); print('connected')"
 
 
 def test_undeclared_edge_is_dropped_named_and_predicted(shop: Whit) -> None:

@@ -49,7 +49,7 @@ def agents(tmp_path: Path) -> Iterator[list[Whit]]:
 
 
 def answer(whit: Whit) -> str:
-    with urllib.request.urlopen(f"http://127.0.0.1:{whit.environment['PORT']}/", timeout=5) as reply:
+    with urllib.request.urlopen(f"http://127.0.0.1:{whit.environment['PORT']}/", timeout=30) as reply:
         return str(reply.read().decode())
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from support.leftovers import leftovers_after
-from support.warm import Warm
+from support.warm import Asked, Warm
 from support.whit import Whit
 
 from whit.base.settings import Settings
@@ -43,15 +43,18 @@ def test_no_wake_up_is_lost(
     warm: Warm, sample: Callable[[int, int], int], record_number: Callable[[str, object], None]
 ) -> None:
     took: dict[str, list[float]] = {"connection": [], "datagram": []}
+    sent_again = 0
     for number in range(sample(50, 1000)):
         warm.wait_until_frozen()
         if number % 2:
             took["datagram"].append(warm.ask_datagram())
         else:
-            took["connection"].append(warm.ask())
+            asked = warm.ask()
+            took["connection"].append(asked.seconds)
+            sent_again += asked.sent_again
+    # A datagram is sent once: its answer tells that it was not lost.
+    assert sent_again == 0, sorted(took["connection"])[-5:]
     for name, seconds in took.items():
-        # A packet that was sent again would take a second.
-        assert max(seconds) < 0.9, f"{name}: {sorted(seconds)[-5:]}"
         record_number(
             f"warm: first byte of a frozen container, {name}, p50 ms", round(statistics.median(seconds) * 1e3, 2)
         )
@@ -99,7 +102,7 @@ def test_a_command_in_it_wakes_it_and_keeps_it_awake(warm: Warm) -> None:
 
 def test_an_open_connection_keeps_it_awake(warm: Warm) -> None:
     warm.ask()
-    with socket.create_connection(("127.0.0.1", warm.port), timeout=5) as stream:
+    with socket.create_connection(("127.0.0.1", warm.port), timeout=30) as stream:
         stream.recv(100)
         # It has closed its end; while ours is open, so is the connection.
         time.sleep(1)
@@ -110,13 +113,13 @@ def test_an_open_connection_keeps_it_awake(warm: Warm) -> None:
 def test_who_asks_while_no_agent_lives_is_answered_by_the_next_one(warm: Warm) -> None:
     warm.wait_until_frozen()
     warm.whit.kill_agent()
-    answers: list[float] = []
-    asking = threading.Thread(target=lambda: answers.append(warm.ask(timeout=30)))
+    answers: list[Asked] = []
+    asking = threading.Thread(target=lambda: answers.append(warm.ask(timeout=60)))
     asking.start()
     time.sleep(0.5)
     assert warm.is_frozen()
     warm.whit.start_agent()
-    asking.join(30)
+    asking.join(60)
     assert len(answers) == 1
     warm.wait_until_frozen()
     pid = warm.status().pid
@@ -133,7 +136,7 @@ def test_start_and_stop(warm: Warm) -> None:
     assert warm.status().state == warm.idle
     assert warm.whit("stop", "warm/client", check=False).returncode == 4
     warm.whit("start", "warm/web")
-    assert warm.ask() < 0.9
+    assert warm.ask().at_once
 
 
 def test_restart_and_down_of_one_that_sleeps(warm: Warm) -> None:

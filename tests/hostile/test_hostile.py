@@ -117,7 +117,7 @@ def whole(siege: Whit) -> Iterator[None]:
     before = [path.read_text() for path in HOST_FILES]
     yield
     assert [path.read_text() for path in HOST_FILES] == before
-    with urllib.request.urlopen(f"http://127.0.0.1:{siege.environment['PORT']}/", timeout=5) as reply:
+    with urllib.request.urlopen(f"http://127.0.0.1:{siege.environment['PORT']}/", timeout=30) as reply:
         assert reply.read() == b"whole\n"
 
 

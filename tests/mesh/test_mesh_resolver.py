@@ -20,7 +20,8 @@ from typing import Any
 
 import pytest
 from dnslib import EDNS0, QTYPE, RCODE, RR, TXT, A, DNSRecord
-from support.slowness import patient
+from support.service_site import until as eventually
+from support.slowness import patient, quick
 
 import whit
 from whit.base.settings import Settings
@@ -29,7 +30,7 @@ from whit.mesh.dns import names, upstream
 from whit.mesh.dns.names import NameTable
 from whit.mesh.dns.questions import Answer, Listener, parse
 
-pytestmark = [pytest.mark.machine, pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.machine, pytest.mark.timeout(120)]
 
 RESOLVER, ASKER, STRANGER, SERVER = "10.219.0.2", "10.219.0.16", "192.0.2.9", "127.0.0.9"
 RESOLVER6, ASKER6, STRANGER6 = "fd77::2", "fd77::10", "fd78::9"
@@ -134,13 +135,14 @@ class Node:
 
     def wait_until_it_answers(self) -> None:
         """By both ways: it listens for datagrams first."""
-        until = time.monotonic() + patient(10)
+        until = time.monotonic() + patient(45)
         for stream in (False, True):
             while time.monotonic() < until and (self.process is None or self.process.poll() is None):
-                with contextlib.suppress(ConnectionRefusedError):
+                with contextlib.suppress(OSError):
                     if self.ask("web", stream=stream, patience=patient(0.2)) is not None:
                         break
                 time.sleep(0.01)
+            assert time.monotonic() < until, "it does not answer"
 
     def stop(self) -> str:
         """What it said."""
@@ -148,13 +150,13 @@ class Node:
             return ""
         self.process.send_signal(signal.SIGTERM)
         try:
-            return self.process.communicate(timeout=patient(5))[1]
+            return self.process.communicate(timeout=patient(30))[1]
         except subprocess.TimeoutExpired:
             self.process.kill()
             return self.process.communicate()[1]
 
     def ask(
-        self, name: str, kind: str = "A", *, asker: str = ASKER, stream: bool = False, patience: float = 5.0
+        self, name: str, kind: str = "A", *, asker: str = ASKER, stream: bool = False, patience: float = 10.0
     ) -> DNSRecord | None:
         question = DNSRecord.question(name, kind)
         reply = self.send(bytes(question.pack()), asker=asker, stream=stream, patience=patience)
@@ -165,7 +167,9 @@ class Node:
         assert record.header.qr
         return record
 
-    def send(self, question: bytes, *, asker: str = ASKER, stream: bool = False, patience: float = 5.0) -> bytes | None:
+    def send(
+        self, question: bytes, *, asker: str = ASKER, stream: bool = False, patience: float = 10.0
+    ) -> bytes | None:
         exchange = _over_tcp if stream else _over_udp
         return netns.call_in(self.path, lambda: exchange(question, asker, patience))
 
@@ -311,28 +315,27 @@ def test_no_answer_is_too_strange_to_be_told(sample: Callable[[int, int], int]) 
 
 
 def test_a_server_that_is_silent_is_told_as_a_failure_in_time(node: Node) -> None:
-    began = time.monotonic()
-    assert code(node.ask("silent.example", patience=patient(10))) == RCODE.SERVFAIL
-    assert time.monotonic() - began < upstream.PATIENCE + patient(1)
+    def asked() -> int:
+        node.server.asked.clear()
+        return code(node.ask("silent.example", patience=patient(20)))
+
+    assert quick(asked, upstream.PATIENCE + 1, times=3) == RCODE.SERVFAIL
     assert node.server.asked.count("silent.example.") == 2
 
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_server_that_is_not_there_is_passed_over_at_once(node: Node, stream: bool) -> None:
     node.resolv_conf.write_text(f"nameserver 127.0.0.10\nnameserver {SERVER}\n")
-    began = time.monotonic()
-    assert node.addresses("some.example", stream=stream) == ["203.0.113.7"]
+    assert quick(lambda: node.addresses("some.example", stream=stream), 0.9) == ["203.0.113.7"]
     node.resolv_conf.write_text("nameserver 127.0.0.10\nnameserver 127.0.0.11\n")
-    assert code(node.ask("some.example", stream=stream)) == RCODE.SERVFAIL
-    assert time.monotonic() - began < patient(1)
+    assert quick(lambda: code(node.ask("some.example", stream=stream)), 0.9) == RCODE.SERVFAIL
 
 
 def test_one_that_waits_holds_up_nobody(node: Node) -> None:
     waiting = threading.Thread(target=node.ask, args=("silent.example",))
     waiting.start()
-    began = time.monotonic()
-    assert node.addresses("web") == ["10.219.128.1"]
-    assert time.monotonic() - began < patient(1)
+    assert eventually(lambda: "silent.example." in node.server.asked)
+    assert quick(lambda: node.addresses("web"), 0.9, times=3) == ["10.219.128.1"]
     waiting.join()
 
 
@@ -395,12 +398,13 @@ def test_streams_that_say_nothing_or_nonsense_keep_nobody_out(node: Node) -> Non
             one = opened.enter_context(netns.call_in(node.path, lambda: socket.create_connection((RESOLVER, 53), 5)))
             one.sendall((b"", b"\0", b"\xff\xff" + bytes(99), b"\0\x05hello")[number % 4])
         assert node.addresses("web") == ["10.219.128.1"]
-    until = time.monotonic() + patient(5)
-    answered = False
-    while not answered and time.monotonic() < until:
+
+    def answers() -> bool:
         with contextlib.suppress(OSError):
-            answered = node.ask("web", stream=True) is not None
-    assert answered
+            return node.ask("web", stream=True) is not None
+        return False
+
+    assert eventually(answers)
     assert "Traceback" not in node.stop()
 
 
@@ -422,7 +426,7 @@ def test_it_lives_on_when_its_parent_is_killed(node: Node) -> None:
     try:
         node.wait_until_it_answers()
         parent.kill()
-        parent.wait(5)
+        parent.wait(30)
         for stream in (False, True):
             assert node.addresses("web", stream=stream) == ["10.219.128.1"]
         assert f"PPid:\t{parent.pid}\n" not in Path(f"/proc/{pid}/status").read_text()
@@ -455,12 +459,12 @@ def test_it_starts_again_where_another_was_killed(node: Node) -> None:
     began = time.monotonic()
     node.start()
     assert node.addresses("web", stream=True) == ["10.219.128.1"]
-    assert time.monotonic() - began < patient(5)
+    assert time.monotonic() - began < patient(30), "the addresses of its connections keep it out for a minute"
 
 
 def test_it_does_not_start_without_a_state_file(settings: Settings) -> None:
     argv = [sys.executable, "-P", "-m", "whit.mesh.dns.resolver", "--id", settings.id]
-    done = subprocess.run(argv, env={"PYTHONPATH": str(SOURCES)}, capture_output=True, text=True, timeout=patient(20))
+    done = subprocess.run(argv, env={"PYTHONPATH": str(SOURCES)}, capture_output=True, text=True, timeout=patient(60))
     assert done.returncode == 1
     assert done.stderr.startswith("whit-resolver: ")
     assert str(names.state_file(settings).parent) in done.stderr

@@ -31,7 +31,7 @@ def waiting(fifo: Path, *words: str, path: str = "/usr/bin:/bin") -> Iterator[su
     argv = ["/bin/bash", "-c", script, *words]
     with subprocess.Popen(argv, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as running:
         try:
-            until = time.monotonic() + patient(10)
+            until = time.monotonic() + patient(45)
             while not gate.is_shut(fifo):
                 assert time.monotonic() < until
                 time.sleep(0.01)
@@ -45,7 +45,7 @@ def test_it_waits_and_becomes_the_program(fifo: Path) -> None:
         with pytest.raises(subprocess.TimeoutExpired):
             running.wait(0.3)
         assert gate.open_up(fifo)
-        output = running.communicate(timeout=patient(10))[0].split("\n")
+        output = running.communicate(timeout=patient(45))[0].split("\n")
     assert (running.returncode, output[0]) == (7, "it is here")
     assert "3" not in output[1:-2], "the fifo is not left to it"
     assert not gate.is_shut(fifo)
@@ -71,7 +71,7 @@ def test_how_it_looks_for_the_program(fifo: Path, tmp_path: Path, word: str, pat
     (tmp_path / "unknown").chmod(0o755)
     with waiting(fifo, word.replace("HERE", here), path=path.replace("HERE", here)) as running:
         assert gate.open_up(fifo)
-        output = running.communicate(timeout=patient(10))[0]
+        output = running.communicate(timeout=patient(45))[0]
     assert running.returncode == status
     assert ("cannot be started" in output) is (status != 0)
 
@@ -79,7 +79,7 @@ def test_how_it_looks_for_the_program(fifo: Path, tmp_path: Path, word: str, pat
 def test_one_that_was_killed_does_not_wait(fifo: Path) -> None:
     with waiting(fifo, "true") as running:
         running.kill()
-        running.wait(10)
+        running.wait(45)
         assert not gate.is_shut(fifo)
 
 

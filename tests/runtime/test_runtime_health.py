@@ -59,7 +59,7 @@ async def test_the_loop() -> None:
         return result
 
     task = asyncio.create_task(watch(spec, check, lambda state: seen.append((state.health, state.output))))
-    await asyncio.wait_for(over.wait(), 5)
+    await asyncio.wait_for(over.wait(), 30)
     task.cancel()
     assert seen == [("starting", ""), ("healthy", "fine"), ("unhealthy", "not running"), ("healthy", "fine")]
     assert asked[0] == (("check", "me"), 7)

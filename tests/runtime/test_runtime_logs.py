@@ -211,7 +211,7 @@ async def test_several_instances_in_order(tmp_path: Path) -> None:
     writers[1].count = 8
     writers[1].write("9", tag="P")
     over.update(one.name for one in both)
-    await asyncio.wait_for(task, 5)
+    await asyncio.wait_for(task, 30)
     assert found == ["5", "6", "8", "9"]
 
 

@@ -14,6 +14,6 @@ def run(program: str, *arguments: str) -> str:
     """What it printed."""
     environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'src'}:{ROOT / 'tests'}"}
     argv = [sys.executable, str(ROOT / "benchmarks" / program), *arguments]
-    done = subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout

@@ -12,7 +12,7 @@ from support.slowness import patient
 from whit.base.settings import Settings
 
 
-def leftovers_after(settings: Settings, patience: float = 5.0) -> list[str]:
+def leftovers_after(settings: Settings, patience: float = 30.0) -> list[str]:
     """What is left of an agent id after a moment: the kernel removes links of a dead namespace in the background."""
     until = time.monotonic() + patient(patience)
     while (left := leftovers(settings)) and time.monotonic() < until:

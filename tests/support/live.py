@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
 from collections.abc import Iterator, Mapping
@@ -37,7 +38,7 @@ from whit.kernel import links, netns
 from whit.kernel.instance_link import GATEWAY6
 from whit.kernel.netlink import NetlinkSocket
 
-PATIENCE = patient(5)
+PATIENCE = patient(20)
 HOST_ID, FIRST_ID = 1, 100
 DEFAULT_SIZES: Mapping[str, int] = MappingProxyType({})
 
@@ -118,6 +119,9 @@ def echoing(place: Path, kind: socket.SocketKind, family: int = socket.AF_INET) 
     try:
         yield seen
     finally:
+        # Nobody may have come: it waits for nobody any more.
+        with contextlib.suppress(OSError):  # a datagram socket is not connected, but it wakes up all the same
+            server.shutdown(socket.SHUT_RDWR)
         thread.join(2 * PATIENCE)
         server.close()
 
@@ -125,7 +129,7 @@ def echoing(place: Path, kind: socket.SocketKind, family: int = socket.AF_INET) 
 def _echo_stream(server: socket.socket, seen: list[str]) -> None:
     try:
         connection, peer = server.accept()
-    except TimeoutError:
+    except OSError:
         return
     seen.append(peer[0])
     with connection:
@@ -138,6 +142,8 @@ def _echo_datagram(server: socket.socket, seen: list[str]) -> None:
     try:
         data, peer = server.recvfrom(1 << 16)
     except TimeoutError:
+        return
+    if not data:
         return
     seen.append(peer[0])
     server.sendto(data, peer)

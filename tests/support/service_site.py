@@ -227,7 +227,14 @@ class ServiceSite:
         return netns.call_in(self.place(place) if isinstance(place, str) else place, call)
 
     def ask(
-        self, place: Path | str | None, target: str, port: int, kind: int = TCP, *, bind: int = 0, patience: float = 1.0
+        self,
+        place: Path | str | None,
+        target: str,
+        port: int,
+        kind: int = TCP,
+        *,
+        bind: int = 0,
+        patience: float = 10.0,
     ) -> str:
         """Who answers: the instance's host name and the address that it sees; or how it is that nobody does."""
         return self.inside(place, lambda: ask(target, port, kind, bind=bind, patience=patience))
@@ -241,7 +248,8 @@ class ServiceSite:
         return self.inside(place, many)
 
 
-def ask(target: str, port: int, kind: int = TCP, *, bind: int = 0, patience: float = 1.0) -> str:
+def ask(target: str, port: int, kind: int = TCP, *, bind: int = 0, patience: float = 10.0) -> str:
+    """What is answered, or how it is not. Whoever is to get no answer says how long he waits."""
     family = socket.AF_INET6 if ":" in target else socket.AF_INET
     with socket.socket(family, kind) as own:
         own.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -259,7 +267,7 @@ def ask(target: str, port: int, kind: int = TCP, *, bind: int = 0, patience: flo
             return REFUSED if error.errno == errno.ECONNREFUSED else f"({errno.errorcode[error.errno or 0]})"
 
 
-def until(holds: Callable[[], bool], seconds: float = 3.0) -> bool:
+def until(holds: Callable[[], bool], seconds: float = 30.0) -> bool:
     """Whether it holds within so many seconds."""
     deadline = time.monotonic() + patient(seconds)
     while not holds():

@@ -108,7 +108,7 @@ def set_tries(disk: Path, left: int, done: int) -> None:
 
 def until_free(disk: Path) -> None:
     """Until no machine runs from it any more."""
-    end = time.monotonic() + 10
+    end = time.monotonic() + 60
     while time.monotonic() < end:
         with contextlib.suppress(Conflict), disk_file.opened(disk, write=True):
             return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import select
 import signal
 import socket
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass, field
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +20,27 @@ from support.slowness import patient
 from whit.base.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
+_GIVEN: set[int] = set()
 SHOP = ROOT / "examples" / "shop"
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("0.0.0.0", 0))
-        return int(probe.getsockname()[1])
+    """None that the kernel gives to whoever asks for any (net.ipv4.ip_local_port_range): until it is used, a test may
+    take minutes, and others run beside it."""
+    while True:
+        port = secrets.choice(range(10_000, 18_000))
+        if port not in _GIVEN and all(map(_is_free, repeat(port), (socket.SOCK_STREAM, socket.SOCK_DGRAM))):
+            _GIVEN.add(port)
+            return port
+
+
+def _is_free(port: int, kind: socket.SocketKind) -> bool:
+    with socket.socket(socket.AF_INET, kind) as probe:
+        try:
+            probe.bind(("0.0.0.0", port))
+        except OSError:
+            return False
+        return True
 
 
 @dataclass
@@ -72,14 +88,14 @@ class Whit:
         descriptor = os.pidfd_open(self.agent_pid)
         try:
             signal.pidfd_send_signal(descriptor, signal.SIGKILL)
-            select.select([descriptor], [], [], patient(5))
+            select.select([descriptor], [], [], patient(30))
         finally:
             os.close(descriptor)
         for agent in self.agents:
-            agent.wait(patient(5))
+            agent.wait(patient(30))
         self.agents.clear()
 
-    def start_agent(self, patience: float = 20) -> None:
+    def start_agent(self, patience: float = 60) -> None:
         """Start whitd as a supervisor would, and wait until it answers."""
         log = self.settings.logs_dir / "whitd.log"
         log.parent.mkdir(parents=True, exist_ok=True)
@@ -94,20 +110,22 @@ class Whit:
             time.sleep(0.05)
 
     def clean(self) -> None:
-        self("doctor", "--clean", "--yes", timeout=60)
+        self("doctor", "--clean", "--yes", timeout=120)
         for agent in self.agents:
-            agent.wait(patient(5))
+            agent.wait(patient(30))
         self.agents.clear()
 
-    def resolves(self, asker: str, name: str) -> bool:
+    def resolves(self, asker: str, name: str, patience: float = 20) -> bool:
         """Ask the node's resolver, not /etc/hosts, for a name from inside the network namespace of an instance."""
         netns = self.settings.netns_dir / asker
         script = (
             "import sys; from dnslib import DNSRecord;"
-            "reply = DNSRecord.parse(DNSRecord.question(sys.argv[2]).send(sys.argv[1], 53, timeout=2));"
+            "server, name, patience = sys.argv[1:];"
+            "reply = DNSRecord.parse(DNSRecord.question(name).send(server, 53, timeout=float(patience)));"
             "sys.exit(0 if reply.rr else 1)"
         )
         hosts = (self.settings.instances_dir / asker / "resolv.conf").read_text()
         server = next(line.split()[1] for line in hosts.splitlines() if line.startswith("nameserver"))
-        argv = ["nsenter", f"--net={netns}", sys.executable, "-c", script, server, name]
-        return subprocess.run(argv, env=self.env, capture_output=True, timeout=10, check=False).returncode == 0
+        argv = ["nsenter", f"--net={netns}", sys.executable, "-c", script, server, name, str(patience)]
+        done = subprocess.run(argv, env=self.env, capture_output=True, timeout=patience + 20, check=False)
+        return done.returncode == 0

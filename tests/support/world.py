@@ -96,7 +96,7 @@ class World:
             outside.execute([routes.add(Route(POOL6, index, gateway=UPLINK6.ip))])
 
 
-def exchange(client: Path, server: Path, address: IPv4Address, port: int = 8080, patience: float = 5) -> str:
+def exchange(client: Path, server: Path, address: IPv4Address, port: int = 8080, patience: float = 20) -> str:
     """Connect from one namespace to a listener in another. Returns whom the listener saw; TimeoutError if nobody."""
     with netns.call_in(server, lambda: socket.create_server(("0.0.0.0", port))) as listener:
         listener.settimeout(patient(patience))

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from support.live import Live, call, echoing, living
+from support.slowness import quick
 from support.world import NODE, NODE6, POOL6, UPLINK, UPLINK6
 
 from whit.base.settings import Settings
@@ -54,15 +55,17 @@ def test_an_instance_reaches_itself_through_its_service(live: Live) -> None:
             assert [ip_address(peer) for peer in seen] == [vip]
 
 
+def refused(place: Path, address: IPv4Address | IPv6Address, port: int, kind: socket.SocketKind) -> None:
+    with pytest.raises(ConnectionRefusedError):
+        call(place, address, port, b"anybody?", kind)
+
+
 def test_its_own_closed_port_refuses_at_once(live: Live) -> None:
     for vip in VIPS:
         live.serve(vip, 80, 6, 1)
         live.serve(vip, 53, 17, 1)
         for kind, port in ((STREAM, 80), (DATAGRAM, 53)):
-            began = time.monotonic()
-            with pytest.raises(ConnectionRefusedError):
-                call(live.place(1), vip, port, b"anybody?", kind)
-            assert time.monotonic() - began < 1
+            quick(partial(refused, live.place(1), vip, port, kind), 0.9)
 
 
 def test_an_instance_reaches_a_published_port_by_any_address_of_the_node(live: Live) -> None:
@@ -101,12 +104,11 @@ def test_the_end_of_a_real_connection_is_told(live: Live) -> None:
             assert call(live.place(1), vip, 80, BULK) == BULK
         ends, again = ended(live), sent_again(live) - before
         assert len(ends) == 1
-        # A busy machine may really send something again. The kernel counts the pieces of a large segment.
-        assert (ends[0].retransmits > 0) == (again > 0)
+        # A busy machine may really send something again: not only data, and also after the end was told.
         assert ends[0].retransmits <= again
         assert ends[0].reset == 0
         assert min(ends[0].bytes, ends[0].reply_bytes) > len(BULK)
-        assert 0 < ends[0].rtt_us < 1_000_000
+        assert 0 < ends[0].rtt_us < 20_000_000
 
 
 def test_a_real_exchange_is_traced_there_and_back(live: Live) -> None:
@@ -131,14 +133,14 @@ def test_a_real_exchange_is_traced_there_and_back(live: Live) -> None:
 def ask_from(port: int, vip: IPv4Address | IPv6Address) -> None:
     with socket.socket(family(vip), DATAGRAM) as own:
         own.bind(("", port))
-        own.settimeout(5)
+        own.settimeout(30)
         own.sendto(b"question", (str(vip), 53))
         assert own.recv(64) == b"question"
 
 
 def ended(live: Live) -> list[EndEvent]:
     """Waits for one: the last segments of a connection may still be on their way when its ends have let go of it."""
-    deadline = time.monotonic() + 2
+    deadline = time.monotonic() + 30
     found: list[EndEvent] = []
     while not found and time.monotonic() < deadline:
         found = [event for event in live.datapath.events.every() if isinstance(event, EndEvent)]

@@ -126,12 +126,14 @@ def test_segments_that_are_sent_again_are_counted(lab: Lab, client: str, server:
 
 def test_the_round_trip_is_that_of_the_handshake_first(lab: Lab) -> None:
     connection = Connection(lab)
+    began = time.monotonic()
     connection.forth("S")
     time.sleep(0.02)
     connection.back("SA")
+    took = time.monotonic() - began
     found = edge(lab)
     assert found.rtt_samples == 1
-    assert 20_000 <= found.rtt_us < 500_000
+    assert 20_000 <= found.rtt_us <= took * 1e6
     back = lab.flow(SERVER, CLIENT, 80, 40000)
     assert back is not None
     assert back.rtt_us == found.rtt_us
@@ -148,6 +150,7 @@ def test_what_was_sent_again_is_not_timed(lab: Lab) -> None:
 @FAMILIES
 @pytest.mark.parametrize("how", ["finished", "reset"])
 def test_the_end_of_a_connection_sums_it_up(lab: Lab, client: str, server: str, how: str) -> None:
+    began = time.monotonic()
     connection = Connection(lab, client, server)
     connection.open()
     if how == "finished":
@@ -155,6 +158,7 @@ def test_the_end_of_a_connection_sums_it_up(lab: Lab, client: str, server: str, 
         connection.back("FA")
     else:
         connection.back("R")
+    took = time.monotonic() - began
     (end,) = told(lab, EndEvent)
     assert (str(end.source), end.source_port, str(end.destination), end.destination_port) == (client, 40000, server, 80)
     assert (end.source_identity, end.destination_identity) == (CLIENT_ID, SERVER_ID)
@@ -163,7 +167,7 @@ def test_the_end_of_a_connection_sums_it_up(lab: Lab, client: str, server: str, 
     assert forth is not None
     assert back is not None
     assert (end.packets, end.reply_packets) == (forth.packets, back.packets)
-    assert 0 < end.duration_ns < 10**9
+    assert 0 < end.duration_ns <= took * 1e9
     assert edge(lab).resets == (how == "reset")
 
 
@@ -171,17 +175,19 @@ def test_the_end_of_a_connection_sums_it_up(lab: Lab, client: str, server: str, 
 def test_a_request_and_its_answer(lab: Lab, client: str, server: str) -> None:
     connection = Connection(lab, client, server)
     connection.open()
+    began = time.monotonic()
     for status in (200, 503):
         connection.forth(load=REQUEST)
         time.sleep(0.002)
         connection.back(load=ANSWER.replace(b"200 OK", b"%d No" % status))
+    took = time.monotonic() - began
     answers = told(lab, HttpEvent)
     assert [(one.method, one.path[: one.path_length], one.status) for one in answers] == [
         (HttpMethod.GET, b"/orders/7", 200),
         (HttpMethod.GET, b"/orders/7", 503),
     ]
     assert (str(answers[0].source), str(answers[0].destination)) == (client, server)
-    assert all(2000 <= one.latency_us < 500_000 for one in answers)
+    assert all(2000 <= one.latency_us <= took * 1e6 for one in answers)
     found = edge(lab)
     assert (found.requests, found.errors) == (2, 1)
     assert found.latency_us == sum(one.latency_us for one in answers)
@@ -229,13 +235,21 @@ def test_what_is_not_http_is_left_alone(lab: Lab, load: bytes) -> None:
     assert told(lab, HttpEvent) == []
 
 
+def bucket(seconds: float) -> int:
+    """The first is up to 64 us, each other as far again as all before it."""
+    return min(max(int(seconds * 1e6).bit_length() - 6, 0), LATENCY_BUCKETS - 1)
+
+
 def test_latencies_fall_into_buckets(lab: Lab) -> None:
     connection = Connection(lab)
     connection.open()
+    buckets = []
     for wait in (0.0, 0.03):
+        began = time.monotonic()
         connection.forth(load=REQUEST)
         time.sleep(wait)
         connection.back(load=ANSWER)
+        buckets.append(range(bucket(wait), bucket(time.monotonic() - began) + 1))
     key = EdgeKey(CLIENT_ID, SERVER_ID, 80, TCP_NUMBER, Verdict.ALLOW)
     totals = [0] * LATENCY_BUCKETS
     for value in lab.datapath.edges.per_cpu(key):
@@ -243,8 +257,9 @@ def test_latencies_fall_into_buckets(lab: Lab) -> None:
             left + right
             for left, right in zip(totals, struct.unpack(f"<{LATENCY_BUCKETS}I", value.latency), strict=True)
         ]
-    assert sum(totals) == 2
-    assert sum(totals[9:12]) == 1  # 16 to 131 ms
+    found = [number for number, count in enumerate(totals) for _ in range(count)]
+    assert [number in allowed for number, allowed in zip(found, buckets, strict=True)] == [True, True]
+    assert found[1] >= 9, "16 ms and more"
 
 
 @FAMILIES
@@ -312,10 +327,13 @@ def test_an_instance_sends_no_more_than_its_limit(lab: Lab) -> None:
     assert endpoint is not None
     lab.datapath.endpoints.put(key, replace(endpoint, flags=EndpointFlags.LIMITED))
     lab.datapath.limits.put(lab.links[CLIENT], LimitValue(100_000, 50_000_000, 0))
-    packets = [lab.from_instance(udp(CLIENT, SERVER, load=bytes(958))).action for _ in range(20)]
-    # A thousand bytes take 10 ms; 50 ms may be owed. While a slow machine sends the others, one more may become due.
-    assert 5 <= packets.index(SHOT) <= 8
-    assert packets.count(SHOT) > 5
+    began, passed = time.monotonic(), 0
+    while lab.from_instance(udp(CLIENT, SERVER, load=bytes(958))).action != SHOT:
+        passed += 1
+    # A thousand bytes take 10 ms; 50 ms may be owed. While a slow machine sends the others, more become due.
+    assert 5 <= passed <= 7 + (time.monotonic() - began) / 0.01
+    packets = [lab.from_instance(udp(CLIENT, SERVER, load=bytes(958))).action for _ in range(100)]
+    assert packets.count(SHOT) >= 98 - (time.monotonic() - began) / 0.01
     time.sleep(0.1)
     assert lab.from_instance(udp(CLIENT, SERVER, load=bytes(958))).action != SHOT
     assert {reason for reason, _ in lab.drops()} == {DropReason.BANDWIDTH}

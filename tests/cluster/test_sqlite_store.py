@@ -23,7 +23,7 @@ def path(tmp_path: Path) -> Path:
 
 async def following(changes: AsyncIterator[Change]) -> Change:
     """The next change. Raises TimeoutError if it does not come."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         return await anext(changes)
 
 
@@ -232,7 +232,7 @@ async def test_commits_and_closing_wake_a_watch_without_polling(path: Path, monk
             seen.append(change.key)
 
     watching = asyncio.create_task(watch())
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         for keys in ("a", "bcdef", "g"):
             await store.commit([], [Put(f"/v1/{key}", b"1") for key in keys])
             while seen[-1:] != [f"/v1/{keys[-1]}"]:
@@ -287,19 +287,19 @@ async def test_leases_run_out_while_no_store_is_open(path: Path) -> None:
 
 async def test_the_loop_goes_on_while_the_disk_works(path: Path) -> None:
     store = await SqliteStore.open(path)
-    longest, last, writing = 0.0, time.perf_counter(), True
+    ticks, writing = 0, True
 
     async def tick() -> None:
-        nonlocal longest, last
+        nonlocal ticks
         while writing:
             await asyncio.sleep(0.001)
-            longest, last = max(longest, time.perf_counter() - last), time.perf_counter()
+            ticks += not slow.done()
 
-    ticking = asyncio.create_task(tick())
     slow = asyncio.create_task(store._run(lambda: time.sleep(0.5)))
+    ticking = asyncio.create_task(tick())
     for _ in range(5):
         await store.commit([], [Put("/v1/a", b"x" * 1_000_000)])
     writing = False
     await asyncio.gather(ticking, slow)
-    assert longest < 0.3, "the half second of work in the store's thread was not the loop's"
+    assert ticks > 20, "the half second of work in the store's thread was not the loop's"
     await store.close()

@@ -29,7 +29,7 @@ async def started(machine: Machine) -> InstanceSpec:
 
 
 async def ran(
-    machine: Machine, spec: InstanceSpec, *args: str, timeout: float = 10, **request: object
+    machine: Machine, spec: InstanceSpec, *args: str, timeout: float = 60, **request: object
 ) -> tuple[int | None, str]:
     code, output = await machine.command(spec, *args, timeout=timeout, **request)
     assert not list(machine.layout(spec).execs.iterdir())
@@ -80,7 +80,7 @@ async def test_time_runs_out(machine: Machine) -> None:
     spec = await started(machine)
     before = await machine.processes(spec)
     script = "setsid sleep 100 & sleep 100 & echo begun; sleep 100"
-    assert await ran(machine, spec, "sh", "-c", script, timeout=0.6) == (None, "begun\n")
+    assert await ran(machine, spec, "sh", "-c", script, timeout=2.5) == (None, "begun\n")
     assert await machine.processes(spec) == before
 
 
@@ -125,6 +125,9 @@ async def test_much_data_both_ways(machine: Machine) -> None:
     assert bytes(got) == sent
 
 
+UNTIL_SIZE = b'for n in $(seq 300); do test "$(stty size)" = "%b" && break; sleep 0.1; done; echo it is $(stty size)\n'
+
+
 async def test_a_terminal(machine: Machine) -> None:
     spec = await machine.start()
     got = b""
@@ -138,16 +141,15 @@ async def test_a_terminal(machine: Machine) -> None:
                     return
 
         output = session.output()
-        await asyncio.sleep(0.5)  # runc sets the size a moment after the command has begun
-        await session.write(b"tty; stty size; echo TERM=$TERM\n")
+        # runc sets the size a moment after the command has begun.
+        await session.write(UNTIL_SIZE % b"30 100" + b"tty; echo TERM=$TERM\n")
         await until(b"TERM=xterm")
         assert (b"/dev/pts/0" in got) != machine.differs("terminal-name")
-        assert b"30 100" in got
+        assert b"it is 30 100" in got
         session.resize(50, 132)
-        await asyncio.sleep(0.3)
-        await session.write(b"stty size; exit 6\n")
+        await session.write(UNTIL_SIZE % b"50 132" + b"exit 6\n")
         await until(b"no such text: reads to the end")
-        assert b"50 132" in got
+        assert b"it is 50 132" in got
         assert await session.wait() == 6
 
 
@@ -157,7 +159,7 @@ async def test_leaving_ends_it(machine: Machine) -> None:
     for terminal in (None, (24, 80)):
         request = ExecRequest(["sh", "-c", "trap '' HUP TERM; sleep 100; sleep 100"], terminal=terminal)
         async with machine.driver.execute(spec.name, request):
-            async with asyncio.timeout(patient(5)):
+            async with asyncio.timeout(patient(30)):
                 while len(await machine.processes(spec)) <= len(before):
                     await asyncio.sleep(0.05)
         assert await machine.processes(spec) == before
@@ -168,7 +170,7 @@ async def test_leaving_ends_what_starts_others_all_the_time(machine: Machine) ->
     spec = await started(machine)
     before = await machine.processes(spec)
     request = ExecRequest(["sh", "-c", "while :; do sleep 1000 & sleep 0.02; done"])
-    async with machine.driver.execute(spec.name, request), asyncio.timeout(patient(5)):
+    async with machine.driver.execute(spec.name, request), asyncio.timeout(patient(30)):
         while len(await machine.processes(spec)) <= len(before) + 2:
             await asyncio.sleep(0.05)
     assert await machine.processes(spec) == before
@@ -176,9 +178,9 @@ async def test_leaving_ends_what_starts_others_all_the_time(machine: Machine) ->
 
 async def test_a_health_check(machine: Machine) -> None:
     spec = await machine.start()
-    result = await machine.driver.check(spec.name, ("sh", "-c", "echo fine"), patient(5))
+    result = await machine.driver.check(spec.name, ("sh", "-c", "echo fine"), patient(30))
     assert (result.ok, result.output) == (True, "fine\n")
-    result = await machine.driver.check(spec.name, ("sh", "-c", "echo bad; exit 1"), patient(5))
+    result = await machine.driver.check(spec.name, ("sh", "-c", "echo bad; exit 1"), patient(30))
     assert (result.ok, result.output) == (False, "bad\n")
     result = await machine.driver.check(spec.name, ("sleep", "100"), 0.3)
     assert not result.ok
@@ -187,10 +189,13 @@ async def test_a_health_check(machine: Machine) -> None:
 
 async def test_an_instance_that_ends_ends_its_commands(machine: Machine) -> None:
     spec = await machine.start()
+    before = await machine.processes(spec)
     async with machine.driver.execute(spec.name, ExecRequest(["sleep", "100"])) as session:
-        await asyncio.sleep(0.2)
+        async with asyncio.timeout(patient(30)):
+            while len(await machine.processes(spec)) <= len(before):
+                await asyncio.sleep(0.05)
         await carry_out(machine.driver.plan_stop(spec.name, "SIGKILL", 5))
-        assert await asyncio.wait_for(session.wait(), patient(5)) == 137
+        assert await asyncio.wait_for(session.wait(), patient(30)) == 137
 
 
 def _runtime_calls(machine: Machine, spec: InstanceSpec) -> list[str]:

@@ -54,7 +54,7 @@ async def test_a_signal_is_128_and_its_number(machine: Machine, number: int) -> 
 async def test_stop_asks_first(machine: Machine) -> None:
     spec = await machine.start("sh", "-c", "trap 'echo bye; exit 5' TERM; echo ready; while :; do sleep 0.05; done")
     await _until(lambda: "ready" in machine.printed(spec))
-    await carry_out(machine.driver.plan_stop(spec.name, "SIGTERM", 10))
+    await carry_out(machine.driver.plan_stop(spec.name, "SIGTERM", 60))
     assert (await machine.driver.exit_of(spec.name)).code == 5
     assert machine.printed(spec) == "ready\nbye"
 
@@ -283,7 +283,7 @@ async def test_a_volume_that_two_instances_share(machine: Machine) -> None:
     answers = f"{wait.format('asked')}; echo answer >/shared/answered"
     specs = [await machine.start("sh", "-c", asks, mounts=mounts)]
     specs.append(await machine.start("sh", "-c", answers, mounts=mounts, index=2))
-    async with asyncio.timeout(patient(40)):
+    async with asyncio.timeout(patient(100)):
         assert [(await machine.driver.exit_of(spec.name)).code for spec in specs] == [0, 0]
     assert [machine.printed(spec) for spec in specs] == ["answer", "question"]
 
@@ -349,6 +349,6 @@ async def test_pausing(machine: Machine) -> None:
 
 
 async def _until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(patient(30)):
+    async with asyncio.timeout(patient(60)):
         while not condition():
             await asyncio.sleep(0.02)

@@ -57,8 +57,10 @@ async def main():
         asyncio.get_running_loop().call_later(float(sys.argv[6]), os.kill, os.getpid(), signal.SIGKILL)
         await operations[int(sys.argv[5])].do()
     if sys.argv[3] == "exec":
-        asyncio.get_running_loop().call_later(0.6, os.kill, os.getpid(), signal.SIGKILL)
-        await driver.check(spec.name, ("sleep", "1000"), timeout=100)
+        script = "touch /tmp/begun; exec sleep 1000"
+        going_on = asyncio.create_task(driver.check(spec.name, ("sh", "-c", script), timeout=1000))
+        while not (await driver.check(spec.name, ("test", "-e", "/tmp/begun"), timeout=100)).ok:
+            assert not going_on.done()
     os.kill(os.getpid(), signal.SIGKILL)
 
 asyncio.run(main())
@@ -89,7 +91,7 @@ def killed_agent(machine: Machine, what: str, spec: InstanceSpec, steps: int, se
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(patient(30)):
+    async with asyncio.timeout(patient(60)):
         while not condition():
             await asyncio.sleep(0.02)
 
@@ -115,7 +117,7 @@ async def test_another_agent_finds_what_runs_and_what_ended(machine: Machine) ->
     assert by_name[ended.name].status.exit_code == 3
     assert machine.printed(ended) == "over"
 
-    assert (await driver.check(running.name, ("touch", "/tmp/go"), timeout=patient(10))).ok
+    assert (await driver.check(running.name, ("touch", "/tmp/go"), timeout=patient(60))).ok
     assert (await driver.exit_of(running.name)).code == 7
     assert machine.printed(running) == "up\nbye"
 
@@ -261,7 +263,7 @@ async def test_a_killed_monitor_is_named(machine: Machine) -> None:
     monitor = conmon.monitor_pid(machine.layout(spec).monitored)
     assert monitor is not None
     os.kill(monitor, signal.SIGKILL)
-    record = await asyncio.wait_for(waiting, patient(10))
+    record = await asyncio.wait_for(waiting, patient(60))
     assert record.code is None
     assert "monitor (conmon) was killed" in record.cause
     assert machine.driver.pid_of(spec.name) is None
@@ -331,7 +333,7 @@ async def test_a_sandbox_that_waits_is_looked_into(machine: Machine) -> None:
     assert stands_still(machine, spec), "whoever comes has it stand still again"
     assert await (await open_driver(machine.driver.settings, machine.name)).listening(spec.name) == set()
     await carry_out(machine.driver.plan_begin(spec))
-    async with asyncio.timeout(patient(10)):
+    async with asyncio.timeout(patient(60)):
         while not (there := await machine.driver.listening(spec.name)):
             await asyncio.sleep(0.01)
         assert there == {(6, 80)}

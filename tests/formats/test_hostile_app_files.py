@@ -105,17 +105,17 @@ def test_places_in_a_long_variable_file_are_exact(tmp_path: Path) -> None:
 
 def test_a_long_variable_file_takes_time_by_its_length(tmp_path: Path) -> None:
     lines = "".join(f"KEY{number}=value ${{KEY0}} {number}\n" for number in range(50_000))
-    start = time.perf_counter()
+    start = time.process_time()
     web = read(tmp_path, f"{WEB}    env_file: e\n", e=f"KEY0=0\n{lines}").services["web"]
     assert len(web.environment) == 50_000
-    assert time.perf_counter() - start < 8
+    assert time.process_time() - start < 8
 
 
 def test_every_port_of_the_node_is_compared_by_its_number(tmp_path: Path) -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     both = "['1-65535:1-65535', '1-65535:1-65535/udp']"
     assert len(read(tmp_path, f"{WEB}    ports: {both}\n").services["web"].ports) == 2 * 65535
-    assert time.perf_counter() - start < 15
+    assert time.process_time() - start < 15
 
 
 @pytest.mark.parametrize("closed", [False, True])

@@ -39,7 +39,7 @@ def counting(settings: Settings) -> Iterator[tuple[str, subprocess.Popen[bytes]]
         yield group, process
     finally:
         cgroup.destroy(everywhere, group)
-        process.wait(5)
+        process.wait(30)
         assert process.stdout
         process.stdout.close()
 
@@ -71,7 +71,7 @@ def test_what_is_frozen_can_be_killed(hierarchies: Hierarchies, counting: tuple[
     group, process = counting
     freezer.freeze(hierarchies, group)
     cgroup.kill(cgroup.find(), group)
-    assert process.wait(5) == -9
+    assert process.wait(30) == -9
 
 
 @pytest.mark.root

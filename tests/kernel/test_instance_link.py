@@ -48,8 +48,8 @@ def _listener() -> socket.socket:
 def _exchange(server: Path, client: Path, address: IPv4Address) -> tuple[str, bytes]:
     """A connection from namespace to namespace: who the server saw, and what the client got."""
     with netns.call_in(server, _listener) as listener:
-        listener.settimeout(5)
-        with netns.call_in(client, lambda: socket.create_connection((str(address), 8080), timeout=5)) as caller:
+        listener.settimeout(30)
+        with netns.call_in(client, lambda: socket.create_connection((str(address), 8080), timeout=30)) as caller:
             accepted, peer = listener.accept()
             with accepted:
                 accepted.sendall(b"hello")
@@ -143,23 +143,29 @@ def _exchange6(server: Path, client: Path, address: IPv6Address) -> tuple[str, b
         return socket.create_server(("::", 8080), family=socket.AF_INET6)
 
     with netns.call_in(server, listen) as listener:
-        listener.settimeout(5)
-        with netns.call_in(client, lambda: socket.create_connection((str(address), 8080), timeout=5)) as caller:
+        listener.settimeout(30)
+        with netns.call_in(client, lambda: socket.create_connection((str(address), 8080), timeout=30)) as caller:
             accepted, peer = listener.accept()
             with accepted:
                 accepted.sendall(b"hello")
             return peer[0], caller.recv(16)
 
 
+def tentative(place: Path) -> list[str]:
+    """Addresses that the kernel does not use yet."""
+    argv = ["nsenter", f"--net={place}", "ip", "-6", "-oneline", "address", "show", "tentative"]
+    return subprocess.run(argv, check=True, capture_output=True, text=True).stdout.splitlines()
+
+
 def test_both_families_serve_at_once_and_nothing_makes_addresses_by_itself(settings: Settings, node: Path) -> None:
     own = (IPv4Interface(NODE), IPv6Interface(NODE6))
     netns.call_in(node, lambda: links.create_host_link(CreateHostLink(settings.host_link, HOST_MAC, own)))
     one, two = _connected6(settings, node, 1), _connected6(settings, node, 2)
-    began = time.perf_counter()
+    for place in (node, one.netns, two.netns):
+        assert not tentative(place), "an address waits until it is known to be free"
     assert two.address6 is not None
     assert _exchange6(two.netns, node, two.address6) == (str(NODE6), b"hello")
     assert _exchange6(node, one.netns, NODE6) == (str(one.address6), b"hello")
-    assert time.perf_counter() - began < 0.9, "an address waited until it was known to be free"
     assert _exchange(two.netns, one.netns, two.address) == (str(one.address), b"hello")
     with NetlinkSocket.inside(node) as outside, NetlinkSocket.inside(two.netns) as inside:
         outer, inner = links.by_name(outside, two.name), links.by_name(inside, "eth0")
@@ -225,7 +231,7 @@ def test_a_link_goes_away_with_its_namespace(settings: Settings, node: Path) -> 
     _host_link(settings, node)
     wanted = _connected(settings, node, 9)
     netns.remove(wanted.netns)
-    until = time.monotonic() + 5
+    until = time.monotonic() + 30
     with NetlinkSocket.inside(node) as netlink:
         while any(link.name == wanted.name for link in links.all_links(netlink)):
             assert time.monotonic() < until

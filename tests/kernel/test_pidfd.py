@@ -29,7 +29,7 @@ async def test_a_process_is_awaited_by_many_and_signalled(sleeper: subprocess.Po
         assert pidfd.is_alive(descriptor)
         assert not await pidfd.wait_end(descriptor, 0.01)
         async with asyncio.TaskGroup() as tasks:
-            waiting = [tasks.create_task(pidfd.wait_end(descriptor, 5)) for _ in range(3)]
+            waiting = [tasks.create_task(pidfd.wait_end(descriptor, 30)) for _ in range(3)]
             await asyncio.sleep(0)
             assert pidfd.send_signal(descriptor, signal.SIGTERM)
         assert [task.result() for task in waiting] == [True, True, True]

@@ -28,7 +28,7 @@ def held_up(settings: Settings, tmp_path: Path) -> Iterator[subprocess.Popen[byt
     argv = runsc.of(settings).starting("web", "start", "web", hide=True)
     with subprocess.Popen(argv, env=environment, start_new_session=True) as call:
         try:
-            until = time.monotonic() + 10
+            until = time.monotonic() + 45
             while not (tmp_path / "waits").exists():
                 assert time.monotonic() < until
                 time.sleep(0.01)
@@ -44,4 +44,4 @@ async def test_a_call_that_is_about_to_become_runsc(settings: Settings, held_up:
     await runtime.delete("other")
     assert held_up.poll() is None
     await runtime.delete("web")
-    assert held_up.wait(2) == -signal.SIGKILL
+    assert held_up.wait(30) == -signal.SIGKILL

@@ -13,12 +13,18 @@ import struct
 import subprocess
 import sys
 import termios
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support.service_site import until
+from websockets.protocol import State
+from websockets.sync.server import ServerConnection, unix_serve
+
+from whit.cli.execute import Session, connected
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -96,6 +102,26 @@ def test_exec_passes_outputs_and_exit_code(run_whit: Run, recorded: Any) -> None
     path, query, _ = recorded.last("WS")
     assert path == "/v1/instances/shop-api-1/exec"
     assert query["arg"] == ["sh", "-c", "echo $A; echo oops >&2; exit 42", "--json"]
+
+
+def test_a_command_that_ends_before_its_input_does(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """The connection is closed before the empty input is sent; all that was said in it counts."""
+
+    def end_at_once(connection: ServerConnection) -> None:
+        connection.send(b"\x01over\n")
+        connection.send('{"exit": 7}')
+
+    with unix_serve(end_at_once, str(tmp_path / "socket")) as server:
+        serving = threading.Thread(target=server.serve_forever)
+        serving.start()
+        try:
+            with connected(tmp_path / "socket", "/") as connection:
+                assert until(lambda: connection.state is State.CLOSED)
+                assert Session(connection).run(None) == 7
+        finally:
+            server.shutdown()
+            serving.join()
+    assert capfd.readouterr().out == "over\n"
 
 
 def test_exec_passes_input_to_its_end(run_whit: Run, recorded: Any) -> None:

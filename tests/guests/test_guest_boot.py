@@ -60,7 +60,7 @@ def test_the_verdict_is_the_exit_status(whit: Whit, tiny_root: Path, tmp_path: P
         "-o",
         f"{tmp_path}/m.tar",
     )
-    done = whit("boot", str(tmp_path / "m.tar"), "--test", "--timeout", "90", check=False)
+    done = whit("boot", str(tmp_path / "m.tar"), "--test", "--timeout", "200", check=False)
     assert done.returncode == 42, done.stdout + done.stderr
     lines = done.stdout.splitlines()
     assert lines[:3] == ["1000", "tiny", "hello"]
@@ -69,7 +69,7 @@ def test_the_verdict_is_the_exit_status(whit: Whit, tiny_root: Path, tmp_path: P
 
 def test_nothing_runs_on_when_whit_is_killed(whit: Whit, tiny_root: Path, tmp_path: Path) -> None:
     with booted(whit, str(app(tiny_root, tmp_path / "app", "[sleep, infinity]")), tmp_path) as machine:
-        until = time.monotonic() + 30
+        until = time.monotonic() + 120
         while not (children := children_of(machine.process.pid)):
             assert time.monotonic() < until
             time.sleep(0.05)

@@ -55,11 +55,11 @@ def test_state_is_kept_and_a_changed_root_does_not_boot(whit: Whit, tiny_root: P
     disk = tmp_path / "machine.raw"
     whit("build", str(counting(tiny_root, tmp_path / "app")), "--target", "disk", "-o", str(disk))
     for wanted, words in ((1, []), (2, ["--discard"])):
-        done = whit("boot", str(disk), "--test", "--timeout", "90", *words, check=False)
+        done = whit("boot", str(disk), "--test", "--timeout", "200", *words, check=False)
         assert done.returncode == wanted, done.stdout + done.stderr
         assert "Read-only file system" in done.stdout
     change_in_root(disk, b"\x7fELF", b"\x7fEVL")
-    done = whit("boot", str(disk), "--discard", "--test", "--timeout", "90", check=False)
+    done = whit("boot", str(disk), "--discard", "--test", "--timeout", "200", check=False)
     assert done.returncode == 1, done.stdout + done.stderr
     assert "did not say how" in done.stderr
     assert "dm-verity device corrupted" in done.stdout

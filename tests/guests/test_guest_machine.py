@@ -55,7 +55,7 @@ async def test_a_guest_speaks_and_obeys(machine: qemu.Machine, tmp_path: Path) -
     with (tmp_path / "errors").open("wb") as errors:
         running = await process.attach(argv, stdin=errors.fileno(), stdout=errors.fileno(), stderr=errors.fileno())
     try:
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(150):
             line, writer = await line_from(machine.ports[0].socket, running)
         assert line == b"ready\n"
         writer.close()
@@ -67,7 +67,7 @@ async def test_a_guest_speaks_and_obeys(machine: qemu.Machine, tmp_path: Path) -
             with pytest.raises(Permanent, match="refused no-such-thing"):
                 await control.execute("no-such-thing")
             await control.quit()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             assert await running.wait() == 0
     finally:
         if running.returncode is None:

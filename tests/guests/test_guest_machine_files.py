@@ -45,7 +45,7 @@ def test_the_web_server_answers(whit: Whit, tmp_path: Path) -> None:
     port = free_port()
     words = ["-p", f"{port}:80", "--debug", str(tmp_path / "debug")]
     with booted(whit, str(EXAMPLES / "web.yml"), tmp_path, words) as machine:
-        until = time.monotonic() + 90
+        until = time.monotonic() + 200
         while "the machine is up" not in machine.printed:
             assert machine.process.poll() is None, machine.printed
             assert time.monotonic() < until, machine.printed
@@ -102,7 +102,7 @@ onboot:
 """
     )
     first = ["--first-boot", str(tmp_path / "user-data")]
-    done = whit("boot", str(tmp_path / "machine.yml"), "--test", "--timeout", "90", *first, check=False)
+    done = whit("boot", str(tmp_path / "machine.yml"), "--test", "--timeout", "200", *first, check=False)
     assert done.returncode == 42, done.stdout + done.stderr
     assert "look: told" in done.stdout
     assert "look: nameserver " in done.stdout
@@ -145,6 +145,6 @@ volumes: [{name: data}]
     whit("build", str(tmp_path / "machine.yml"), "--target", "disk", "-o", str(disk))
     for wanted in ("count: 1 1", "count: 2 1"):
         first = ["--first-boot", str(tmp_path / "user-data")]
-        done = whit("boot", str(disk), "--test", "--timeout", "90", *first, check=False)
+        done = whit("boot", str(disk), "--test", "--timeout", "200", *first, check=False)
         assert done.returncode == 5, done.stdout + done.stderr
         assert wanted in done.stdout, done.stdout

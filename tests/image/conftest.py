@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from support.images import need
+from support.whit import free_port
 
 from whit.base.settings import Settings
 from whit.image.store import ImageStore
@@ -47,9 +48,7 @@ def open_directory() -> Iterator[Path]:
 @pytest.fixture
 def registry(tmp_path: Path) -> Iterator[str]:
     """The address of a registry on loopback, without TLS."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     config = tmp_path / "registry.yml"
     config.write_text(
         f"version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {tmp_path}/registry}}}}\n"
@@ -66,7 +65,7 @@ def registry(tmp_path: Path) -> Iterator[str]:
 
 
 def wait_for(port: int) -> None:
-    until = time.monotonic() + 20
+    until = time.monotonic() + 60
     while time.monotonic() < until:
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", port)) == 0:

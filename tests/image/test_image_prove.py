@@ -126,7 +126,7 @@ async def test_closure_without_a_check_is_refused(store: ImageStore, system: Pat
         (CheckSpec(run=("nothing",)), "not installed"),
         (CheckSpec(run=("tool", "who"), contains="77"), "does not contain '77'"),
         (
-            CheckSpec(start=("tool", "serve"), http="http://127.0.0.1:8080/", status=404, timeout=1),
+            CheckSpec(start=("tool", "serve"), http="http://127.0.0.1:8080/", status=404, timeout=4),
             "answers 200, not 404",
         ),
         (CheckSpec(start=("tool", "serve"), tcp=81, timeout=0.5), "no answer"),

@@ -28,7 +28,7 @@ _TOOLS = (
 _FILES = ("/usr/lib/systemd/boot/efi/systemd-bootx64.efi", "/usr/share/OVMF/OVMF_CODE_4M.fd")
 FORMS_TOOLS = all(map(shutil.which, _TOOLS)) and all(Path(name).exists() for name in _FILES)
 """What disks and ISO images are made and booted with is installed."""
-PATIENCE = 90.0
+PATIENCE = 180.0
 """Seconds; under TCG on a busy machine a guest takes ten."""
 
 
@@ -58,7 +58,7 @@ class Booted:
     def stop(self) -> int:
         """As Ctrl-C does; the exit status."""
         self.process.send_signal(signal.SIGINT)
-        return self.process.wait(30)
+        return self.process.wait(90)
 
 
 @contextmanager
@@ -73,4 +73,4 @@ def booted(whit: Whit, what: str, tmp_path: Path, words: Sequence[str] = ()) -> 
     finally:
         if process.poll() is None:
             process.kill()
-        process.wait(30)
+        process.wait(90)

@@ -95,7 +95,7 @@ class Session:
             Unreachable: the connection ended before the command.
         """
         if descriptor is None:
-            self.connection.send(STDIN)
+            self._end_input()
             return self._receive()
         sender = threading.Thread(target=self._send_input, args=(descriptor, resizable), daemon=True)
         sender.start()
@@ -105,6 +105,13 @@ class Session:
             self._over.set()
             self._wake()
             sender.join(1.0)
+
+    def _end_input(self) -> None:
+        """A quick command may have ended by now, and the connection with it: what it said is there to be read."""
+        from websockets.exceptions import ConnectionClosed
+
+        with contextlib.suppress(ConnectionClosed):
+            self.connection.send(STDIN)
 
     def _receive(self) -> int:
         from websockets.exceptions import ConnectionClosed

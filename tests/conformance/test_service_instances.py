@@ -211,7 +211,7 @@ def test_an_instance_whose_listener_closes_leaves_its_service(
     address = site.address(4)
     assert until(lambda: site.answering(address) == {"web-1", "web-2"})
     if not declared:
-        time.sleep(1)  # until it was seen to listen
+        time.sleep(3)  # until it was seen to listen
     began = time.monotonic()
     site.tell("site-web-1", signal.SIGUSR1)
     refused = last_refused(site, address, began)

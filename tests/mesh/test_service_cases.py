@@ -232,7 +232,7 @@ def test_a_draining_backend_keeps_its_connections_until_its_time_is_over(site: S
     address = site.address("web", family)
 
     def talk() -> list[str]:
-        with socket.create_connection((address, 8080), timeout=1) as own:
+        with socket.create_connection((address, 8080), timeout=10) as own:
             name = own.recv(256).decode().partition(" ")[0]
             heard = []
             for changes in ({"leaving": True}, {"drained": True}):
@@ -278,7 +278,7 @@ def pinged(target: str) -> bool:
     family, protocol = (socket.AF_INET6, socket.IPPROTO_ICMPV6) if ipv6 else (socket.AF_INET, socket.IPPROTO_ICMP)
     request = Probe(*(ip_address(target),) * 2, 77, 77, protocol, bytes(6), bytes(6)).frame()[-8:]
     with socket.socket(family, socket.SOCK_RAW, protocol) as own:
-        own.settimeout(1.0)
+        own.settimeout(10.0)
         own.connect((target, 0))  # from now on only what comes from there is heard
         own.send(request)
         with suppress(TimeoutError):
@@ -340,11 +340,11 @@ def test_an_instance_sends_no_more_than_its_limit(site: ServiceSite) -> None:
     address = site.address("web", 4)
 
     def send() -> tuple[int, float]:
-        with socket.create_connection((address, 8080), timeout=5) as own:
+        with socket.create_connection((address, 8080), timeout=30) as own:
             own.recv(256)
             echoed, began = 0, time.monotonic()
             own.settimeout(0.05)
-            while time.monotonic() - began < 1:
+            while time.monotonic() - began < (1 if echoed > 200_000 else 20):
                 try:
                     own.send(bytes(4096))
                     echoed += len(own.recv(65536))

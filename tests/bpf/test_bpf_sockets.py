@@ -14,6 +14,8 @@ from support.packet_lab import HOST_ID, TCP_NUMBER, UDP_NUMBER, VIP, VIP6, Lab, 
 
 from whit.base.settings import Settings
 from whit.datapath.abi import DropReason, Hook, Verdict
+from whit.kernel import cgroup as groups
+from whit.kernel.cgroup import Hierarchies
 
 pytestmark = [pytest.mark.root, pytest.mark.machine]
 
@@ -21,7 +23,7 @@ pytestmark = [pytest.mark.root, pytest.mark.machine]
 CHILD = """
 import json, os, pathlib, socket, sys
 pathlib.Path(sys.argv[1], "cgroup.procs").write_text(str(os.getpid()))
-socket.setdefaulttimeout(5)
+socket.setdefaulttimeout(30)
 server = socket.create_server(("127.0.0.1", 0))
 datagrams = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 datagrams.bind(("127.0.0.1", 0))
@@ -44,7 +46,7 @@ def cgroup(settings: Settings) -> Iterator[Path]:
     if root is None:
         pytest.skip("there is no cgroup2 hierarchy")
     path = root / settings.cgroup.lstrip("/")
-    path.mkdir(parents=True)
+    groups.create(Hierarchies({}, root), settings.cgroup)
     yield path
     path.rmdir()
     with suppress(OSError):
@@ -69,7 +71,7 @@ class Child:
 
     def finish(self) -> object:
         try:
-            output, _ = self.process.communicate("\n", timeout=20)
+            output, _ = self.process.communicate("\n", timeout=60)
             return json.loads(output)
         finally:
             self.process.kill()

@@ -71,7 +71,7 @@ def test_who_waits_for_the_ring_is_woken(lab: Lab) -> None:
     waiting.register(lab.datapath.control.fileno(), select.EPOLLIN)
     assert not waiting.poll(0)
     lab.from_instance(tcp(CLIENT, SERVER))
-    assert waiting.poll(1)
+    assert waiting.poll(20)
     lab.datapath.control.take()
     assert not waiting.poll(0)
 

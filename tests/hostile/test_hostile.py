@@ -203,14 +203,19 @@ def test_a_fork_bomb_meets_its_limit(siege: Whit, kind: Isolation) -> None:
     assert int(tried["processes"]) <= PROCESSES
 
 
+def available() -> int:
+    """KiB of the machine's memory."""
+    return int(Path("/proc/meminfo").read_text().split("MemAvailable:")[1].split()[0])
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_memory_bomb_takes_what_it_may_and_no_more(siege: Whit, kind: Isolation) -> None:
-    before = int(Path("/proc/meminfo").read_text().split("MemAvailable:")[1].split()[0])
+    before = available()
     done = siege("exec", kind, "/hostile", "memory", check=False, timeout=120)
     assert "all of it" not in done.stdout
     assert done.returncode != 0
-    after = int(Path("/proc/meminfo").read_text().split("MemAvailable:")[1].split()[0])
-    assert before - after < 1 << 20, "a GiB is gone"
+    # A guest of a test beside this one may have as much for a while.
+    assert until(lambda: before - available() < 1 << 20, 150), "a GiB is gone"
     assert until(lambda: seen(siege, kind)["state"] == "running", 120), "it is started again if that ended it"
 
 

@@ -22,7 +22,9 @@ from support.world import OUTSIDE, UPLINK, World, world
 from whit.base.settings import Settings
 from whit.datapath.datapath import Datapath, uninstall
 from whit.datapath.install import DatapathConfig
+from whit.kernel import cgroup as groups
 from whit.kernel import links, netns
+from whit.kernel.cgroup import Hierarchies
 from whit.kernel.netlink import NetlinkSocket
 from whit.mesh import network, node, services, tables
 from whit.mesh.addresses import AddressBook
@@ -275,7 +277,7 @@ def cgroup(settings: Settings) -> Iterator[Path]:
     if root is None:
         pytest.skip("there is no cgroup2 hierarchy")
     path = root / settings.cgroup.lstrip("/")
-    path.mkdir(parents=True)
+    groups.create(Hierarchies({}, root), settings.cgroup)
     yield path
     path.rmdir()
     with contextlib.suppress(OSError):

@@ -259,7 +259,7 @@ def _set_freezer(directory: Path, state: str) -> None:
         (directory / "freezer.state").write_text(state)
 
 
-def remove(hierarchies: Hierarchies, group: str, patience: float = 2.0) -> None:
+def remove(hierarchies: Hierarchies, group: str, patience: float = _PATIENCE) -> None:
     """Remove the group and all below it, and those above that are empty then. Safe twice.
 
     Raises:

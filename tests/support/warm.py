@@ -99,6 +99,17 @@ def ask_port(port: int, timeout: float = 10, host: str = "127.0.0.1") -> float:
     return connect(port, timeout, host).seconds
 
 
+def ask_by_datagram(port: int, timeout: float = 10) -> float:
+    """One datagram, sent once. Returns the seconds to the answer."""
+    began = time.monotonic()
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as own:
+        own.settimeout(timeout)
+        own.connect(("127.0.0.1", port))
+        own.send(b"who is there?")
+        assert own.recv(100) == b"here"
+    return time.monotonic() - began
+
+
 class Warm:
     """The app, up."""
 
@@ -154,10 +165,4 @@ class Warm:
 
     def ask_datagram(self, timeout: float = 30) -> float:
         """One datagram, sent once."""
-        began = time.monotonic()
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as own:
-            own.settimeout(timeout)
-            own.connect(("127.0.0.1", self.port))
-            own.send(b"who is there?")
-            assert own.recv(100) == b"here"
-        return time.monotonic() - began
+        return ask_by_datagram(self.port, timeout)

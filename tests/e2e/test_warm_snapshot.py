@@ -153,7 +153,11 @@ def wake_often(whit: Whit, name: str, port: int, rounds: int) -> list[float]:
             assert time.monotonic() < until, found
             time.sleep(0.1)
         assert found.message == "", "the last time it was restored, not started"
-        took.append(ask_by_datagram(port, 60) if number % 2 else ask_port(port, 60).seconds)
+        try:
+            took.append(ask_by_datagram(port, 60) if number % 2 else ask_port(port, 60))
+        except OSError as error:
+            log = (whit.settings.logs_dir / "whitd.log").read_text()
+            raise AssertionError(f"{name}, {number}: {error}; {found}; the agent said:\n{log[-5000:]}") from error
     return took
 
 

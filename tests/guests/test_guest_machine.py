@@ -11,7 +11,7 @@ from support.guests import HAS_QEMU, QUIET, compiled, debian_kernel, first_root,
 from whit.base.errors import NotFound, Permanent, TimedOut
 from whit.image.sources import kernel
 from whit.image.tree import Entry
-from whit.tools import process, qemu
+from whit.tools import process, qemu, qmp
 
 HERE = Path(__file__).parent
 
@@ -60,7 +60,7 @@ async def test_a_guest_speaks_and_obeys(machine: qemu.Machine, tmp_path: Path) -
         assert line == b"ready\n"
         writer.close()
         assert machine.qmp is not None
-        async with qemu.connected(machine.qmp) as control:
+        async with qmp.connected(machine.qmp) as control:
             assert (await control.execute("query-status"))["status"] == "running"
             await control.execute("stop")
             assert (await control.execute("query-status"))["status"] == "paused"
@@ -74,7 +74,7 @@ async def test_a_guest_speaks_and_obeys(machine: qemu.Machine, tmp_path: Path) -
             running.kill()
             await running.wait()
     with pytest.raises(Permanent, match="no machine listens"):
-        async with qemu.connected(machine.qmp):
+        async with qmp.connected(machine.qmp):
             pass
 
 

@@ -24,7 +24,7 @@ from whit.image.machines.link import LinkedMachine
 from whit.image.store import ImageStore
 from whit.model.first_boot import FirstBootSpec
 from whit.runtime.microvm import build
-from whit.tools import process, qemu
+from whit.tools import process, qemu, qmp
 
 STORE = Path("/var/cache/whit/test-machines")
 """Kept between runs: crun and its libraries come from Debian's mirror."""
@@ -102,7 +102,7 @@ class Guest:
 
     async def press(self) -> None:
         """The power button."""
-        async with qemu.connected(self.qmp) as control:
+        async with qmp.connected(self.qmp) as control:
             await control.execute("system_powerdown")
 
     async def ended(self) -> None:

@@ -1,28 +1,23 @@
-"""QEMU: the command line of a virtual machine, which accelerator really works here, and its control socket (QMP).
+"""QEMU: the command line of a virtual machine, and which accelerator really works here. Its control socket: qmp.py.
 
 Every machine is a q35 (amd64) or virt (arm64) with virtio devices and nothing else: no defaults, no display, no network
-that was not asked for, the seccomp sandbox on. Options: qemu-system-x86_64(1), of 7.2 and later; QMP:
-docs/interop/qmp-spec.txt of QEMU.
+that was not asked for, the seccomp sandbox on. Options: qemu-system-x86_64(1), of 7.2 and later.
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import json
 import os
 import re
 import shutil
-import socket
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from whit.base.errors import CommandError, Permanent, TimedOut, Unavailable, WhitError
+from whit.base.errors import CommandError, TimedOut, Unavailable, WhitError
 from whit.tools import process
 
 Accelerator = Literal["kvm", "tcg"]
@@ -48,11 +43,6 @@ _PROBE_TIMEOUT = 2.0
 _FAILED = Path("/run/whit/kvm-failed")
 _FAILED_FOR = 600.0
 INCOMING = ("-S", "-incoming", "defer")
-_QMP_LIMIT = 1 << 20
-_GIVEN = "whit"
-"""The name that QEMU gives to a descriptor."""
-_FASTEST = 1 << 40
-_MIGRATION_PAUSE = 0.005
 
 # mov dx,0x501; mov al,0x31; out dx,al; hlt: the machine ends with the status (0x31 << 1) | 1 (isa-debug-exit).
 _BOOT_SECTOR = bytes.fromhex("ba0105b031eef4").ljust(510, b"\0") + b"\x55\xaa"
@@ -348,95 +338,3 @@ def _printed(machine: Machine) -> str:
     if isinstance(machine.console, Path) and machine.console.exists():
         return machine.console.read_text(errors="replace")
     return ""
-
-
-class Qmp:
-    """A connection to a machine's control socket. Made by `connected`."""
-
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, own: socket.socket) -> None:
-        self._reader = reader
-        self._writer = writer
-        self._socket = own
-
-    async def execute(self, command: str, **arguments: Any) -> Any:
-        """The result of one command. Raises Permanent if the machine refuses it."""
-        request: dict[str, Any] = {"execute": command}
-        if arguments:
-            request["arguments"] = arguments
-        self._writer.write(json.dumps(request).encode() + b"\n")
-        await self._writer.drain()
-        return await self._answer(command)
-
-    async def _answer(self, command: str) -> Any:
-        while True:
-            answer = await self.message()
-            if "error" in answer:
-                raise Permanent(f"QEMU refused {command}: {answer['error'].get('desc')}")
-            if "return" in answer:
-                return answer["return"]
-
-    async def message(self) -> dict[str, Any]:
-        """The next answer or event. Raises Permanent when the machine is gone."""
-        try:
-            line = await self._reader.readline()
-        except ConnectionError:
-            line = b""
-        if not line:
-            raise Permanent("the machine's control socket was closed")
-        message: dict[str, Any] = json.loads(line)
-        return message
-
-    async def save(self, file: int) -> None:
-        """Write a machine that was stopped to a descriptor. Raises Permanent if it cannot be written."""
-        await self._give(file)
-        await self.execute("migrate-set-parameters", **{"max-bandwidth": _FASTEST})
-        await self.execute("migrate", uri=f"fd:{_GIVEN}")
-        await self._migrated()
-
-    async def load(self, file: int) -> None:
-        """Fill a machine that waits for it; it does not go on yet. Raises Permanent if it ends over it."""
-        await self._give(file)
-        await self.execute("migrate-incoming", uri=f"fd:{_GIVEN}")
-        await self._migrated()
-
-    async def _give(self, file: int) -> None:
-        request = json.dumps({"execute": "getfd", "arguments": {"fdname": _GIVEN}}).encode() + b"\n"
-        socket.send_fds(self._socket, [request], [file])
-        await self._answer("getfd")
-
-    async def _migrated(self) -> None:
-        while (found := await self.execute("query-migrate")).get("status") != "completed":
-            if found.get("status") in ("failed", "cancelled"):
-                raise Permanent(f"QEMU: {found.get('error-desc', 'the machine could not be written or read')}")
-            await asyncio.sleep(_MIGRATION_PAUSE)
-
-    async def quit(self) -> None:
-        """End the machine at once, as if its power were cut."""
-        with contextlib.suppress(Permanent, ConnectionError):
-            await self.execute("quit")
-
-
-@asynccontextmanager
-async def connected(path: Path, *, timeout: float = 5.0) -> AsyncIterator[Qmp]:
-    """Raises TimedOut, or Permanent if no machine listens there."""
-    own = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
-    try:
-        async with asyncio.timeout(timeout):
-            await asyncio.get_running_loop().sock_connect(own, str(path))
-            reader, writer = await asyncio.open_unix_connection(sock=own, limit=_QMP_LIMIT)
-    except TimeoutError:
-        own.close()
-        raise TimedOut(f"the machine at {path} did not answer within {timeout:g} s") from None
-    except OSError as error:
-        own.close()
-        raise Permanent(f"no machine listens at {path}: {error.strerror}") from error
-    try:
-        qmp = Qmp(reader, writer, own)
-        async with asyncio.timeout(timeout):
-            await qmp.message()
-            await qmp.execute("qmp_capabilities")
-        yield qmp
-    except TimeoutError:
-        raise TimedOut(f"the machine at {path} did not answer within {timeout:g} s") from None
-    finally:
-        writer.close()

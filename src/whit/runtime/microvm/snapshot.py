@@ -26,7 +26,7 @@ from whit.runtime.layout import Layout
 from whit.runtime.microvm import records
 from whit.runtime.microvm.control import Frame, Line, line
 from whit.runtime.oci import OciDriver
-from whit.tools import qemu
+from whit.tools import qemu, qmp
 
 ENTROPY = 64
 """Bytes that a restored guest gets; its generator's key has 32."""
@@ -65,7 +65,7 @@ class Save:
         process = _process_of(self.containers, self.layout.name)
         descriptor = processes.opened(process)
         try:
-            async with line(process) as guest, qemu.connected(_control_of(process), timeout=PATIENCE) as machine:
+            async with line(process) as guest, qmp.connected(_control_of(process), timeout=PATIENCE) as machine:
                 await self._write(guest, machine)
                 await machine.quit()
                 # Who hangs up earlier would be taken for a command that was given up.
@@ -75,7 +75,7 @@ class Save:
             if descriptor is not None:
                 os.close(descriptor)
 
-    async def _write(self, guest: Line, machine: qemu.Qmp) -> None:
+    async def _write(self, guest: Line, machine: qmp.Qmp) -> None:
         try:
             # Whatever was said before the second one has arrived when that is answered.
             for _ in range(2):
@@ -118,7 +118,7 @@ class Restore:
         try:
             checking = asyncio.ensure_future(in_thread(_check, self.layout, self.runtime))
             try:
-                async with qemu.connected(await _ready(_control_of(process)), timeout=PATIENCE) as machine:
+                async with qmp.connected(await _ready(_control_of(process)), timeout=PATIENCE) as machine:
                     await machine.load(file)
                     await checking
                     forget(self.layout)

@@ -111,7 +111,7 @@ class ServiceSite:
 
     async def open_network(self) -> NodeNetwork:
         network = await NodeNetwork.open(self.settings, Documents(self.store))
-        network.attach_host()
+        network.host.attach_host()
         return network
 
     def __exit__(self, *_: object) -> None:

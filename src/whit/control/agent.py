@@ -112,7 +112,7 @@ class Agent:
         await agent.policies.load()
         await agent.names.load()
         await agent.instances.adopt(agent._dependencies_of)
-        network.attach_host()
+        network.host.attach_host()
         loops = (
             agent._reconcile(),
             agent.warmth.run(),

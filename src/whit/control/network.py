@@ -10,27 +10,23 @@ import asyncio
 import logging
 import os
 import time
-import zlib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import TypeVar
 
-from whit.base.errors import InputError, MapFull, NotFound, Unavailable
+from whit.base.errors import InputError, MapFull, NotFound
 from whit.base.latest import Latest
 from whit.base.settings import Settings
 from whit.cluster.documents import Documents
 from whit.control import pools
 from whit.control.balancing import Balancing, Replica, outside_identities
+from whit.control.host_network import MARK_MASK, HostNetwork, all_links, mark_of
 from whit.control.instances import Record
 from whit.datapath.abi import IdentityKey, IdentityValue
 from whit.datapath.datapath import Datapath
 from whit.datapath.install import DatapathConfig
-from whit.datapath.watch import Watch
-from whit.kernel import cgroup, links
-from whit.kernel.netlink import NetlinkSocket
-from whit.kernel.sysctl import WriteSysctl
 from whit.kernel.thread import in_thread
 from whit.mesh import addresses, network, node, tables
 from whit.mesh.addresses import AddressBook
@@ -48,24 +44,13 @@ from whit.mesh.policy.rulebook import RuleBook, RuleHead, RuleSegment
 from whit.mesh.policy.rules import Side
 from whit.model.app import AppSpec
 from whit.model.instance import InstanceSpec, NetworkSpec
-from whit.model.operation import Operation, carry_out
+from whit.model.operation import Operation
 from whit.model.policy import PolicySpec
 from whit.model.release import Release
 from whit.runtime.operations import NetworkFiles
-from whit.tools import iptables
-from whit.tools.iptables import Admission, AdmitTraffic
-from whit.tools.nft import InstallMasquerade, Masquerade
-from whit.tools.nft import tables as nft_tables
 
 log = logging.getLogger(__name__)
 N = TypeVar("N", IPv4Network, IPv6Network)
-
-MARK_MASK = 0x0FF00000
-
-
-def mark_of(agent: str) -> int:
-    """What packets of this agent's instances carry through the host's stack; never 0."""
-    return (zlib.crc32(agent.encode()) % 255 + 1) << 20
 
 
 @dataclass
@@ -85,6 +70,7 @@ class NodeNetwork:
         self.documents = documents
         self.books = books
         self.datapath = datapath
+        self.host = HostNetwork(settings, datapath)
         self.policies: tuple[PolicySpec, ...] = ()
         """Those that were applied by themselves."""
         self._engine = Engine(books.rules)
@@ -106,9 +92,6 @@ class NodeNetwork:
         self._writing = asyncio.Lock()
         self.written = asyncio.Event()
         """Set once the maps hold what is wanted."""
-        self._watch = Watch(datapath)
-        self._masqueraded: Masquerade | None = None
-        """What stands in the node's table by this agent."""
         self._no_room = ""
         self._guarded = False
         self._keeping = asyncio.Lock()
@@ -271,74 +254,15 @@ class NodeNetwork:
 
     async def prepare(self, apps: Sequence[AppSpec]) -> None:
         """Links, settings and filters of the node itself, and what of the datapath has to be mended."""
-        await in_thread(self._watch.look)
-        operations = await self.plan_node(apps)
-        await carry_out(operations)
-        self._masqueraded = next(
-            (one.wanted for one in operations if isinstance(one, InstallMasquerade)), self._masqueraded
-        )
-        self._attach_uplinks(await asyncio.to_thread(_all_links))
+        await self.host.prepare(self.books.addresses, self._reach_outside(apps))
 
     async def plan_node(self, apps: Sequence[AppSpec]) -> list[Operation]:
         """What is missing on this node for these apps."""
-        found = await asyncio.to_thread(_all_links)
-        operations: list[Operation] = []
-        book = self.books.addresses
-        if not node.is_host_link_right(found, self.settings, book):
-            operations.append(node.host_link(self.settings, book))
-        if await iptables.stands_in_the_way(self._admission()):
-            operations.append(AdmitTraffic(self._admission()))
+        return await self.host.plan(self.books.addresses, self._reach_outside(apps))
+
+    def _reach_outside(self, apps: Sequence[AppSpec]) -> bool:
         reaches = self._reaches.get(apps, lambda: any(reaches_outside(app) for app in apps))
-        if reaches or self._spoken_of_by(apps).names:
-            operations += [one for name in node.uplinks(found, self.settings) for one in self._forwarding(name)]
-            wanted = self._masquerade()
-            # Once by each agent: the table of the one before may say something else.
-            if self._masqueraded != wanted or wanted.table not in await nft_tables():
-                operations.append(InstallMasquerade(wanted))
-        return operations
-
-    def _admission(self) -> Admission:
-        book = self.books.addresses
-        return Admission(
-            self.settings.id,
-            mark_of(self.settings.id),
-            MARK_MASK,
-            book.network,
-            self.settings.link_prefix,
-            book.resolver,
-            pool6=book.network6,
-            resolver6=book.resolver6,
-        )
-
-    def _masquerade(self) -> Masquerade:
-        book = self.books.addresses
-        pools = book.network, (book.network,)
-        mark = mark_of(self.settings.id)
-        pools6 = book.network6, book.mesh6
-        return Masquerade(self.settings.nft_table, *pools, self.settings.link_prefix, *pools6, mark, MARK_MASK)
-
-    def _forwarding(self, link: str) -> list[WriteSysctl]:
-        """Answers to instances come in by an uplink and are forwarded."""
-        settings = node.forwarding(link) if self.books.addresses.network6 else node.forwarding4(link)
-        directory = self.settings.run_dir / "sysctl"
-        return [WriteSysctl(name, value, directory / name.replace("/", "%")) for name, value in settings]
-
-    def _attach_uplinks(self, found: Sequence[links.Link]) -> None:
-        attached = {(one.pin.name, one.ifindex) for one in self.datapath.attachments()}
-        for name, index in node.uplinks(found, self.settings).items():
-            pins = [self.datapath.pins.uplink(name, direction) for direction in ("ingress", "egress")]
-            if any((pin.name, index) not in attached for pin in pins):
-                self.datapath.attach_uplink(index, name)
-                log.info("attached to uplink %s", name)
-
-    def attach_host(self) -> None:
-        """The host's own processes reach services by connect(), if there is a cgroup2 hierarchy."""
-        try:
-            root = cgroup.find().bpf_root()
-        except Unavailable as error:
-            log.warning("processes of this machine cannot reach services and published ports: %s", error)
-            return
-        self.datapath.attach_host_sockets(root)
+        return reaches or bool(self._spoken_of_by(apps).names)
 
     # ---- the maps ----
 
@@ -420,7 +344,7 @@ class NodeNetwork:
         if self._guarded:
             return
         attached = {one.pin.name for one in await in_thread(self.datapath.attachments) if one.ifindex}
-        there = {link.name for link in await in_thread(_all_links)}
+        there = {link.name for link in await in_thread(all_links)}
         for record in present:
             number = record.spec.network.number
             pin = self.datapath.pins.instance(number, "ingress")
@@ -440,7 +364,7 @@ class NodeNetwork:
                 numbers = numbers or {name: number for number, name in books.identities.names.items()}
                 kept = (app, outside_identities(app, numbers))
             self._outside[app.name] = kept
-        known = node.node_identities(books.addresses, _all_links(), spoken_of.regions)
+        known = node.node_identities(books.addresses, all_links(), spoken_of.regions)
         known |= node.service_identities(
             {address: one.network.identity for one in replicas for address in one.network.addresses}
         )
@@ -482,11 +406,6 @@ def reaches_outside(app: AppSpec) -> bool:
     services = app.services.values()
     published = any(service.endpoints and service.ports for service in services)
     return app.mode == "open" or published or any(use.is_outside for service in services for use in service.uses)
-
-
-def _all_links() -> list[links.Link]:
-    with NetlinkSocket() as netlink:
-        return links.all_links(netlink)
 
 
 def _map_sizes() -> dict[str, int]:

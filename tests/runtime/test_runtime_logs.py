@@ -14,6 +14,7 @@ from support.instances import Machine
 from support.slowness import patient
 
 from whit.base.settings import Settings
+from whit.model.instance import ResolvedMount
 from whit.model.status import LogLine
 from whit.runtime import layout as layouts
 from whit.runtime import logs
@@ -215,19 +216,37 @@ async def test_several_instances_in_order(tmp_path: Path) -> None:
     assert found == ["5", "6", "8", "9"]
 
 
+async def until_kept(layout: Layout) -> None:
+    async with asyncio.timeout(patient(60)):
+        while layout.monitored.log.stat().st_ino not in {path.stat().st_ino for path in layout.logs.iterdir()}:
+            await asyncio.sleep(0.01)
+
+
 @pytest.mark.machine
 @pytest.mark.timeout(60)
-async def test_conmon_rotates_and_nothing_is_lost(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_conmon_rotates_and_nothing_is_lost(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A part is written once the files with what was written before it are kept."""
     monkeypatch.setattr(layouts, "LOG_FILE_LIMIT", 400_000)
     monkeypatch.setattr(logs, "KEPT_FILES", 100)
     monkeypatch.setattr(logs, "POLL", 0.01)
-    script = f"for i in $(seq 20); do seq $i$i 200 500000; sleep {patient(0.1)}; done; printf end"
-    spec = await machine.start("sh", "-c", script)
+    (kept := tmp_path / "kept").mkdir()
+    wait = "until test -e /kept/$i; do sleep 0.02; done"
+    script = f"for i in $(seq 20); do seq $i$i 200 500000; echo part $i; {wait}; done; printf end"
+    mounts = (ResolvedMount(kind="bind", source=kept, target="/kept"),)
+    spec = await machine.start("sh", "-c", script, mounts=mounts)
     keeper = asyncio.create_task(logs.keep_all(machine.driver.settings))
-    followed = [line.text async for line in logs.lines([machine.layout(spec)], follow=True)]
+    followed = []
+    async for line in logs.lines([machine.layout(spec)], follow=True):
+        followed.append(line.text)
+        if line.text.startswith("part "):
+            await until_kept(machine.layout(spec))
+            (kept / line.text.removeprefix("part ")).touch()
     assert (await machine.driver.exit_of(spec.name)).code == 0
     keeper.cancel()
-    wanted = [str(n) for i in range(1, 21) for n in range(int(f"{i}{i}"), 500001, 200)] + ["end"]
+    numbers = (range(int(f"{i}{i}"), 500001, 200) for i in range(1, 21))
+    wanted = [text for i, part in enumerate(numbers, 1) for text in (*map(str, part), f"part {i}")] + ["end"]
     assert len(logs.files(machine.layout(spec))) >= 5
     assert machine.printed(spec).split("\n") == wanted
     assert followed == wanted

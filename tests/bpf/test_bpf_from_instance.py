@@ -48,7 +48,7 @@ def test_an_allowed_packet_is_delivered_remembered_and_told(lab: Lab) -> None:
     assert (result.action, result.data) == (REDIRECT, raw(delivered(packet, SERVER)))
     (event,) = lab.events()
     assert replace(event, time_ns=0) == expected_event(lab, len(packet))
-    assert abs(time.monotonic_ns() - event.time_ns) < 10**9
+    assert abs(time.monotonic_ns() - event.time_ns) < 60 * 10**9
     assert lab.drops() == {}
 
 

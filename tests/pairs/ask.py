@@ -12,7 +12,7 @@ from answer import OPEN, SHUT, content
 
 FAMILIES = {"IPv4": socket.AF_INET, "IPv6": socket.AF_INET6}
 LARGE = 8 << 20
-PATIENCE = 10.0
+PATIENCE = 60.0
 DENIED_AFTER = 1.5
 """Seconds after which a connection that is denied counts as dropped."""
 

@@ -79,7 +79,7 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Whit]:
 
 def wait_until_it_answers(whit: Whit, service: str) -> None:
     """Nothing is asked of a server before it listens."""
-    until = time.monotonic() + 60
+    until = time.monotonic() + 200
     while "answering" not in whit("logs", service).stdout:
         assert time.monotonic() < until, (service, whit("logs", service).stdout)
         time.sleep(0.3)
@@ -91,7 +91,7 @@ def found(pairs: Whit) -> dict[tuple[str, str], dict[str, Any]]:
     seen = {}
     far = [f"far-{kind}" for kind in KINDS]
     for asking, servers in [(f"near-{kind}", far) for kind in KINDS] + [(service, [service]) for service in far]:
-        done = pairs("exec", asking, "python3", "-B", "/srv/ask.py", *servers, timeout=180)
+        done = pairs("exec", asking, "python3", "-B", "/srv/ask.py", *servers, timeout=600)
         for server, answer in json.loads(done.stdout.splitlines()[-1]).items():
             seen[asking, server] = answer
     write_table(seen)

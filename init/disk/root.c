@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "channel/records.h"
+#include "disk/files.h"
 #include "disk/slots.h"
 #include "disk/verity.h"
 
@@ -18,12 +19,6 @@
 #define MEMORY "/memory"
 #define STATE "/state"
 #define PATIENCE 1000 /* hundredths of a second for a disk to appear */
-
-static bool complain(const char *what, const char *about)
-{
-	fprintf(stderr, "whit: %s %s: %m\n", what, about);
-	return false;
-}
 
 static bool has_line(const char *path, const char *wanted)
 {

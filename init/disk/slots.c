@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "disk/entry.h"
+#include "disk/files.h"
 
 #define OPTION "whit.version="
 #define BLOCK 4096
@@ -28,15 +29,8 @@ static bool committed;
 
 static bool read_version(void)
 {
-	char line[4096];
-	const char *found;
-	FILE *file = fopen("/proc/cmdline", "re");
+	const char *found = kernel_option(OPTION);
 
-	if (!file || !fgets(line, sizeof(line), file))
-		line[0] = 0;
-	if (file)
-		fclose(file);
-	found = strstr(line, OPTION);
 	return found && sscanf(found, OPTION "%32[0-9a-f]", version) == 1 && strlen(version) == 32;
 }
 

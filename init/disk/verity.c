@@ -12,6 +12,8 @@
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
+#include "disk/files.h"
+
 #define NAME "root"
 #define OPTION "whit.verity="
 #define BLOCK 4096
@@ -25,15 +27,8 @@ struct request {
 
 bool verity_read(struct verity *verity)
 {
-	char line[4096];
-	const char *found;
-	FILE *file = fopen("/proc/cmdline", "re");
+	const char *found = kernel_option(OPTION);
 
-	if (!file || !fgets(line, sizeof(line), file))
-		line[0] = 0;
-	if (file)
-		fclose(file);
-	found = strstr(line, OPTION);
 	errno = EINVAL;
 	return found && sscanf(found, OPTION "%64[0-9a-f]:%llu:%64[0-9a-f]", verity->root_hash, &verity->blocks,
 			       verity->salt) == 3;

@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "channel/records.h"
+#include "disk/files.h"
 #include "first_boot/nocloud.h"
 #include "setup/place.h"
 

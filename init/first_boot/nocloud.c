@@ -17,6 +17,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "disk/files.h"
 #include "first_boot/cloud_config.h"
 #include "setup/place.h"
 

@@ -17,13 +17,9 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define UNIT 0x1f
+#include "disk/files.h"
 
-bool complain(const char *what, const char *about)
-{
-	fprintf(stderr, "whit: cannot %s %s: %m\n", what, about);
-	return false;
-}
+#define UNIT 0x1f
 
 void split(char *text, char separator, char **fields, int count)
 {
@@ -35,32 +31,6 @@ void split(char *text, char separator, char **fields, int count)
 			*end = 0;
 		text = end ? end + 1 : text + strlen(text);
 	}
-}
-
-bool write_text(const char *path, const char *text)
-{
-	int file = open(path, O_WRONLY | O_CLOEXEC);
-	bool written = file >= 0 && write(file, text, strlen(text)) >= 0;
-	int error = errno;
-
-	if (file >= 0)
-		close(file);
-	errno = error;
-	return written;
-}
-
-bool make_directories(const char *place)
-{
-	char path[LONGEST];
-
-	for (size_t at = 1; place[at]; at++) {
-		if (place[at] != '/' || at >= sizeof(path))
-			continue;
-		memcpy(path, place, at);
-		path[at] = 0;
-		mkdir(path, 0755);
-	}
-	return !mkdir(place, 0755) || errno == EEXIST || complain("make the directory", place);
 }
 
 /* What an overlay writes to, as its options name it. */

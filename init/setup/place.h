@@ -6,11 +6,6 @@
 #include <stdbool.h>
 #include <sys/types.h>
 
-#define LONGEST 4096
-
-bool complain(const char *what, const char *about);
-bool make_directories(const char *path);
-bool write_text(const char *path, const char *text);
 /* TYPE, SOURCE, DESTINATION, FLAGS (hex), PROPAGATION (hex) and DATA, parted by 0x1f. */
 bool make_mount(const char *record);
 bool bind_directory(const char *from, const char *to, bool read_only);

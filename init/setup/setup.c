@@ -19,29 +19,13 @@
 #include <unistd.h>
 
 #include "channel/records.h"
+#include "disk/files.h"
 #include "disk/root.h"
 #include "network/lease.h"
 
 #define SHARED "/shared"
 #define ROOT "/root"
-#define LONGEST 4096
 #define SAFE (MS_NOSUID | MS_NODEV | MS_NOEXEC)
-
-static bool complain(const char *what, const char *about)
-{
-	fprintf(stderr, "whit: %s %s: %m\n", what, about);
-	return false;
-}
-
-static bool write_text(const char *path, const char *text)
-{
-	int file = open(path, O_WRONLY | O_CLOEXEC);
-	bool written = file >= 0 && write(file, text, strlen(text)) >= 0;
-
-	if (file >= 0)
-		close(file);
-	return written;
-}
 
 static void load_modules(const char *names)
 {
@@ -67,21 +51,6 @@ void setup_kernel(void)
 	mount("sys", "/sys", "sysfs", SAFE, NULL);
 	mount("dev", "/dev", "devtmpfs", MS_NOSUID, NULL);
 	load_modules("/modules");
-}
-
-/* All directories up to a place, and the place too unless something is there. */
-static void make_directories(const char *place)
-{
-	char path[LONGEST];
-
-	for (size_t at = 1; place[at]; at++) {
-		if (place[at] != '/' || at >= sizeof(path))
-			continue;
-		memcpy(path, place, at);
-		path[at] = 0;
-		mkdir(path, 0755);
-	}
-	mkdir(place, 0755);
 }
 
 static bool bind_place(const char *place, bool read_only)

@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "channel/records.h"
+#include "disk/files.h"
 #include "network/listening.h"
 #include "setup/place.h"
 

@@ -21,6 +21,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "disk/files.h"
 #include "disk/slots.h"
 #include "disk/upgrade.h"
 #include "first_boot/first_boot.h"
@@ -49,20 +50,6 @@ static struct container *current; /* that of onboot or onshutdown */
 static enum wish wish;
 static bool following, told_up;
 static int signals, verdict;
-
-static bool on_command_line(const char *option)
-{
-	char line[4096] = "";
-	const char *found;
-	FILE *file = fopen("/proc/cmdline", "re");
-
-	if (file && !fgets(line, sizeof(line), file))
-		line[0] = 0;
-	if (file)
-		fclose(file);
-	found = strstr(line, option);
-	return found && (found == line || found[-1] == ' ');
-}
 
 static struct container *open_stage(const char *stage, const char *key, size_t *count)
 {
@@ -394,7 +381,7 @@ static void wait_for_end(void)
 {
 	if (slots_on_trial())
 		wish = WISH_REBOOT;
-	else if (report_boot_port() >= 0 || on_command_line("whit.failed=poweroff"))
+	else if (report_boot_port() >= 0 || kernel_option("whit.failed=poweroff"))
 		wish = WISH_POWER_OFF;
 	while (!wish)
 		turn(-1);

@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "channel/records.h"
+#include "disk/files.h"
 #include "disk/root.h"
 #include "network/lease.h"
 #include "setup/place.h"

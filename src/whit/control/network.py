@@ -13,8 +13,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from ipaddress import IPv4Network, IPv6Network, ip_network
-from typing import TypeVar
+from ipaddress import ip_network
 
 from whit.base.errors import InputError, MapFull, NotFound
 from whit.base.latest import Latest
@@ -50,7 +49,6 @@ from whit.model.release import Release
 from whit.runtime.operations import NetworkFiles
 
 log = logging.getLogger(__name__)
-N = TypeVar("N", IPv4Network, IPv6Network)
 
 
 @dataclass

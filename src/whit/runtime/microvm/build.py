@@ -30,7 +30,7 @@ def _room(name: str, *modules: str) -> tuple[str, ...]:
 
 
 _ROOT = (
-    *_room("disk", "entry", "root", "slots", "verity"),
+    *_room("disk", "entry", "files", "root", "slots", "verity"),
     *_room("network", "lease"),
     *_room("setup", "setup"),
 )

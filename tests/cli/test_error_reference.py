@@ -12,7 +12,7 @@ from whit.base.errors import WhitError
 from whit.cli import error_reference
 
 TESTS = Path(__file__).resolve().parents[1]
-ENOUGH = 110
+ENOUGH = 158
 """Codes that some test asserts, of all."""
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import random
 import shutil
 from pathlib import Path
 
@@ -82,6 +84,20 @@ def test_two_builds_are_the_same(form: str, whit: Whit, tiny_root: Path, tmp_pat
     second = other.json("build", str(two), "--target", *form.split(), "-o", str(tmp_path / "second"))
     assert first["exported"]["digest"] == second["exported"]["digest"]
     assert (tmp_path / "first").read_bytes() == (tmp_path / "second").read_bytes()
+
+
+@pytest.mark.full
+def test_what_is_too_large_for_a_medium_is_refused(whit: Whit, tmp_path: Path) -> None:
+    """Its first root cannot be compressed, and firmware boots no more than 31 MiB."""
+    app = tmp_path / "large"
+    (app / "root").mkdir(parents=True)
+    (app / "root" / "file").write_bytes(random.Random(1).randbytes(32 << 20))
+    (app / "whit.yaml").write_text("services:\n  large: {build: {parts: [./root]}, command: [/file]}\n")
+    done = whit("build", str(app), "--target", "iso", "-o", str(tmp_path / "made"), "--json", check=False)
+    said = json.loads(done.stderr.splitlines()[-1])
+    assert said["code"] == "iso-too-large"
+    assert "--target disk" in said["hint"]
+    assert not (tmp_path / "made").exists()
 
 
 @pytest.mark.full

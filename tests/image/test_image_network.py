@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 from support.images import need, overlay
 
-from whit.base.errors import InputError, NotFound, Permanent, Unreachable
+from whit.base.errors import DigestMismatch, InputError, NotFound, Permanent, Unreachable
 from whit.base.settings import Settings
 from whit.image import confine
 from whit.image.oci import manifest
@@ -128,8 +128,9 @@ async def test_the_same_packages_give_the_same_image(
 
 
 async def test_unknown_package_and_version(store: ImageStore, report: Report) -> None:
-    with pytest.raises(InputError, match="no-such-package-at-all"):
+    with pytest.raises(InputError, match="no-such-package-at-all") as caught:
         await store.build("x", debian_parts("no-such-package-at-all"), report)
+    assert caught.value.code == "debian-unknown"
     with pytest.raises(InputError, match=r"0\.0"):
         await store.build("x", BuildSpec(parts=(DebianPart(name="nginx", version="0.0"),)), report)
 
@@ -363,8 +364,21 @@ async def test_tampered_package_is_refused(mirror: tuple[str, Path, Path], tmp_p
     data = bytearray(deb.read_bytes())
     data[-1] ^= 1
     deb.write_bytes(bytes(data))
-    with pytest.raises(Permanent, match="not what the signed lists say"):
+    with pytest.raises(Permanent, match="not what the signed lists say") as caught:
         await fetched(tmp_path, entry(address, key))
+    assert caught.value.code == "debian-unfetched"
+    assert not list((tmp_path / "apt" / "archives").glob("*.deb"))
+
+
+async def test_package_that_is_not_the_locked_one_is_refused(mirror: tuple[str, Path, Path], tmp_path: Path) -> None:
+    """As the archive has it, and as its lists say, but not as the lock file does."""
+    address, _, key = mirror
+    root = apt.Root(tmp_path / "apt", tmp_path / "apt-private", manifest.architecture())
+    await root.prepare(entry(address, key), "", debian.SCRIPTS_ONLY)
+    await root.update(0)
+    with pytest.raises(DigestMismatch) as caught:
+        await root.download([apt.Package("sample", "1", "all", "0" * 64, 0, "")])
+    assert caught.value.code == "debian-digest"
     assert not list((tmp_path / "apt" / "archives").glob("*.deb"))
 
 
@@ -372,8 +386,9 @@ async def test_tampered_list_is_refused(mirror: tuple[str, Path, Path], tmp_path
     address, root, key = mirror
     lists = root / "dists/bookworm/main" / f"binary-{manifest.architecture()}" / "Packages"
     lists.write_text(lists.read_text().replace("sample", "simple"))
-    with pytest.raises(Permanent, match="cannot be fetched, or are not what was signed"):
+    with pytest.raises(Permanent, match="cannot be fetched, or are not what was signed") as caught:
         await fetched(tmp_path, entry(address, key))
+    assert caught.value.code == "repository-untrusted"
 
 
 async def test_tampered_release_is_refused(mirror: tuple[str, Path, Path], tmp_path: Path) -> None:

@@ -124,6 +124,7 @@ def test_an_error_names_call_and_path(mounts: Path) -> None:
     with pytest.raises(SystemCallError, match="ENOENT") as caught:
         mount.bind(mounts / "nowhere", target)
     assert (caught.value.call, caught.value.path) == ("mount", str(target))
+    assert caught.value.code == "system-call"
 
 
 @root

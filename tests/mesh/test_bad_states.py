@@ -184,6 +184,7 @@ def test_services_that_have_no_room_are_left_out_and_the_others_kept_up(live: Li
     before = holds(live)
     with pytest.raises(MapFull, match=r"map backends: E2BIG") as raised:
         writer.write(services(live, *range(FEW - 1)) + services(live, 40, backends=FEW))
+    assert raised.value.code == "map-full"
     assert f"room for {FEW} entries" in raised.value.hint
     assert holds(live) == before, "nothing is lost, nothing is half there"
     with pytest.raises(MapFull):

@@ -223,9 +223,7 @@ class _Unpacker:
         with os.fdopen(fd, "wb", buffering=0) as output:
             left = member.size
             while left:
-                data = source.read(min(left, _CHUNK))
-                if not data:
-                    raise HostileArchive(f"layer: it ends within {path}", code="archive-truncated")
+                data = source.read(min(left, _CHUNK))  # of an archive that ends within it, tarfile raises ReadError
                 output.write(data)
                 left -= len(data)
             self._dress_file(fd, path, member)

@@ -137,7 +137,7 @@ def _index(origin: Source) -> list[Descriptor]:
 
 def _follow(origin: Source, items: list[Descriptor], what: str, depth: int) -> Descriptor:
     if len(items) > 1:
-        items = [item for item in items if _is_ours(item)]
+        items = [item for item in items if _is_ours(item)] or [item for item in items if not item.platform]
     if len(items) > 1:
         raise InputError(f"{origin.name} holds several images", hint="name one: oci:PATH:NAME", code="layout-ambiguous")
     if not items or depth == 0:

@@ -170,8 +170,11 @@ async def _unpack_all(root: apt.Root, packages: Sequence[Package], spool: Path) 
         async with gate:
             return await _unpack(root.path(package), package, spool)
 
-    async with asyncio.TaskGroup() as tasks:
-        started = [tasks.create_task(one(package)) for package in packages]
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            started = [tasks.create_task(one(package)) for package in packages]
+    except ExceptionGroup as failures:
+        raise failures.exceptions[0] from None
     return [task.result() for task in started]
 
 

@@ -26,8 +26,8 @@ from whit.model.flow import Family, Party, Trace, TracedHop
 from whit.model.instance import REACHABLE, InstanceStatus
 from whit.model.policy import ECHO_REQUESTS, NUMBERS, VERSIONS
 
-PATIENCE = 1.5
-"""Seconds to wait for what becomes of the packet."""
+PATIENCE = 5.0
+"""Seconds to wait for what becomes of the packet: who is asked may be asleep, and the machine busy."""
 GRACE = 0.15
 """Seconds after the packet's end: hops of other processors may come a look later."""
 INNER_LINK = "eth0"

@@ -31,9 +31,9 @@ from whit.tools import process
 MARK = "WHIT_EXEC"
 OUTPUT_LIMIT = 1 << 20
 """Bytes that `run` keeps."""
-PATIENCE = 2.0
-"""Seconds that the runtime has to notice the end of the process that it added."""
-KILL_TRIES = 10
+PATIENCE = 20.0
+"""Seconds that the runtime has to begin the process that it adds, and to notice its end: on a busy machine, some."""
+KILL_TRIES = 100
 PID_FILE_POLL = 0.02
 KILL_ROUNDS = 100
 """How often to look again for processes to kill, 10 ms apart."""

@@ -17,6 +17,7 @@ import shlex
 import shutil
 import signal
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,8 @@ LISTS_MAX_AGE = 24 * 3600.0
 END_PATIENCE = 10.0
 END_ROUNDS = 20
 NOTE_ROUNDS = 40
+_SIGNAL_TAKEN = 0.05
+"""Seconds."""
 NEWER = "a runsc newer than 2024 needs no work-around; WHIT_RUNSC names the one to use"
 HINT = "set WHIT_RUNSC to a runsc of 2024 or later, or let the agent reach a Debian mirror"
 
@@ -166,18 +169,28 @@ class Runsc(Runtime):
         except (FileNotFoundError, ValueError):
             return
         stopped: list[int] = []
-        while found := [pid for pid in await self._descendants(name, first) if pid not in stopped]:
+        while found := await self._running(name, first, stopped):
             for pid in found:
                 await self._signal(name, pid, "STOP")
             stopped += found
         for pid in stopped:
             await self._signal(name, pid, "KILL")
 
-    async def _descendants(self, name: str, first: int) -> list[int]:
+    async def _running(self, name: str, first: int, stopped: Sequence[int]) -> list[int]:
+        """The first and its descendants, without those that were told to stop. A signal is taken a moment after it was
+        sent: who was starting another one may do so still, and is looked at twice."""
+        found = await self._descendants(name, first, stopped)
+        if not found and stopped:
+            await asyncio.sleep(_SIGNAL_TAKEN)
+            found = await self._descendants(name, first, stopped)
+        return found
+
+    async def _descendants(self, name: str, first: int, known: Sequence[int]) -> list[int]:
         try:
-            return descendants(first, await self.processes(name))
+            found = descendants(first, await self.processes(name))
         except (NotFound, CommandError):
             return []
+        return [pid for pid in found if pid not in known]
 
     async def _signal(self, name: str, pid: int, signal: str) -> None:
         """It may have ended meanwhile."""

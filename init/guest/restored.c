@@ -58,5 +58,6 @@ bool restored(const char *records, size_t length)
 	bool done = add_entropy(record(records, length, "entropy", ""));
 
 	done &= set_clock(record(records, length, "time", ""));
-	return setup_identity(records, length) && done;
+	done &= setup_identity(records, length);
+	return setup_files(records, length) && done;
 }

@@ -133,15 +133,15 @@ static bool bind_read_only(const char *place)
 	return bind_place(place, true);
 }
 
-/* PLACE=CONTENT, in hex: a file of the root, whatever was there. */
-static bool write_file(const char *value)
+/* PLACE=CONTENT, in hex: a file of the root, which is at `root`, whatever was there. */
+static bool write_below(const char *root, const char *value)
 {
 	char path[LONGEST];
 	unsigned char byte;
 	const char *equals = strchr(value, '='), *hex = equals ? equals + 1 : "";
 	FILE *file;
 
-	snprintf(path, sizeof(path), SHARED "%.*s", (int)(equals ? equals - value : 0), value);
+	snprintf(path, sizeof(path), "%s%.*s", root, (int)(equals ? equals - value : 0), value);
 	*strrchr(path, '/') = 0;
 	make_directories(path);
 	path[strlen(path)] = '/';
@@ -153,6 +153,16 @@ static bool write_file(const char *value)
 		if (sscanf(hex, "%2hhx", &byte) == 1)
 			fputc(byte, file);
 	return !fclose(file) || complain("write", path);
+}
+
+static bool write_file(const char *value)
+{
+	return write_below(SHARED, value);
+}
+
+static bool rewrite_file(const char *value)
+{
+	return write_below("", value);
 }
 
 static bool make_root(const char *records, size_t length)
@@ -236,6 +246,18 @@ bool setup_identity(const char *records, size_t length)
 	if (name && sethostname(name, strlen(name)))
 		complain("set", "the host name");
 	return mount_all(records, length, "netlink", send_message);
+}
+
+bool setup_files(const char *records, size_t length)
+{
+	bool read_only = *record(records, length, "readonly", "") == '1', done;
+
+	if (read_only && mount(NULL, "/", NULL, MS_REMOUNT | MS_BIND | MS_NODEV, NULL))
+		return complain("make writable", "the root");
+	done = mount_all(records, length, "file", rewrite_file);
+	if (read_only && mount(NULL, "/", NULL, MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NODEV, NULL))
+		return complain("make read-only", "the root");
+	return done;
 }
 
 bool setup_system(const char *records, size_t length)

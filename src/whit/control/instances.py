@@ -30,6 +30,7 @@ from whit.model.service import DependencySpec
 from whit.runtime import health, listening, restart
 from whit.runtime.driver import Driver
 from whit.runtime.drivers import Drivers
+from whit.runtime.microvm.driver import MicrovmDriver
 from whit.runtime.operations import NetworkFiles
 
 log = logging.getLogger(__name__)
@@ -188,15 +189,12 @@ class Instances:
         return [operation.describe() for operation in operations]
 
     def _starting(self, spec: InstanceSpec) -> list[Operation]:
+        return [*self._connecting(spec), *self.driver(spec).plan_start(spec, self.networks.files(spec))]
+
+    def _connecting(self, spec: InstanceSpec) -> list[Operation]:
+        """All that is not its driver's."""
         connect = self.networks.plan_connect(spec)
-        hold = HoldImage(self.leases, spec.name, spec.image)
-        return [
-            *self.verification(spec),
-            hold,
-            *_sources(spec),
-            *connect,
-            *self.driver(spec).plan_start(spec, self.networks.files(spec)),
-        ]
+        return [*self.verification(spec), HoldImage(self.leases, spec.name, spec.image), *_sources(spec), *connect]
 
     def restarting(self, spec: InstanceSpec, restarts: int) -> list[Operation]:
         """From one that ended to one that runs."""
@@ -264,10 +262,24 @@ class Instances:
         record.update(state="failed", message=message)
 
     async def _start(self, record: Record) -> None:
-        spec = record.spec
         record.update(state="pending", message="")
-        await carry_out(self._starting(spec))
+        if not await self._began_as_twin(record):
+            await carry_out(self._starting(record.spec))
         self._running(record)
+
+    async def _began_as_twin(self, record: Record) -> bool:
+        """Whether it goes on where another replica stands, which sleeps in a file: that is faster than to boot."""
+        spec, driver = record.spec, self.driver(record.spec)
+        origin = next((one.spec for one in self.records.values() if _may_be_origin(one, spec)), None)
+        if origin is None or not isinstance(driver, MicrovmDriver):
+            return False
+        try:
+            await carry_out([*self._connecting(spec), *driver.plan_twin(spec, self.networks.files(spec), origin)])
+        except (WhitError, OSError) as error:
+            log.warning("%s cannot begin from %s and is started: %s", spec.name, origin.name, error)
+            return False
+        log.info("%s begins from the file of %s", spec.name, origin.name)
+        return True
 
     async def _restart(self, record: Record) -> None:
         """The same network, files and writable layer; a new process."""
@@ -422,6 +434,14 @@ class Instances:
     def _recall_health(self, record: Record) -> None:
         with contextlib.suppress(FileNotFoundError):
             record.update(health=self._health_file(record).read_text())
+
+
+def _may_be_origin(record: Record, spec: InstanceSpec) -> bool:
+    """Whether an instance of this spec may begin from it: another replica of the same revision."""
+    there = record.spec
+    if record.status.state != "snapshot" or record.task is not None:
+        return False
+    return (there.app, there.service, there.revision) == (spec.app, spec.service, spec.revision)
 
 
 def _sources(spec: InstanceSpec) -> list[Operation]:

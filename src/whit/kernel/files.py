@@ -5,6 +5,7 @@ A file appears under its name by rename: nobody reads half of it.
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from dataclasses import dataclass
@@ -39,6 +40,30 @@ def write_file(path: Path, content: bytes, *, mode: int = 0o644, owner: tuple[in
             unfinished.replace(path)
         finally:
             unfinished.unlink(missing_ok=True)
+
+
+def copy_sparse(source: Path, target: Path, *, mode: int) -> None:
+    """A new file with what is written in `source`, within the kernel; what is not written takes no room there either.
+    Blocks. Raises FileNotFoundError, FileExistsError."""
+    with source.open("rb") as original:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        with os.fdopen(os.open(target, flags, mode), "wb") as copy:
+            size, end = os.fstat(original.fileno()).st_size, 0
+            os.truncate(copy.fileno(), size)
+            while (begin := _next_data(original.fileno(), end)) is not None:
+                end = os.lseek(original.fileno(), begin, os.SEEK_HOLE)
+                while begin < end:
+                    begin += os.copy_file_range(original.fileno(), copy.fileno(), end - begin, begin, begin)
+
+
+def _next_data(descriptor: int, offset: int) -> int | None:
+    """See lseek(2), SEEK_DATA."""
+    try:
+        return os.lseek(descriptor, offset, os.SEEK_DATA)
+    except OSError as error:
+        if error.errno != errno.ENXIO:
+            raise
+        return None
 
 
 @dataclass(frozen=True)

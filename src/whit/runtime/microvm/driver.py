@@ -36,7 +36,9 @@ from whit.runtime.microvm.operations import (
     WriteMachine,
     line_to,
 )
+from whit.runtime.microvm.places import placed
 from whit.runtime.microvm.snapshot import Restore, Save
+from whit.runtime.microvm.twin import CopyMachine
 from whit.runtime.oci import OciDriver
 from whit.runtime.operations import (
     ClaimName,
@@ -109,6 +111,28 @@ class MicrovmDriver:
             *self._create(spec, files, restarts=restarts, how="resume"),
             *self.containers.plan_begin(spec),
             Restore(layout, self.containers, self.runtime),
+        ]
+
+    def plan_twin(self, spec: InstanceSpec, files: NetworkFiles, origin: InstanceSpec) -> list[Operation]:
+        """From nothing to an instance that goes on where another replica of its service, which sleeps in a file, stood.
+
+        Raises WhitError when carried out if that cannot be had: it is to be started then.
+        """
+        layout = self.layout(spec.name)
+
+        def identity() -> list[str]:
+            mounts = placed(layout.rootfs, bundle.mounts(spec, layout))
+            return records.of_twin(spec, layout, origin, mounts)
+
+        return [
+            ClaimName(layout, spec),
+            rootfs.MakeWritableLayer(layout),
+            MountOverlay(layout.rootfs, spec.image.layers, layout.upper, layout.work),
+            CopyMachine(layout, spec, self.layout(origin.name)),
+            ConnectTap(layout, spec),
+            *self._create(spec, files, restarts=0, how="resume"),
+            *self.containers.plan_begin(spec),
+            Restore(layout, self.containers, self.runtime, identity),
         ]
 
     def plan_forget(self, name: str) -> list[Operation]:

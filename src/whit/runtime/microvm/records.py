@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping, Sequence
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address, IPv6Address, ip_interface
 from pathlib import Path
 from typing import Any
 
+from whit.kernel import addresses
 from whit.kernel.instance_link import NOT_BY_ITSELF, InstanceLink, inside_messages
+from whit.kernel.links import set_hardware
 from whit.kernel.netlink import NLM_F_ACK, NLM_F_REQUEST, Message
 from whit.model.instance import InstanceSpec
 from whit.runtime.bundle import DEFAULT_PIDS, SYSCTLS
@@ -63,6 +65,23 @@ def of_guest(spec: InstanceSpec, layout: Layout, mounts: Sequence[Mapping[str, A
 def of_restored(entropy: bytes, now: int) -> list[str]:
     """What a guest is told that comes out of a file (init/guest/restored.h). `now` in nanoseconds since 1970."""
     return [f"entropy={entropy.hex()}", f"time={now // 10**9}.{now % 10**9:09}"]
+
+
+def of_twin(spec: InstanceSpec, layout: Layout, origin: InstanceSpec, mounts: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What a guest is told besides that comes out of the file of another replica, `origin`.
+
+    The old addresses go last: with the only one, all routes of the link would go too.
+    """
+    link = instance_link(spec, layout)
+    old = map(ip_interface, origin.network.addresses)
+    messages = [
+        set_hardware(_LINK_INDEX, link.inner.mac, link.mtu),
+        *inside_messages(link, _LINK_INDEX),
+        *(addresses.remove(address, _LINK_INDEX) for address in old),
+    ]
+    found = [f"hostname={spec.hostname}", *(f"netlink={_packed(message).hex()}" for message in messages)]
+    found += ["readonly=1"] if spec.read_only else []
+    return found + [_file(mount) for mount in mounts if mount["type"] == "bind"]
 
 
 def _file(mount: Mapping[str, Any]) -> str:

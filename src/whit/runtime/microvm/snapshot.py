@@ -11,10 +11,12 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import secrets
 import struct
 import time
 import zlib
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -37,6 +39,7 @@ _CONTROL = "run/qmp.sock"
 _PIECE = 4 << 20
 _PAUSE = 0.002
 _DONE = struct.Struct("=I")
+_MAC = re.compile(r"\bmac=[0-9a-f:]+")
 
 
 @dataclass(frozen=True)
@@ -107,6 +110,8 @@ class Restore:
     layout: Layout
     containers: OciDriver
     runtime: str
+    identity: Callable[[], Sequence[str]] = tuple
+    """What it is told of who it is now, if it was another (records.of_twin)."""
 
     def describe(self) -> str:
         return f"restore the virtual machine of {self.layout.name} from {self.layout.snapshot}"
@@ -131,11 +136,11 @@ class Restore:
         await self._tell(process)
 
     async def _tell(self, process: int) -> None:
-        told = records.of_restored(secrets.token_bytes(ENTROPY), time.time_ns())
+        told = [*records.of_restored(secrets.token_bytes(ENTROPY), time.time_ns()), *self.identity()]
         async with line(process, patience=START) as guest:
             (done,) = _DONE.unpack(await guest.ask(Frame.RESUME, records.encoded(told)))
         if not done:
-            raise Permanent(f"the guest of {self.layout.name} could not take the time and entropy of now")
+            raise Permanent(f"the guest of {self.layout.name} could not take the time, entropy and identity of now")
 
     async def undo(self) -> None:
         forget(self.layout)
@@ -180,9 +185,9 @@ def _summed(path: Path) -> tuple[int, int]:
 
 
 def _machine(layout: Layout, runtime: str) -> str:
-    """All but how it is started must be as it was."""
-    words = json.loads(layout.config.read_text())["process"]["args"][2:]
-    same = [word for word in words if word not in qemu.INCOMING]
+    """All must be as it was but how it is started, and whose it is: its user, its name and its link's address."""
+    words = json.loads(layout.config.read_text())["process"]["args"][3:]
+    same = [_MAC.sub("mac=", word) for word in words if word not in (*qemu.INCOMING, layout.name)]
     return f"{runtime} {zlib.crc32(json.dumps(same).encode()):08x}"
 
 

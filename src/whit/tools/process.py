@@ -13,7 +13,7 @@ import os
 import shlex
 import signal
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from whit.base.errors import CommandError, TimedOut, Unavailable
@@ -71,7 +71,7 @@ async def run(
         TimedOut: it did not end within `timeout` seconds; its whole process group was killed.
     """
     log.debug("run %s", shlex.join(argv))
-    try:
+    with _installed(argv):
         process = await asyncio.create_subprocess_exec(
             *argv,
             stdin=subprocess.PIPE if stdin is not None else subprocess.DEVNULL,
@@ -85,17 +85,8 @@ async def run(
             group=group,
             extra_groups=[] if user is not None else None,
         )
-    except FileNotFoundError as error:
-        raise Unavailable(f"{argv[0]} is not installed", hint="run `whit doctor`") from error
-    try:
-        output, errors = await asyncio.wait_for(process.communicate(stdin), timeout)
-    except TimeoutError:
-        raise TimedOut(f"{argv[0]} did not end within {timeout:g} s\n  command: {shlex.join(argv)}") from None
-    finally:
-        if process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            await process.wait()
+    async with _ended(process, argv, timeout):
+        output, errors = await process.communicate(stdin)
     completed = Completed(process.returncode or 0, output or b"", errors.decode(errors="replace"))
     if check and completed.returncode != 0:
         raise CommandError(argv, completed.returncode, completed.stderr or completed.text)
@@ -116,7 +107,7 @@ async def stream_lines(
         Unavailable, TimedOut: as `run`.
     """
     log.debug("run %s", shlex.join(argv))
-    try:
+    with _installed(argv):
         process = await asyncio.create_subprocess_exec(
             *argv,
             stdin=subprocess.PIPE,
@@ -126,11 +117,25 @@ async def stream_lines(
             start_new_session=True,
             limit=_LINE_LIMIT,
         )
+    async with _ended(process, argv, timeout):
+        errors = await _exchange(process, stdin, on_line)
+    return Completed(process.returncode or 0, b"", errors.decode(errors="replace"))
+
+
+@contextlib.contextmanager
+def _installed(argv: Sequence[str]) -> Iterator[None]:
+    try:
+        yield
     except FileNotFoundError as error:
         raise Unavailable(f"{argv[0]} is not installed", hint="run `whit doctor`") from error
+
+
+@contextlib.asynccontextmanager
+async def _ended(process: asyncio.subprocess.Process, argv: Sequence[str], timeout: float) -> AsyncIterator[None]:
+    """However this is left, the process and its group have ended. Raises TimedOut."""
     try:
         async with asyncio.timeout(timeout):
-            errors = await _exchange(process, stdin, on_line)
+            yield
     except TimeoutError:
         raise TimedOut(f"{argv[0]} did not end within {timeout:g} s\n  command: {shlex.join(argv)}") from None
     finally:
@@ -138,7 +143,6 @@ async def stream_lines(
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             await process.wait()
-    return Completed(process.returncode or 0, b"", errors.decode(errors="replace"))
 
 
 async def _exchange(process: asyncio.subprocess.Process, stdin: bytes, on_line: Callable[[bytes], None]) -> bytes:
@@ -206,7 +210,7 @@ async def attach(
         Unavailable: the program is not installed.
     """
     log.debug("start %s", shlex.join(argv))
-    try:
+    with _installed(argv):
         return await asyncio.create_subprocess_exec(
             *argv,
             stdin=stdin,
@@ -216,5 +220,3 @@ async def attach(
             pass_fds=pass_fds,
             start_new_session=True,
         )
-    except FileNotFoundError as error:
-        raise Unavailable(f"{argv[0]} is not installed", hint="run `whit doctor`") from error

@@ -11,6 +11,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck
+from hypothesis import settings as hypothesis_settings
 from support.leftovers import leftovers_after
 from support.slowness import patient
 
@@ -18,6 +20,11 @@ from whit.base.settings import Settings
 
 FULL = bool(os.environ.get("WHIT_TEST_FULL"))
 RESULTS = Path(__file__).resolve().parent.parent / "results"
+# How long an example takes says something about the machine. Without --full they are the same in each run.
+hypothesis_settings.register_profile(
+    "whit", deadline=None, derandomize=not FULL, print_blob=True, suppress_health_check=[HealthCheck.too_slow]
+)
+hypothesis_settings.load_profile("whit")
 _samples = pytest.StashKey[dict[str, tuple[int, int]]]()
 _numbers = pytest.StashKey[dict[str, object]]()
 

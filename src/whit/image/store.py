@@ -8,21 +8,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import os
-import sys
 from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from whit.base.errors import Conflict, NotFound, Permanent, WhitError, system_failure
+from whit.base.errors import Conflict, NotFound, WhitError, system_failure
 from whit.base.settings import Settings
-from whit.image import export, garbage, merged, plan, unpack, worker
+from whit.image import export, garbage, merged, plan, worker
 from whit.image.assembly import Made, config_of, labels, order
 from whit.image.bill import Bill
 from whit.image.export import Exported, Target
 from whit.image.garbage import Collected
+from whit.image.layers import Layers
 from whit.image.linking import prove
 from whit.image.linking.closure import OBSERVED
 from whit.image.oci import archive, manifest, reference
@@ -35,14 +34,12 @@ from whit.image.steps import Say, Steps
 from whit.image.tree import Entry
 from whit.image.trust import signing
 from whit.image.trust.keys import PrivateKey, PublicKey
-from whit.image.workshop import Workshop, failure, module_environment
+from whit.image.workshop import Workshop
 from whit.model.build import BuildSpec
 from whit.model.image import Image, ImageConfig
 from whit.model.lock import Lock, Locked, asked_run, not_locked
 from whit.model.progress import Progress, Report
-from whit.tools import process
 
-_UNPACK_TIMEOUT = 1800.0
 _AT_ONCE = 2
 """Layers unpacked and steps carried out at the same time: both keep a CPU busy."""
 
@@ -72,6 +69,7 @@ class ImageStore:
     def __init__(self, settings: Settings) -> None:
         self.layout = Layout(settings.images_dir)
         self.layers_dir = settings.images_dir.parent / "layers"
+        self._layers = Layers(self.layout, self.layers_dir)
         self._workshop = Workshop(settings.state_dir / "builds")
         self._records = Records(settings.state_dir / "builds" / "records")
         self._steps = Steps(self.layout, self._workshop, self._records)
@@ -200,7 +198,7 @@ class ImageStore:
     def image(self, name: str) -> Image:
         """A stored image, by its name. Raises NotFound."""
         self.prepare()
-        return self._image(name, self._found(name), cached=True)
+        return self._layers.image(name, self._found(name), cached=True)
 
     def export(self, name: str, target: Target, output: Path) -> Exported:
         """Write a stored image in the form that others take. See export.export."""
@@ -223,7 +221,11 @@ class ImageStore:
         """What is stored under a name, sorted by name."""
         self.prepare()
         found = sorted(self.layout.names().items())
-        return [Stored(name, item.digest, self._size(item)) for name, item in found if not manifest.is_signature(name)]
+        return [
+            Stored(name, item.digest, self._layers.size(item))
+            for name, item in found
+            if not manifest.is_signature(name)
+        ]
 
     def sign(self, name: str, key: PrivateKey) -> str:
         """Add a signature to the image with this name; the name of the signatures. Raises NotFound."""
@@ -310,7 +312,7 @@ class ImageStore:
         """The image, if it is stored and unpacked."""
         if descriptor is None or not self.layout.has(descriptor.digest):
             return None
-        image = self._image(name, descriptor, cached=True)
+        image = self._layers.image(name, descriptor, cached=True)
         return image if all(path.exists() for path in image.layers) else None
 
     async def _settle(self, step: Step, planned: Plan, say: Say, refresh: bool, fetch: bool) -> StepResult:
@@ -394,53 +396,16 @@ class ImageStore:
 
     async def _unpacked(self, name: str, descriptor: Descriptor, say: Say) -> Image:
         """Unpack the layers that are not there yet."""
-        layers = self._layers(descriptor)
-        missing = [item for item in layers if not self._directory(item).exists()]
+        layers = self._layers.of(descriptor)
+        missing = [item for item in layers if not self._layers.directory(item).exists()]
         if missing:
             say(f"unpack {len(missing)} of {len(layers)} layers")
             await _together(self._unpack(item) for item in missing)
-        return self._image(name, descriptor, cached=not missing)
+        return self._layers.image(name, descriptor, cached=not missing)
 
     async def _unpack(self, item: Layer) -> None:
-        request = {
-            "blob": str(self.layout.path(item.descriptor.digest)),
-            "compression": manifest.LAYERS[item.descriptor.media_type],
-            "diff_id": item.diff_id,
-            "destination": str(self._directory(item)),
-        }
         async with self._gate:
-            ended = await process.run(
-                [sys.executable, "-m", unpack.__name__],
-                stdin=json.dumps(request).encode(),
-                env=module_environment(),
-                timeout=_UNPACK_TIMEOUT,
-                check=False,
-            )
-        if ended.returncode == 1 and ended.stdout:
-            raise failure(json.loads(ended.stdout))
-        if ended.returncode != 0:
-            text = f"unpacking {item.diff_id} ended with {ended.returncode}: {ended.stderr[-2000:]}"
-            raise Permanent(
-                text, hint="is there memory left? Otherwise this is a fault of Whit", code="unpacking-ended"
-            )
-
-    def _layers(self, descriptor: Descriptor) -> list[Layer]:
-        document = manifest.parse_manifest(self.layout.read(descriptor.digest))
-        ids = manifest.parse_diff_ids(self.layout.read(document.config.digest))
-        return [Layer(blob, diff_id) for blob, diff_id in zip(document.layers, ids, strict=True)]
-
-    def _directory(self, item: Layer) -> Path:
-        return self.layers_dir / item.diff_id.removeprefix("sha256:")
-
-    def _image(self, name: str, descriptor: Descriptor, *, cached: bool) -> Image:
-        document = manifest.parse_manifest(self.layout.read(descriptor.digest))
-        config = manifest.parse_config(self.layout.read(document.config.digest))
-        layers = tuple(self._directory(item) for item in self._layers(descriptor))
-        size = sum(item.size for item in document.layers)
-        return Image(name=name, digest=descriptor.digest, config=config, layers=layers, size=size, cached=cached)
-
-    def _size(self, descriptor: Descriptor) -> int:
-        return sum(item.descriptor.size for item in self._layers(descriptor))
+            await self._layers.unpack(item)
 
     def _collect(self) -> Collected:
         try:

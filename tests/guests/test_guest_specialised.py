@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import shutil
 import subprocess
 import time
 from collections.abc import Callable
@@ -46,6 +48,25 @@ def test_what_boots_on_debians_kernel_boots_on_it(
     assert (machine / "kernel").read_bytes() == (again / "kernel").read_bytes()
     with booted(whit, str(machine), tmp_path) as guest:
         assert guest.get()
+
+
+@pytest.mark.skipif(bool(kbuild.missing("arm64")), reason="what builds kernels for arm64 is not installed")
+@pytest.mark.skipif(not shutil.which("qemu-system-aarch64"), reason="qemu-system-arm is not installed")
+def test_it_is_built_and_boots_for_arm64(
+    settings: Settings, tmp_path: Path, record_number: Callable[[str, object], None]
+) -> None:
+    """By a compiler for it. There kernels do not unpack themselves, so it is small only where that is asked for."""
+    build.build()
+    whit = Whit(settings)
+    words = ["build", str(ROOT / "examples/hello"), "--target", "microvm", "--kernel", "specialised", "--arch", "arm64"]
+    for name, more in (("plain", []), ("small", ["--small"])):
+        machine = tmp_path / name
+        whit(*words, *more, "--output", str(machine), timeout=5000)
+        record_number(f"specialised kernel for arm64, {name}, bytes", (machine / "kernel").stat().st_size)
+        with booted(whit, str(machine), tmp_path) as guest:
+            assert guest.get()
+    assert (tmp_path / "small" / "kernel").stat().st_size <= LARGEST
+    assert gzip.decompress((tmp_path / "small/kernel").read_bytes()) == (tmp_path / "plain/kernel").read_bytes()
 
 
 def test_a_machine_whose_service_calls_what_it_lacks_is_refused(settings: Settings, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from whit.base.errors import InputError, Unavailable
+from whit.image.forms import probes
 from whit.image.forms.bootable import VERITY_MODULES
 from whit.image.sources import specialised
 from whit.tools import kbuild
@@ -51,6 +52,14 @@ async def test_without_a_compiler_it_says_what_to_install(tmp_path: Path, monkey
         await specialised.obtain(tmp_path / "kernels", "amd64", seen={})
     assert error.value.hint.startswith("apt-get install gcc flex bison bc")
     assert not (tmp_path / "kernels").exists()
+
+
+def test_doctor_names_the_compiler_for_the_other_architecture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    other = "arm64" if kbuild.compiler_of("amd64") == "gcc" else "amd64"
+    (found,) = (one for one in probes.features() if one.name == f"specialised kernels for {other}")
+    assert found.state == "missing"
+    assert found.hint == f"apt install {kbuild.compiler_package(other)}"
 
 
 def test_another_architecture_needs_its_compiler() -> None:

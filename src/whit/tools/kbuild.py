@@ -27,6 +27,7 @@ PROGRAMS = {
 }
 HEADERS = {"/usr/include/gelf.h": "libelf-dev"}
 """What has to be installed, and the Debian packages that bring it."""
+ARCHITECTURES = ("amd64", "arm64")
 _NAMES = {"amd64": "x86_64", "arm64": "arm64"}
 _IMAGES = {"amd64": "arch/x86/boot/bzImage", "arm64": "arch/arm64/boot/Image"}
 _COMPILERS = {"amd64": "x86_64-linux-gnu-", "arm64": "aarch64-linux-gnu-"}
@@ -48,7 +49,7 @@ def missing(architecture: str) -> list[str]:
     compiler = compiler_of(architecture)
     found = [package for program, package in PROGRAMS.items() if shutil.which(program) is None]
     if shutil.which(compiler) is None and compiler != "gcc":
-        found.append(f"gcc-{compiler.removesuffix('-gcc').replace('_', '-')}")
+        found.append(compiler_package(architecture))
     return found + [package for header, package in HEADERS.items() if not Path(header).exists()]
 
 
@@ -63,6 +64,11 @@ def require(architecture: str) -> None:
 
 def compiler_of(architecture: str) -> str:
     return "gcc" if platform.machine() == _MACHINES[architecture] else f"{_COMPILERS[architecture]}gcc"
+
+
+def compiler_package(architecture: str) -> str:
+    """Debian's name of the package that brings it."""
+    return f"gcc-{compiler_of(architecture).removesuffix('-gcc').replace('_', '-')}"
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,18 @@ _UEFI = {"/usr/share/OVMF/OVMF_CODE_4M.fd": "ovmf"}
 def features() -> list[Feature]:
     """None of them is required: only their forms need them."""
     found = [_of("disks", _DISK), _of("ISO images", _ISO), _of("UEFI for whit boot", _UEFI)]
-    return [*found, _of("specialised kernels", {**kbuild.PROGRAMS, **kbuild.HEADERS})]
+    found.append(_of("specialised kernels", {**kbuild.PROGRAMS, **kbuild.HEADERS}))
+    return [*found, *map(_cross_compiler, _other_architectures())]
+
+
+def _other_architectures() -> list[str]:
+    """Those that kernels are built for by a compiler of their own."""
+    return [one for one in kbuild.ARCHITECTURES if kbuild.compiler_of(one) != "gcc"]
+
+
+def _cross_compiler(architecture: str) -> Feature:
+    compiler, package = kbuild.compiler_of(architecture), kbuild.compiler_package(architecture)
+    return _of(f"specialised kernels for {architecture}", {compiler: package})
 
 
 def _of(name: str, needed: dict[str, str]) -> Feature:

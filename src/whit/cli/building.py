@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from whit.base.errors import InputError, NotLocked
+from whit.cli import bills
 from whit.cli.invocation import Invocation, command
 
 if TYPE_CHECKING:
-    from whit.image.bill import Bill
     from whit.image.export import Exported, Target
     from whit.image.store import ImageStore
     from whit.model.app import AppSpec
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
 TARGETS = ("oci", "oci-archive", "rootfs", "microvm", "microvm-archive", "disk", "disk-qcow2", "iso")
 DEFAULT_TARGET = "oci-archive"
-EVERYTHING = "*"
-"""What `--explain` without a path stands for."""
 
 
 _Path = Annotated[Path, typer.Argument(metavar="PATH", help="App or machine file, a directory with one, or a project.")]
@@ -71,7 +69,7 @@ def with_defaults(given: Sequence[str]) -> list[str]:
     if "build" in words and "--explain" in words:
         index = words.index("--explain")
         if index + 1 == len(words) or words[index + 1].startswith("-"):
-            words[index] = f"--explain={EVERYTHING}"
+            words[index] = f"--explain={bills.EVERYTHING}"
     return words
 
 
@@ -109,7 +107,7 @@ def build(
     """
     from whit.cli import machines
 
-    questions = Questions(explain, graph, sbom)
+    questions = bills.Questions(explain, graph, sbom)
     manner = Manner(refresh, lock, locked, observe, fast_boot, small)
     _refuse_lock_in_catalogue(path, manner)
     about_machines = {"arch": arch, "kernel": kernel, "fast-boot": fast_boot, "small": small}
@@ -137,31 +135,26 @@ class Manner:
     small: bool
 
 
-@dataclass(frozen=True)
-class Questions:
-    """What is asked of the bill of what was built."""
-
-    explain: str | None
-    graph: Path | None
-    sbom: Path | None
-
-    def __bool__(self) -> bool:
-        return any(one is not None for one in (self.explain, self.graph, self.sbom))
-
-
 def _build_machine(
-    run: Invocation, path: Path, form: str | None, output: Path | None, manner: Manner, questions: Questions
+    run: Invocation, path: Path, form: str | None, output: Path | None, manner: Manner, questions: bills.Questions
 ) -> None:
     from whit.cli import machines
 
     _refuse_lock_and_locked(manner)
     options = {"refresh": manner.refresh, "lock": manner.lock, "locked": manner.locked, "observe": manner.observe}
     machine, made_of = machines.build(run, path, form, output, **options, asked=bool(questions))
-    _answer(run, machine, made_of, questions, kind="operating-system")
+    bills.answer(run, machine, made_of, questions, kind="operating-system")
 
 
 def _build_app(
-    run: Invocation, spec: AppSpec, form: str, output: Path | None, manner: Manner, questions: Questions, *, whole: bool
+    run: Invocation,
+    spec: AppSpec,
+    form: str,
+    output: Path | None,
+    manner: Manner,
+    questions: bills.Questions,
+    *,
+    whole: bool,
 ) -> None:
     """`whole`: all services of the app are meant, so that a lock of others is of no use any more."""
     from whit.cli import local, progress
@@ -189,7 +182,7 @@ def _build_app(
     if form in appliances.TARGETS:
         bill = appliances.bill_of(bill, next(iter(spec.services.values())))
     kind = "operating-system" if form in appliances.TARGETS else "container"
-    _answer(run, image["name"], bill, questions, digest=image["digest"], kind=kind)
+    bills.answer(run, image["name"], bill, questions, digest=image["digest"], kind=kind)
 
 
 async def _linked(spec: AppSpec, store: ImageStore, report: Report, manner: Manner, *, whole: bool) -> dict[str, Image]:
@@ -207,32 +200,6 @@ async def _linked(spec: AppSpec, store: ImageStore, report: Report, manner: Mann
     if manner.lock or manner.observe:
         await asyncio.to_thread(_write_lock, spec, store, images, known, manner.lock and whole)
     return images
-
-
-def _answer(
-    run: Invocation, name: str, bill: Bill, questions: Questions, *, digest: str = "", kind: str = "container"
-) -> None:
-    """What is asked of the bill of an image or of a machine, which has the digest of its bill."""
-    if questions.explain is not None:
-        _explain(run, bill, questions.explain)
-    if questions.graph is not None:
-        _draw(bill, questions.graph)
-    if questions.sbom is not None:
-        _write_sbom(name, bill, questions.sbom, digest, kind)
-
-
-def _write_sbom(name: str, bill: Bill, target: Path, digest: str, kind: str) -> None:
-    import hashlib
-    import json
-
-    from whit.image import sbom
-
-    known = digest or f"sha256:{hashlib.sha256(json.dumps(bill.document()).encode()).hexdigest()}"
-    text = sbom.encode(sbom.document(name, known, bill, kind=kind))
-    if str(target) == "-":
-        print(text, end="")
-    else:
-        target.write_text(text)
 
 
 def _refuse_contradictions(form: str, about_machines: Mapping[str, object], manner: Manner) -> None:
@@ -400,61 +367,3 @@ def _print_images(run: Invocation, result: dict[str, Any]) -> None:
         for name, image in sorted(result["images"].items())
     ]
     run.output.table(("SERVICE", "IMAGE", "DIGEST", "SIZE", ""), rows)
-
-
-def _explain(run: Invocation, bill: Bill, what: str) -> None:
-    if what != EVERYTHING:
-        lines = bill.explain(what)
-        if run.json:
-            run.output.document({"path": lines[0], "because": lines[1:]})
-            return
-        for depth, line in enumerate(lines):
-            run.output.line(f"{'  ' * depth}{line}")
-    elif run.json:
-        run.output.document(bill.document())
-    else:
-        print_bill(run, bill)
-
-
-def print_bill(run: Invocation, bill: Bill) -> None:
-    """Parts, packages by size with what brought them, and what was left out."""
-    from whit.cli.inspection import size_text
-
-    sizes: dict[str, int] = {}
-    for file in bill.files:
-        sizes[file.package or file.part] = sizes.get(file.package or file.part, 0) + file.size
-    run.output.table(("PART", "LINK", "BECAUSE"), [(part.id, part.link, part.reason) for part in bill.parts])
-    run.output.line()
-    packages = sorted(bill.packages, key=lambda one: (-sizes.get(one.package.id, 0), one.package.id))
-    rows = [
-        (one.package.id, one.package.version, size_text(sizes.get(one.package.id, 0)), f"{one.via or one.part}")
-        for one in packages
-        if one.package.id in sizes
-    ]
-    if rows:
-        run.output.table(("PACKAGE", "VERSION", "SIZE", "FOR"), rows)
-        run.output.line()
-    if bill.left_out:
-        left = [(one.package, str(one.files), size_text(one.bytes), one.reason) for one in bill.left_out]
-        run.output.table(("LEFT OUT OF", "FILES", "SIZE", "WHY"), left)
-        run.output.line()
-    run.output.line(f"{len(bill.files)} files, {size_text(bill.size)}")
-    for check in bill.checks:
-        run.output.line(f"checked: {check}")
-
-
-def _draw(bill: Bill, target: Path) -> None:
-    from whit.image import graph
-
-    if str(target) == "-":
-        print(graph.dot(bill), end="")
-    elif target.suffix == ".svg":
-        target.write_text(graph.svg(bill))
-    elif target.suffix in (".dot", ".gv"):
-        target.write_text(graph.dot(bill))
-    else:
-        raise InputError(
-            f"{target} is neither .dot nor .svg",
-            hint="give the file one of these endings, or write -",
-            code="graph-form",
-        )

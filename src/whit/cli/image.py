@@ -52,7 +52,7 @@ def inspect(run: Invocation, name: NameArgument) -> None:
     Example:
       whit image inspect shop-web
     """
-    from whit.cli.building import print_bill
+    from whit.cli.bills import print_bill
 
     store = _store(run)
     found, bill = store.image(name), store.bill(name)

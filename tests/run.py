@@ -67,7 +67,8 @@ def run_tests(environment: Mapping[str, str], arguments: Sequence[str]) -> bool:
         return subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode == 0
     beside = [str(ROOT / "tests" / name) for name in BESIDE]
     with tempfile.TemporaryFile("w+") as output:
-        other = subprocess.Popen([*command, *beside], cwd=ROOT, env=environment, stdout=output, stderr=output)
+        own = {**environment, "WHIT_TEST_BESIDE": "1"}
+        other = subprocess.Popen([*command, *beside], cwd=ROOT, env=own, stdout=output, stderr=output)
         try:
             left_out = [f"--ignore={place}" for place in beside]
             done = subprocess.run([*command, *left_out], cwd=ROOT, env=environment, check=False)

@@ -61,7 +61,7 @@ def test_state_is_kept_and_a_changed_root_does_not_boot(whit: Whit, tiny_root: P
         assert done.returncode == wanted, done.stdout + done.stderr
         assert "Read-only file system" in done.stdout
     change_in_root(disk, b"\x7fELF", b"\x7fEVL")
-    done = whit("boot", str(disk), "--discard", "--test", "--timeout", "200", check=False)
+    done = whit("boot", str(disk), "--discard", "--test", "--timeout", "400", check=False)
     assert done.returncode == 1, done.stdout + done.stderr
     assert "did not say how" in done.stderr
     assert "dm-verity device corrupted" in done.stdout
@@ -111,6 +111,6 @@ def test_what_is_made_for_another_architecture_boots(form: str, whit: Whit, tmp_
     (app / "whit.yaml").write_text(f"services:\n  far: {{{busybox}}}\n")
     made = tmp_path / "made"
     whit("build", str(app), "--target", form, "--arch", "arm64", "-o", str(made))
-    done = whit("boot", str(made), "--arch", "arm64", "--test", "--timeout", "200", check=False)
+    done = whit("boot", str(made), "--arch", "arm64", "--test", "--timeout", "400", check=False)
     assert done.returncode == 7, done.stdout + done.stderr
     assert "aarch64" in done.stdout

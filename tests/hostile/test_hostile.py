@@ -123,7 +123,7 @@ def whole(siege: Whit) -> Iterator[None]:
 
 def attack(siege: Whit, kind: Isolation, *words: str, user: str = "0") -> dict[str, str]:
     """What each thing that was tried ended with."""
-    done = siege("exec", "-u", user, kind, "/hostile", *words, check=False, timeout=120)
+    done = siege("exec", "-u", user, kind, "/hostile", *words, check=False, timeout=400)
     return dict(line.split(" ", 1) for line in done.stdout.splitlines() if " " in line)
 
 
@@ -211,7 +211,7 @@ def available() -> int:
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_memory_bomb_takes_what_it_may_and_no_more(siege: Whit, kind: Isolation) -> None:
     before = available()
-    done = siege("exec", kind, "/hostile", "memory", check=False, timeout=120)
+    done = siege("exec", kind, "/hostile", "memory", check=False, timeout=400)
     assert "all of it" not in done.stdout
     assert done.returncode != 0
     # A guest of a test beside this one may have as much for a while.

@@ -76,7 +76,7 @@ class Cluster:
 
     def bring_up(self, namespace: str) -> None:
         """Returns when all of its pods answer: that they run is not enough, a new label makes new ones."""
-        list(self.client.up(self.app(namespace), timeout=120))
+        list(self.client.up(self.app(namespace), timeout=300))
         wanted = {(PROTOCOL_NUMBERS[protocol], int(port)) for port, protocol in (one.split("/") for one in PORTS)}
         pids = [one.pid for one in self.client.instances() if one.app == namespace and one.pid]
         assert len(pids) == len(PODS)

@@ -78,9 +78,9 @@ class Load:
         try:
             if ordering:
                 body = json.dumps({"item": "load", "quantity": 1}).encode()
-                status, payload = await asyncio.wait_for(connection.request("POST", "/orders", body), 10)
+                status, payload = await asyncio.wait_for(connection.request("POST", "/orders", body), 30)
             else:
-                status, payload = await asyncio.wait_for(connection.request("GET", f"/orders/{self.last_order}"), 10)
+                status, payload = await asyncio.wait_for(connection.request("GET", f"/orders/{self.last_order}"), 30)
         except (OSError, EOFError, TimeoutError, asyncio.IncompleteReadError) as error:
             self.tally.failures[f"{type(error).__name__}: {error}"] += 1
             await connection.close()

@@ -28,7 +28,7 @@ from whit.tools import process, qemu, qmp
 
 STORE = Path("/var/cache/whit/test-machines")
 """Kept between runs: crun and its libraries come from Debian's mirror."""
-PATIENCE = 120.0
+PATIENCE = 240.0
 
 
 def image_store() -> ImageStore:

@@ -19,8 +19,8 @@ from whit.base.errors import CommandError, TimedOut
 from whit.tools import process, qemu
 
 PORT = "whit.boot"
-GRACE = 12.0
-"""Seconds after which a machine that was asked to end is switched off; init gives its process ten."""
+GRACE = 30.0
+"""Seconds after which a machine that was asked to end is switched off; init gives its process ten, by its own clock."""
 _PIECE = 1 << 16
 _WITH_US = ("setpriv", "--pdeathsig", "KILL")
 """QEMU has no option that ends it with its parent before 10.1."""

@@ -4,7 +4,8 @@ container.
 
 `PYTHONPATH=src:tests python benchmarks/wake.py [--rounds N] [--isolations container,sandbox,microvm]` as root brings up
 an agent of its own, prints a table in Markdown and writes results/wake-<time>.json. The server is a small program
-that listens at once (tests/conformance/responder.c), so what is measured is the waking. The bare start is the runtime's
+that listens at once (tests/conformance/responder.c), so what is measured is the waking. At the end all sleep for
+`--idle` seconds, and it is told how much of a core each takes meanwhile. The bare start is the runtime's
 own `run` of the same bundle, in a network of its own, from the spawn to the moment at which the program listens.
 """
 
@@ -27,7 +28,7 @@ from support.whit import Whit, free_port
 
 from whit.base.settings import Settings
 from whit.cli.client import Client
-from whit.kernel import sockets
+from whit.kernel import cgroup, cgroup_usage, sockets
 
 LEVELS = ("frozen", "created", "stopped")
 AFTER = "300ms"
@@ -152,6 +153,24 @@ def measures(whit: Whit, ports: dict[str, int], directory: Path) -> dict[str, Ca
     return found
 
 
+def idle(whit: Whit, names: list[str], seconds: float) -> dict[str, float]:
+    """Hundredths of a core that each takes while it waits; those without a process are left out."""
+    client, hierarchies = Client(whit.settings), cgroup.find()
+    for name in names:
+        if not name.endswith("-awake"):
+            wait_until(client, name, name.rpartition("-")[2])
+
+    def used() -> dict[str, float]:
+        groups = {name: f"{whit.settings.cgroup}/wake-{name}-1" for name in names}
+        found = {name: cgroup_usage.usage(hierarchies, group).cpu for name, group in groups.items()}
+        return {name: value for name, value in found.items() if value is not None}
+
+    before = used()
+    time.sleep(seconds)
+    after = used()
+    return {name: 100 * (after[name] - before[name]) / seconds for name in before if name in after}
+
+
 def last(values: list[float]) -> float:
     """The 99th percentile; of less than a hundred values the largest."""
     return sorted(values)[min(len(values) - 1, len(values) * 99 // 100)]
@@ -162,6 +181,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--isolations", default="container,sandbox,microvm")
+    parser.add_argument("--idle", type=float, default=5.0, help="seconds for which it is looked what sleepers take")
     parser.add_argument("--results", type=Path, default=RESULTS)
     given = parser.parse_args()
     took: dict[str, list[float]] = {}
@@ -170,9 +190,13 @@ def main() -> None:
         for _ in range(given.rounds):
             for name, measure in asked.items():
                 took.setdefault(name, []).append(measure() * 1e3)
-    lines = [(name, median(values).text(1), f"{last(values):.1f}") for name, values in took.items()]
-    print(table(("", "p50 ms (95 %)", "p99 ms"), lines))
-    document = {"rounds": given.rounds, "milliseconds": took}
+        taken = idle(whit, list(ports), given.idle)
+    lines = [
+        (name, median(values).text(1), f"{last(values):.1f}", f"{taken[name]:.2f}" if name in taken else "")
+        for name, values in took.items()
+    ]
+    print(table(("", "p50 ms (95 %)", "p99 ms", "% of a core, idle"), lines))
+    document = {"rounds": given.rounds, "milliseconds": took, "idle": taken}
     print(f"\n{keep('wake', document, given.results)}")
 
 

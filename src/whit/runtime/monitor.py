@@ -65,12 +65,9 @@ def main_process(layout: Layout) -> int | None:
     try:
         pid = int(layout.monitored.pid_file.read_text())
         groups = Path(f"/proc/{pid}/cgroup").read_text().split()
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0]
     except (FileNotFoundError, ProcessLookupError, ValueError):
         return None
-    # If nobody has taken note of its end yet, it has ended all the same.
-    lives = state not in "ZX"
-    return pid if lives and any(group.endswith(f":{layout.cgroup}") for group in groups) else None
+    return pid if processes.lives(pid) and any(group.endswith(f":{layout.cgroup}") for group in groups) else None
 
 
 async def _lost(layout: Layout, monitor: int | None, monitor_fd: int | None, main_fd: int | None) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from pathlib import Path
 
 from whit.base.errors import NotFound
 from whit.kernel import cgroup, pidfd
@@ -21,6 +22,14 @@ def opened(pid: int) -> int | None:
         return pidfd.open_process(pid)
     except NotFound:
         return None
+
+
+def lives(pid: int) -> bool:
+    """Whether there is such a process. If nobody has taken note of its end yet, it has ended all the same."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] not in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 async def end(pid: int | None, patience: float) -> None:

@@ -34,7 +34,8 @@ ENTROPY = 64
 """Bytes that a restored guest gets; its generator's key has 32."""
 PATIENCE = 120.0
 """Seconds for writing or reading a machine."""
-START = 10.0
+START = 30.0
+"""Seconds for a machine to begin, or to end: on a busy node that may take long, and to give up costs as much again."""
 _CONTROL = "run/qmp.sock"
 _PIECE = 4 << 20
 _PAUSE = 0.002
@@ -123,7 +124,7 @@ class Restore:
         try:
             checking = asyncio.ensure_future(in_thread(_check, self.layout, self.runtime))
             try:
-                async with qmp.connected(await _ready(_control_of(process)), timeout=PATIENCE) as machine:
+                async with qmp.connected(await _ready(process), timeout=PATIENCE) as machine:
                     await machine.load(file)
                     await checking
                     forget(self.layout)
@@ -162,10 +163,10 @@ def _control_of(process: int) -> Path:
     return Path(f"/proc/{process}/root") / _CONTROL
 
 
-async def _ready(socket: Path) -> Path:
-    """The machine makes it before QEMU is there to answer."""
-    until = time.monotonic() + START
-    while not socket.exists() and time.monotonic() < until:  # noqa: ASYNC110  no event tells of it
+async def _ready(process: int) -> Path:
+    """The machine makes it before QEMU is there to answer. It is waited for as long as the machine lives."""
+    socket, until = _control_of(process), time.monotonic() + START
+    while not socket.exists() and time.monotonic() < until and processes.lives(process):  # noqa: ASYNC110  untold
         await asyncio.sleep(_PAUSE)
     return socket
 

@@ -155,6 +155,12 @@ def recorded_app(agent: RecordedAgent) -> FastAPI:
         assert agent.problem
         return JSONResponse(agent.problem[1], status_code=agent.problem[0])
 
+    _add_what_is_told(api, agent)
+    _add_what_is_done(api, agent)
+    return api
+
+
+def _add_what_is_told(api: FastAPI, agent: RecordedAgent) -> None:
     @api.get("/v1/agent")
     async def status() -> Any:
         return {"id": agent.settings.id, "version": "0.0.1", "pid": os.getpid(), "apps": len(agent.apps)}
@@ -198,6 +204,8 @@ def recorded_app(agent: RecordedAgent) -> FastAPI:
     async def trace() -> Any:
         return agent.trace
 
+
+def _add_what_is_done(api: FastAPI, agent: RecordedAgent) -> None:
     @api.put("/v1/apps/{name}")
     @api.delete("/v1/apps/{name}")
     @api.post("/v1/apps/{name}/restart")
@@ -209,8 +217,6 @@ def recorded_app(agent: RecordedAgent) -> FastAPI:
     async def execute(websocket: WebSocket, name: str) -> None:
         await websocket.accept()
         await Execution(agent, websocket).run()
-
-    return api
 
 
 def _stream(agent: RecordedAgent, documents: list[dict[str, Any]]) -> StreamingResponse:

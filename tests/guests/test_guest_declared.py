@@ -7,10 +7,11 @@ import json
 import tarfile
 from pathlib import Path
 from subprocess import run
+from typing import Any
 
 import pytest
 from support.guests import HAS_QEMU, debian_kernel
-from support.machines import booted, busybox_root, linked
+from support.machines import Guest, booted, busybox_root, linked
 
 from whit.formats.firstboot.userdata import load_first_boot
 from whit.image.machines import kernels
@@ -27,18 +28,7 @@ pytestmark = [
 ]
 
 KERNEL = 'kernel: {image: debian, cmdline: "console=ttyS0 quiet panic=-1"}\n'
-
-
-@pytest.fixture
-def place(tmp_path: Path) -> Path:
-    busybox_root(tmp_path / "box")
-    return tmp_path
-
-
-async def test_stages_services_and_the_end(place: Path) -> None:
-    text = (
-        KERNEL
-        + """
+EVERY_STAGE = """
 rest: 9100
 onboot:
   - {name: first, image: ./box, command: [sh, -c, "echo one; touch /var-of-first"]}
@@ -85,22 +75,20 @@ services:
         head -c 4000 /dev/zero | nc 127.0.0.1 9100 >/dev/null;
         wget -qO- http://127.0.0.1:9100/v1/status | grep -c '"up": '; echo has asked; sleep 1000
 """
-    )
-    async with linked(text, place) as machine, booted(machine, place) as guest:
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    busybox_root(tmp_path / "box")
+    return tmp_path
+
+
+async def test_stages_services_and_the_end(place: Path) -> None:
+    async with linked(KERNEL + EVERY_STAGE, place) as machine, booted(machine, place) as guest:
         await guest.until(lambda one: one.get("name") == "flaky" and one.get("restarts", 0) >= 2)
         await guest.tell("follow")
         states = await guest.states()
-        order = [(one["event"], one.get("name")) for one in guest.events]
-        assert order.index(("ended", "first")) < order.index(("started", "second"))
-        assert order.index(("ended", "second")) < order.index(("started", "db"))
-        assert order.index(("ready", "db")) < order.index(("started", "web"))
-        assert {name: states[name]["state"] for name in ("first", "db", "web", "once")} == {
-            "first": "ended",
-            "db": "ready",
-            "web": "ready",
-            "once": "failed",
-        }
-        assert states["once"]["status"] == 4
+        check_order(guest, states)
         if states["late"]["state"] != "failed":
             await guest.until(lambda one: one.get("name") == "late" and one["event"] == "ended")
             states = await guest.states()
@@ -115,6 +103,27 @@ services:
         await guest.event("off")
         await guest.ended()
         console = guest.console
+    check_rest(console)
+    check_console(console)
+
+
+def check_order(guest: Guest, states: dict[str, dict[str, Any]]) -> None:
+    """One stage after the other, each service in its state."""
+    order = [(one["event"], one.get("name")) for one in guest.events]
+    assert order.index(("ended", "first")) < order.index(("started", "second"))
+    assert order.index(("ended", "second")) < order.index(("started", "db"))
+    assert order.index(("ready", "db")) < order.index(("started", "web"))
+    assert {name: states[name]["state"] for name in ("first", "db", "web", "once")} == {
+        "first": "ended",
+        "db": "ready",
+        "web": "ready",
+        "once": "failed",
+    }
+    assert states["once"]["status"] == 4
+
+
+def check_rest(console: str) -> None:
+    """What the service `asks` was told over HTTP."""
     told = [line.removeprefix("asks: ") for line in console.splitlines() if line.startswith("asks: ")]
     said = json.loads(told[0])
     assert {one["name"]: one["state"] for one in said["containers"] if one["stage"] == "onboot"} == {
@@ -124,6 +133,10 @@ services:
     assert told[1:3] == ["two", "wget: server returned error: HTTP/1.1 404 Not Found"]
     assert told[3] == "HTTP/1.1 405 Method Not Allowed"
     assert told[-2:] == ["1", "has asked"]
+
+
+def check_console(console: str) -> None:
+    """Lines of all, of one that prints much not all, and the end in its order."""
     assert "flaky: again" in console
     assert "loud: 200\n" in console.replace("\r", "")
     assert "loud: 1000\n" not in console.replace("\r", "")

@@ -56,6 +56,7 @@ async def test_one_that_hangs_and_one_that_fails_hold_up_no_other(tmp_path: Path
 
 
 async def test_all_that_can_go_are_gone(tmp_path: Path) -> None:
-    names = [f"other-{number}" for number in range(3)]
-    await remove_all(names, Places(tmp_path, names).plan, lambda _: None)
+    names, told = [f"other-{number}" for number in range(3)], list[Progress]()
+    await remove_all(names, Places(tmp_path, names).plan, told.append)
     assert list(tmp_path.iterdir()) == []
+    assert [one.step for one in told] == [*(f"removed {number} of 3" for number in (1, 2, 3)), "removed all 3"]

@@ -158,6 +158,8 @@ async def remove_all(
             f"{len(failures)} of {len(names)} instances could not be removed:{reasons}",
             hint="the others are; when what holds these is out of the way, clean again",
         )
+    if names:
+        report(Progress(subject="instances", step=f"removed all {len(names)}", done=True))
 
 
 async def _failure_of(operations: Sequence[Operation], patience: float) -> str:

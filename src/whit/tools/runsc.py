@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import json
 import os
-import platform
 import re
 import shlex
 import shutil
@@ -22,13 +21,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from whit.base.errors import CommandError, NotFound, Permanent, TimedOut, Unavailable, WhitError
+from whit.base.errors import CommandError, NotFound, Permanent, TimedOut, Unavailable
 from whit.base.settings import Settings
 from whit.kernel import cgroup, pidfd, sockets
 from whit.kernel.sockets import Place
 from whit.kernel.thread import in_thread
 from whit.model.operation import Operation
-from whit.tools import apt, apt_sources, oci_runtime, process, sentry
+from whit.tools import oci_runtime, process, runsc_package, sentry
 from whit.tools.oci_runtime import ContainerState, Runtime
 
 FLAGS = (
@@ -42,15 +41,12 @@ FLAGS = (
     # Without it gVisor takes CAP_NET_RAW even from those that ask for it.
     "--net-raw",
 )
-ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
-LISTS_MAX_AGE = 24 * 3600.0
 END_PATIENCE = 10.0
 END_ROUNDS = 20
 NOTE_ROUNDS = 40
 _SIGNAL_TAKEN = 0.05
 """Seconds."""
 NEWER = "a runsc newer than 2024 needs no work-around; WHIT_RUNSC names the one to use"
-HINT = "set WHIT_RUNSC to a runsc of 2024 or later, or let the agent reach a Debian mirror"
 
 # gVisor until 2024 takes /proc/sys/net/core/dev_weight as the mark of the machine's own network namespace. Since
 # Linux 6.16 every namespace has it. Hidden while a sandbox starts, it deceives nobody.
@@ -280,11 +276,11 @@ class MakeReady:
                 return
             refusals.append(f"{candidate}: {refusal}")
         if self.runtime.settings.runsc is None:
-            refusal = await self._try(await fetched(self.runtime.path.parent))
+            refusal = await self._try(await runsc_package.fetched(self.runtime.path.parent))
             if refusal is None:
                 return
             refusals.append(f"Debian's runsc: {refusal}")
-        raise Unavailable(f"gVisor does not work here: {'; '.join(refusals)}", hint=HINT)
+        raise Unavailable(f"gVisor does not work here: {'; '.join(refusals)}", hint=runsc_package.HINT)
 
     async def _try(self, program: Path) -> str | None:
         """Put it in its place and run something; why that did not work, or None."""
@@ -360,36 +356,6 @@ async def version(path: Path) -> str:
 async def _takes_descriptors(path: Path) -> bool:
     text = (await process.run([str(path), "help", "run"], timeout=10)).text
     return all(flag in text for flag in ("-exec-fd", "-pass-fd"))
-
-
-async def fetched(programs: Path) -> Path:
-    """Debian's runsc, its signature checked by apt.
-
-    Raises:
-        Unavailable: this is not Debian, or no mirror can be reached.
-    """
-    try:
-        codename, architecture = apt_sources.release(), ARCHITECTURES[platform.machine()]
-        choose = apt_sources.backports if codename == "bookworm" else apt_sources.host_sources
-        with tempfile.TemporaryDirectory(prefix=".apt-", dir=programs) as private:
-            root = apt.Root(Path(private) / "shared", Path(private) / "own", architecture)
-            await root.prepare(choose(codename, architecture), apt_sources.host_credentials())
-            await root.update(LISTS_MAX_AGE)
-            (package,) = (await root.resolve(["runsc"])).packages
-            await root.download([package])
-            return await _unpacked(root.path(package), programs / f"runsc-{package.sha256[:12]}", Path(private))
-    except (WhitError, ValueError, KeyError) as error:
-        reason = error.message if isinstance(error, WhitError) else f"Debian's package is not as expected ({error})"
-        raise Unavailable(f"gVisor cannot be fetched: {reason}", hint=HINT) from error
-
-
-async def _unpacked(package: Path, target: Path, scratch: Path) -> Path:
-    await process.run(["dpkg-deb", "--extract", str(package), str(scratch / "tree")], timeout=120)
-    program = scratch / "tree/usr/bin/runsc"
-    if not program.is_file():
-        raise Permanent(f"{package} holds no usr/bin/runsc")
-    program.replace(target)
-    return target
 
 
 async def _end_all(root: str) -> None:

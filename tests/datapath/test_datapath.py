@@ -67,14 +67,16 @@ def test_installing_twice_changes_nothing(own: Settings) -> None:
 
 
 def test_a_restart_is_quick(own: Settings, record_number: Callable[[str, object], None]) -> None:
+    began = time.perf_counter()
     Datapath.install(own, CONFIG).close()
+    first = time.perf_counter() - began
     times = []
     for _ in range(5):
         began = time.perf_counter()
         Datapath.install(own, CONFIG).close()
         times.append(time.perf_counter() - began)
     record_number("datapath: install when installed, ms (best of 5)", round(min(times) * 1000, 2))
-    assert min(times) < 0.03
+    assert min(times) < max(0.03, first / 10), "nothing is verified again, on a slow machine either"
 
 
 def test_a_changed_configuration_replaces_programs_and_keeps_flows(own: Settings, pair: Pair, form: Form) -> None:

@@ -86,7 +86,7 @@ def test_it_ends_with_its_agent(settings: Settings, tmp_path: Path, site: Path) 
         agent.stdin.close()
         child = building(agent.pid)
         agent.send_signal(signal.SIGKILL)
-    give_up = time.monotonic() + 30
+    give_up = time.monotonic() + 90
     while running(child):
         assert time.monotonic() < give_up, "it builds for an agent that is gone"
         time.sleep(0.05)
@@ -94,7 +94,7 @@ def test_it_ends_with_its_agent(settings: Settings, tmp_path: Path, site: Path) 
 
 def building(agent: int) -> int:
     """The process of this agent that settles images, once it has begun to."""
-    give_up = time.monotonic() + 30
+    give_up = time.monotonic() + 90
     while time.monotonic() < give_up:
         for child in Path(f"/proc/{agent}/task/{agent}/children").read_text().split():
             if running(int(child)):

@@ -28,7 +28,7 @@ async def test_what_does_not_end_in_time_is_killed_with_what_it_started(by: str,
     with pytest.raises(TimedOut, match=r"sh did not end within 1\.5 s"):
         await work
     pid = int((tmp_path / "pid").read_text())
-    until = time.monotonic() + 5
+    until = time.monotonic() + 30
     while lives(pid) and time.monotonic() < until:
         time.sleep(0.01)
     assert not lives(pid)

@@ -161,7 +161,8 @@ class Warm:
             return connect(self.port, timeout, host)
         except OSError as error:
             log = (self.whit.settings.logs_dir / "whitd.log").read_text()
-            raise AssertionError(f"{error}; {self.status()}; the agent said:\n{log[-3000:]}") from error
+            seen = f"frozen: {self.is_frozen()}; {self.whit('flows', '--limit', '9', check=False).stdout}"
+            raise AssertionError(f"{error}; {self.status()}; {seen}; the agent said:\n{log[-3000:]}") from error
 
     def ask_datagram(self, timeout: float = 30) -> float:
         """One datagram, sent once."""

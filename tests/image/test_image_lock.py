@@ -13,7 +13,7 @@ import pytest
 from whit.base.errors import InputError, NotLocked
 from whit.image import plan
 from whit.image.workshop import module_environment
-from whit.model.build import BuildSpec, DebianPart
+from whit.model.build import BuildSpec, DebianPart, DirectoryPart, PythonPart
 from whit.model.lock import FILE, Lock, Locked, LockedPackage, LockedWheel, asked_python, read
 
 Whit = Callable[..., subprocess.CompletedProcess[str]]
@@ -52,6 +52,19 @@ def test_damaged_lock_is_told(tmp_path: Path, text: str) -> None:
 def test_comments_and_order_of_lines() -> None:
     assert asked_python("3.11", "amd64", ["# all\nidna\n\n", "flask\n"]) == "python 3.11 amd64: idna flask"
     assert LockedWheel("idna-3.10-py3-none-any.whl", "ab").requirement == "idna==3.10 --hash=sha256:ab"
+
+
+@pytest.mark.parametrize("kind", [DirectoryPart, PythonPart])
+def test_the_lock_itself_is_no_part(kind: type[DirectoryPart | PythonPart], tmp_path: Path) -> None:
+    """It is written into the app's directory after the image is made, and the next image is the same."""
+    (tmp_path / "requirements.txt").write_text("idna\n")
+    spec = BuildSpec(parts=(kind(path=tmp_path),))
+    before = plan.make(spec).key
+    (tmp_path / FILE).write_text(LOCK.encode())
+    assert plan.make(spec).key == before
+    (tmp_path / "below").mkdir()
+    (tmp_path / "below" / FILE).write_text(LOCK.encode())
+    assert plan.make(spec).key != before
 
 
 def test_the_lock_decides_the_key_of_a_step_and_what_is_missing_is_named() -> None:

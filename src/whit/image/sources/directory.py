@@ -18,9 +18,11 @@ from pathlib import Path
 
 from whit.base.errors import InputError, Place
 from whit.image.tree import Entry, Extent
+from whit.model import lock
 
 IGNORE_FILE = ".whitignore"
-ALWAYS_IGNORED = (".git", "__pycache__", "*.pyc", f"/{IGNORE_FILE}")
+ALWAYS_IGNORED = (".git", "__pycache__", "*.pyc", f"/{IGNORE_FILE}", f"/{lock.FILE}")
+"""The lock says what an image was made of, so it would be another image once the lock is written."""
 _CHUNK = 1 << 20
 
 

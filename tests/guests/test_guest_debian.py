@@ -38,6 +38,7 @@ SUITES = {
     "mesh, from outside": "tests/mesh/test_endpoints_from_outside.py",
     "mesh, names": "tests/mesh/test_mesh_resolver.py",
     "mesh, explained": "tests/mesh/test_explain_equals_packets.py tests/mesh/test_reach.py",
+    "mesh, conformance": "tests/conformance",
     "mesh, bad states and sites": "tests/mesh/test_bad_states.py tests/mesh/test_mesh_site.py",
 }
 LEFT_OUT = {
@@ -91,7 +92,7 @@ def test_systemd_runs_the_agent_and_a_reboot_brings_apps_back(guest: DebianGuest
 
 
 def test_a_stopped_agent_leaves_its_instances_alone(guest: DebianGuest) -> None:
-    pid = "pgrep -f 'busybox httpd'"
+    pid = "pgrep -f '[b]usybox httpd'"
     before = guest.run(pid)
     guest.run("systemctl stop whitd@whit", timeout=120)
     assert "Hello" in answers(guest)

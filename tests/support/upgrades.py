@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import shutil
 import time
 from collections.abc import Callable
@@ -37,6 +38,8 @@ echo runs $(cat /version), boots $(wc -l </data/boots)
 touch /tmp/up
 exec sleep 1000
 """
+SAID = re.compile(r"^runs (\w+, boots \d+)\r?$(?=\n)", re.MULTILINE)
+"""A whole line: what a machine prints comes in pieces."""
 BAD = "echo runs $(cat /version); exit 1\n"
 
 
@@ -86,9 +89,9 @@ def until(machine: Booted, wanted: Callable[[], bool]) -> None:
 
 def running(machine: Booted) -> str:
     """What the app said of itself, once it did: its version, and how often one was booted."""
-    until(machine, lambda: "\nruns " in machine.printed and ", boots " in machine.printed)
+    until(machine, lambda: bool(SAID.search(machine.printed)))
     assert "the state is whole" in machine.printed
-    return machine.printed.rpartition("\nruns ")[2].splitlines()[0]
+    return SAID.findall(machine.printed)[-1]
 
 
 def states(disk: Path) -> list[str]:

@@ -84,10 +84,14 @@ def warm(tmp_path: Path) -> Iterator[Warm]:
 
 def scaled(warm: Warm, replicas: int) -> None:
     """The app as it was, with so many replicas of the service."""
+    write_replicas(warm, replicas)
+    warm.whit("up", str(warm.directory), timeout=300)
+
+
+def write_replicas(warm: Warm, replicas: int) -> None:
     file, line = warm.directory / "whit.yaml", "    isolation: microvm\n"
     head, _, tail = file.read_text().partition(line)
     file.write_text(f"{head}{line}    deploy: {{replicas: {replicas}}}\n{tail}")
-    warm.whit("up", str(warm.directory), timeout=300)
 
 
 def seen_in(warm: Warm, name: str) -> dict[str, list[str]]:
@@ -167,3 +171,23 @@ def test_from_a_file_that_cannot_be_used_it_is_started(warm: Warm) -> None:
     assert warm.status("warm-web-2").message == ""
     check_identity(warm, "warm-web-2", "web-2", seen_in(warm, "warm-web-2"))
     assert warm.status().state == "snapshot"
+
+
+@pytest.mark.parametrize("seconds", [0.1, 0.5])
+def test_an_agent_that_is_killed_over_it_leaves_nothing_half(warm: Warm, seconds: float) -> None:
+    warm.wait_until("snapshot", 120)
+    write_replicas(warm, 2)
+    argv = [sys.executable, "-m", "whit.cli", "up", str(warm.directory)]
+    with subprocess.Popen(argv, env=warm.whit.env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as command:
+        until = time.monotonic() + patient(60)
+        while "Start(name='warm-web-2')" not in said(warm):
+            assert time.monotonic() < until
+            time.sleep(0.02)
+        time.sleep(seconds)
+        warm.whit.kill_agent()
+        command.wait(patient(60))
+    warm.whit.start_agent()
+    warm.whit("up", str(warm.directory), timeout=300)
+    check_identity(warm, "warm-web-2", "web-2", seen_in(warm, "warm-web-2"))
+    check_identity(warm, "warm-web-1", "web-1", seen_in(warm, "warm-web-1"))
+    assert warm.status().message == "", "its own file is as it was"

@@ -8,6 +8,8 @@ from pathlib import Path
 from whit.base.settings import Settings
 from whit.tools.conmon import Monitored
 
+TWIN = "twin"
+"""Stands in `asleep` while a machine begins from the file of another, and does not know yet that it is not that one."""
 LOG_FILE_LIMIT = 16 << 20
 """Bytes of one log file."""
 

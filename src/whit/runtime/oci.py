@@ -26,7 +26,7 @@ from whit.runtime import execute, gate, health, logs, monitor, rootfs
 from whit.runtime.driver import Found, read_spec
 from whit.runtime.health import CheckResult
 from whit.runtime.host import HostFacts
-from whit.runtime.layout import Layout
+from whit.runtime.layout import TWIN, Layout
 from whit.runtime.lookouts import Lookouts, PlaceLookout
 from whit.runtime.microvm import build
 from whit.runtime.operations import (
@@ -196,6 +196,8 @@ async def _condition(
     layout: Layout, host: HostFacts, container: ContainerState | None, level: str
 ) -> tuple[State, str, ExitRecord | None]:
     """Its state, why, and how it ended. `level`: of a machine that sleeps."""
+    if level == TWIN:
+        return "failed", "its start was cut short", None
     if level == "snapshot":
         # One that still runs was cut short over it, and stands still.
         return ("snapshot" if layout.snapshot_facts.exists() else "stopped"), "", None

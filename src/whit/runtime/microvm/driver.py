@@ -38,7 +38,7 @@ from whit.runtime.microvm.operations import (
 )
 from whit.runtime.microvm.places import placed
 from whit.runtime.microvm.snapshot import Restore, Save
-from whit.runtime.microvm.twin import CopyMachine
+from whit.runtime.microvm.twin import CopyMachine, Settle
 from whit.runtime.oci import OciDriver
 from whit.runtime.operations import (
     ClaimName,
@@ -133,6 +133,7 @@ class MicrovmDriver:
             *self._create(spec, files, restarts=0, how="resume"),
             *self.containers.plan_begin(spec),
             Restore(layout, self.containers, self.runtime, identity),
+            Settle(layout),
         ]
 
     def plan_forget(self, name: str) -> list[Operation]:

@@ -12,7 +12,7 @@ from whit.base.errors import Conflict
 from whit.kernel.files import copy_sparse
 from whit.kernel.thread import in_thread
 from whit.model.instance import InstanceSpec
-from whit.runtime.layout import Layout
+from whit.runtime.layout import TWIN, Layout
 from whit.runtime.microvm.bundle import user_of
 from whit.runtime.microvm.snapshot import forget
 
@@ -30,6 +30,7 @@ class CopyMachine:
 
     async def do(self) -> None:
         """Raises Conflict if the other woke meanwhile: its disk is ahead of the file then."""
+        self.layout.asleep.write_text(TWIN)
         await in_thread(self._copy)
 
     def _copy(self) -> None:
@@ -52,3 +53,20 @@ class CopyMachine:
     async def undo(self) -> None:
         forget(self.layout)
         self.layout.root_disk.unlink(missing_ok=True)
+        self.layout.asleep.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class Settle:
+    """It has its own identity, and runs: before, another agent takes it for one whose start was cut short."""
+
+    layout: Layout
+
+    def describe(self) -> str:
+        return f"take {self.layout.name} for one that runs"
+
+    async def do(self) -> None:
+        self.layout.asleep.unlink(missing_ok=True)
+
+    async def undo(self) -> None:
+        return

@@ -22,7 +22,7 @@ MOST = 4096
 PATIENCE = 30.0
 """Seconds after which what is held is delivered although nobody listens: its kernel will say so."""
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.0005, 0.02
-BEGINNING = 0.004
+BEGINNING = 0.006
 """Seconds that gVisor takes at least to run a program, and in which it is not asked: that would keep it from it."""
 _TCP, _UDP = 6, 17
 UNSEEN = 0.05

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from support.leftovers import leftovers_after
@@ -24,6 +26,7 @@ def lab_links() -> Iterator[dict[str, int]]:
     ends = [f"lab{os.getpid()}{letter}" for letter in "abcd"]
     pairs = [(End(ends[0], UPLINK_MAC), End(ends[1], OUTSIDE_MAC))]
     pairs.append((End(ends[2], "02:00:00:00:09:01"), End(ends[3], "02:00:00:00:09:02")))
+    links.delete_all([name for name in left_by_killed_runs() if name[-1] in "ac"])
     here = os.open("/proc/self/ns/net", os.O_RDONLY)
     try:
         with NetlinkSocket() as netlink:
@@ -33,6 +36,11 @@ def lab_links() -> Iterator[dict[str, int]]:
     finally:
         os.close(here)
         links.delete_all([ends[0], ends[2]])
+
+
+def left_by_killed_runs() -> list[str]:
+    named = [name for _, name in socket.if_nameindex() if re.fullmatch(r"lab\d+[a-d]", name)]
+    return [name for name in named if not Path(f"/proc/{name[3:-1]}").exists()]
 
 
 @pytest.fixture(scope="session")

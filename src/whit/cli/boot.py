@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import signal
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -99,6 +98,7 @@ def boot(
     from whit.cli import building
     from whit.cli.debug import PORT as DEBUG_PORT
     from whit.control.machines.booting import Wishes
+    from whit.kernel import temporary
     from whit.runtime.guest_disk import PORT as UPGRADE_PORT
     from whit.tools import qemu as tool
 
@@ -111,9 +111,9 @@ def boot(
         discard=discard,
         architecture=building.foreign(arch),
     )
-    with tempfile.TemporaryDirectory(prefix="whit-boot-") as scratch:
+    with temporary.directory("boot") as scratch:
         vouched(what, key)
-        machine = _told(_machine(run, what, service, wishes, Path(scratch)), first_boot, Path(scratch))
+        machine = _told(_machine(run, what, service, wishes, scratch), first_boot, scratch)
         machine = _reached(machine, {DEBUG_PORT: debug, UPGRADE_PORT: upgrade}, reboot)
         with _console(log) as show:
             verdict = asyncio.run(_run(machine, show, timeout))

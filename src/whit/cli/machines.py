@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,6 +44,7 @@ def build(
     Where something is `asked` of that bill, nothing else is printed.
     """
     from whit.control.machines import settling as machines
+    from whit.kernel import temporary
 
     spec = _load(path)
     store = local.store(run.settings)
@@ -57,8 +57,8 @@ def build(
             exported = await machines.write(spec, store, report, form, output, how, found.append)
             result = {"path": str(exported.path), "digest": exported.digest, "size": exported.size}
         else:
-            with tempfile.TemporaryDirectory(prefix="whit-machine-") as scratch:
-                found.append(await machines.settle_machine(spec, store, report, Path(scratch), how))
+            with temporary.directory("machine") as scratch:
+                found.append(await machines.settle_machine(spec, store, report, scratch, how))
             result = {"machine": found[0].name, "because": found[0].summary()}
         if lock or observe:
             await asyncio.to_thread(_write_lock, spec, machines.locked(spec, store, found[0], how.lock), how.lock)

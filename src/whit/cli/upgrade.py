@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -44,6 +43,8 @@ def upgrade(
       whit boot hello.raw --upgrade hello.sock --reboot
       whit upgrade hello.sock --to examples/hello --reboot
     """
+    from whit.kernel import temporary
+
     if not disk.exists():
         hint = "name a disk, or the socket of a machine that was booted with --upgrade SOCKET"
         raise NotFound(f"there is nothing at {disk}", hint=hint)
@@ -53,8 +54,8 @@ def upgrade(
         _list(run, disk)
         return
     boot.vouched(to, key)
-    with tempfile.TemporaryDirectory(prefix="whit-upgrade-") as scratch:
-        _write(run, disk, _new(run, to, service, Path(scratch)), reboot)
+    with temporary.directory("upgrade") as scratch:
+        _write(run, disk, _new(run, to, service, scratch), reboot)
 
 
 def _new(run: Invocation, to: str, service: str, scratch: Path) -> Path:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import tempfile
-from pathlib import Path
 
 from whit.base.errors import CommandError, TimedOut, Unavailable
 from whit.base.settings import Settings
-from whit.kernel import cgroup
+from whit.kernel import cgroup, temporary
 from whit.kernel.thread import in_thread
 from whit.model.feature import Feature
 from whit.runtime import capabilities, seccomp
@@ -103,12 +101,11 @@ async def _status_inside(runtime: Runtime, settings: Settings) -> str:
     config = oci_runtime.tiny_config(f"{settings.cgroup}-{container}")
     config["process"] |= {"args": ["cat", "/proc/self/status"], "noNewPrivileges": True}
     config["linux"]["seccomp"] = seccomp.profile(capabilities.DEFAULT)
-    with tempfile.TemporaryDirectory(prefix="whit-probe-") as directory:
-        (Path(directory) / "rootfs").mkdir()
-        (Path(directory) / "config.json").write_text(json.dumps(config))
+    with temporary.directory("probe") as directory:
+        (directory / "rootfs").mkdir()
+        (directory / "config.json").write_text(json.dumps(config))
         try:
-            return (
-                await process.run(runtime.arguments(container, "run", "--bundle", directory, container), timeout=20)
-            ).text
+            argv = runtime.arguments(container, "run", "--bundle", str(directory), container)
+            return (await process.run(argv, timeout=20)).text
         finally:
             await runtime.delete(container)

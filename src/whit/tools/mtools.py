@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
+from whit.kernel import temporary
 from whit.tools import process
 
 _ENVIRONMENT = {"MTOOLS_SKIP_CHECK": "1", "TZ": "UTC"}
@@ -37,10 +37,10 @@ async def write(image: Path, files: Mapping[str, Path], *, size: int, label: str
     parents = {str(parent) for path in files for parent in PurePosixPath(path).parents if str(parent) != "."}
     if parents:
         await process.run(["mmd", "-i", str(image), *(f"::/{one}" for one in sorted(parents))], env=environment)
-    with tempfile.TemporaryDirectory(prefix="whit-fat-") as scratch:
+    with temporary.directory("fat") as scratch:
         for number, path in enumerate(sorted(files)):
             # mcopy keeps the time of what it copies, and nothing else sets it.
-            copy = Path(scratch) / str(number)
+            copy = scratch / str(number)
             shutil.copyfile(files[path], copy)
             os.utime(copy, (max(epoch, EARLIEST),) * 2)
             argv = ["mcopy", "-m", "-o", "-i", str(image), str(copy), f"::/{path}"]

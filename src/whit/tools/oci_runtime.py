@@ -13,7 +13,6 @@ import logging
 import os
 import shlex
 import shutil
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from typing import Any, Literal
 
 from whit.base.errors import CommandError, NotFound, TimedOut, Unavailable, WhitError
 from whit.base.settings import Settings
+from whit.kernel import temporary
 from whit.model.operation import Operation
 from whit.tools import process
 
@@ -251,12 +251,11 @@ async def version(path: Path) -> str:
 async def refusal_of(runtime: Runtime, settings: Settings) -> str | None:
     """Run `true` in a tiny container, with limits, beside the agent's cgroup; what went wrong, or None."""
     name = f"probe-{os.getpid()}"
-    with tempfile.TemporaryDirectory(prefix="whit-probe-") as directory:
-        bundle = Path(directory)
+    with temporary.directory("probe") as bundle:
         (bundle / "rootfs").mkdir()
         (bundle / "config.json").write_text(json.dumps(tiny_config(f"{settings.cgroup}-{name}")))
         try:
-            await process.run(runtime.arguments(name, "run", "--bundle", directory, name), timeout=20)
+            await process.run(runtime.arguments(name, "run", "--bundle", str(bundle), name), timeout=20)
         except (CommandError, TimedOut) as error:
             log.debug("%s does not work here: %s", runtime.kind, error)
             return error.stderr if isinstance(error, CommandError) else str(error)

@@ -10,7 +10,6 @@ import contextlib
 import os
 import re
 import shutil
-import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Literal
 
 from whit.base.errors import CommandError, TimedOut, Unavailable, WhitError
+from whit.kernel import temporary
 from whit.tools import process
 
 Accelerator = Literal["kvm", "tcg"]
@@ -215,8 +215,8 @@ def _tried_with() -> str:
 
 
 async def _runs_on_kvm() -> bool:
-    with tempfile.TemporaryDirectory(prefix="whit-kvm-") as directory:
-        sector = Path(directory) / "boot"
+    with temporary.directory("kvm") as directory:
+        sector = directory / "boot"
         sector.write_bytes(_BOOT_SECTOR.ljust(_SMALLEST_DISK, b"\0"))
         argv = [binary(), *_bare("kvm"), "-m", "64", "-device", "isa-debug-exit,iobase=0x501,iosize=1"]
         argv += ["-drive", f"file={sector},format=raw,if=ide"]

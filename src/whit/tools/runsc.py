@@ -15,7 +15,6 @@ import re
 import shlex
 import shutil
 import signal
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +22,7 @@ from typing import Any
 
 from whit.base.errors import CommandError, NotFound, Permanent, TimedOut, Unavailable
 from whit.base.settings import Settings
-from whit.kernel import cgroup, pidfd, sockets
+from whit.kernel import cgroup, pidfd, sockets, temporary
 from whit.kernel.sockets import Place
 from whit.kernel.thread import in_thread
 from whit.model.operation import Operation
@@ -325,12 +324,11 @@ async def refusal_of(runtime: Runsc, *, hide: bool) -> str | None:
     """Run `true` in a sandbox with a network and limits; what went wrong, or None."""
     name = f"probe-{runtime.settings.id}-{os.getpid()}"
     group = f"{runtime.settings.cgroup}-{name}"
-    with tempfile.TemporaryDirectory(prefix="whit-probe-") as directory:
-        bundle = Path(directory)
+    with temporary.directory("probe") as bundle:
         (bundle / "rootfs").mkdir()
         (bundle / "config.json").write_text(json.dumps(_tiny_config(group)))
         try:
-            await process.run(runtime.starting(name, "run", "--bundle", directory, name, hide=hide), timeout=30)
+            await process.run(runtime.starting(name, "run", "--bundle", str(bundle), name, hide=hide), timeout=30)
         except (CommandError, TimedOut, Unavailable) as error:
             return error.stderr if isinstance(error, CommandError) else str(error)
         finally:

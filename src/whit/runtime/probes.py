@@ -38,8 +38,12 @@ def moving(hierarchies: cgroup.Hierarchies) -> str:
     """How crun, which takes a hybrid layout only if all controllers are on v1, can be had besides runc."""
     first = "runc works with hybrid cgroups; crun does on pure v2"
     left = hierarchies.left_on_v2
-    mounts = (f"mkdir -p {_CGROUPS}/{name} && mount -t cgroup -o {name} {name} {_CGROUPS}/{name}" for name in left)
-    return f"{first}, or with {', '.join(left)} on v1: {'; '.join(mounts)}" if left else first
+    if not left:
+        return first
+    withheld = f"echo {' '.join(f'-{name}' for name in left)} >{hierarchies.unified}/cgroup.subtree_control"
+    mounts = [f"mkdir -p {_CGROUPS}/{name} && mount -t cgroup -o {name} {name} {_CGROUPS}/{name}" for name in left]
+    forgotten = "whit doctor --clean (it forgets that runc was chosen)"
+    return f"{first}, or with {', '.join(left)} on v1: {'; '.join([withheld, *mounts, forgotten])}"
 
 
 async def _gvisor(settings: Settings) -> list[Feature]:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from whit.base.errors import CheckFailed, InputError
+from whit.base.errors import CheckFailed, InputError, WhitError
 from whit.base.settings import Settings
 from whit.control import image_process
 from whit.control.images import settled_images
@@ -72,6 +72,14 @@ async def test_it_fails_as_a_build_here(settings: Settings, tmp_path: Path, site
         await image_process.settle(settings, app(tmp_path, site, CheckSpec(run=("/nothing",))), said.append)
     assert caught.value.code == "check-failed"
     assert "include" in caught.value.hint
+
+
+async def test_a_store_that_cannot_be_written_is_told(settings: Settings, tmp_path: Path, site: Path) -> None:
+    settings.images_dir.parent.mkdir(parents=True)
+    settings.images_dir.write_text("in the way")
+    assert await settled_images(app(tmp_path, site), ImageStore(settings), lambda progress: None) is None
+    with pytest.raises(WhitError, match=str(settings.images_dir)):
+        await image_process.settle(settings, app(tmp_path, site), lambda progress: None)
 
 
 def test_it_ends_with_its_agent(settings: Settings, tmp_path: Path, site: Path) -> None:

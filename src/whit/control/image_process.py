@@ -11,18 +11,16 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Any
 
-from whit.base.errors import Permanent, WhitError, report_of
+from whit.base.errors import WhitError, report_of
 from whit.base.settings import Settings
 from whit.control.images import How, settle_images
 from whit.image.store import ImageStore
-from whit.image.workshop import failure, module_environment
+from whit.image.workshop import ask, module_environment
 from whit.model.app import AppSpec
 from whit.model.image import Image
 from whit.model.lock import read
 from whit.model.progress import Progress, Report
-from whit.tools import process
 
 _TIMEOUT = 4 * 3600.0
 """Seconds; each worker of a build has a limit of its own, and this one is never the first."""
@@ -34,31 +32,16 @@ async def settle(settings: Settings, spec: AppSpec, report: Report, *, refresh: 
     Raises:
         WhitError: of the first service that failed.
     """
-    answer: dict[str, Any] = {}
-
-    def hear(line: bytes) -> None:
-        message = json.loads(line)
-        if "progress" in message:
-            report(Progress.model_validate(message["progress"]))
-        else:
-            answer.update(message)
-
     places = {"id": settings.id, "run_root": str(settings.run_root), "state_root": str(settings.state_root)}
-    request = {"settings": places, "spec": spec.model_dump(mode="json"), "refresh": refresh}
-    ended = await process.stream_lines(
+    settled = await ask(
         # A process that was started goes on when the agent is killed; this one has nobody to build for then.
         ["setpriv", "--pdeathsig", "KILL", sys.executable, "-m", __name__],
-        hear,
-        stdin=json.dumps(request).encode(),
+        {"settings": places, "spec": spec.model_dump(mode="json"), "refresh": refresh},
+        lambda step: report(Progress.model_validate(step)),
         env={**os.environ, **module_environment()},
         timeout=_TIMEOUT,
     )
-    if "error" in answer:
-        raise failure(answer["error"])
-    if "images" not in answer:
-        text = f"the build ended with {ended.returncode} and said: {ended.stderr[-2000:]}"
-        raise Permanent(text, hint="is there memory left? Otherwise this is a fault of Whit", code="build-ended")
-    return {service: Image.model_validate(image) for service, image in answer["images"].items()}
+    return {service: Image.model_validate(image) for service, image in settled.items()}
 
 
 def _say(**message: object) -> None:
@@ -73,7 +56,7 @@ def main() -> int:
     spec = AppSpec.model_validate(request["spec"])
 
     def report(progress: Progress) -> None:
-        _say(progress=progress.model_dump(mode="json"))
+        _say(step=progress.model_dump(mode="json"))
 
     try:
         how = How(refresh=request["refresh"], lock=read(spec.directory))
@@ -81,7 +64,7 @@ def main() -> int:
     except WhitError as error:
         _say(error=report_of(error))
         return 1
-    _say(images={service: image.model_dump(mode="json") for service, image in settled.items()})
+    _say(result={service: image.model_dump(mode="json") for service, image in settled.items()})
     return 0
 
 

@@ -104,10 +104,16 @@ class ImageStore:
             return await self._build(name, planned, report, refresh=refresh, fetch=fetch, observe=observe)
 
     async def built(self, name: str, spec: BuildSpec, lock: Lock | None = None) -> Image | None:
-        """What `build` has made of the same parts, if all of it is here. Raises InputError: a part does not exist."""
-        planned = await self._plan(name, spec, lock, fetch=True)
-        async with self._workshop.busy():
-            return await asyncio.to_thread(self._known, name, planned.key)
+        """What `build` has made of the same parts, if all of it is here.
+
+        Raises:
+            InputError: a part does not exist.
+            DiskFull: there is no space for its name.
+        """
+        with _told():
+            planned = await self._plan(name, spec, lock, fetch=True)
+            async with self._workshop.busy():
+                return await asyncio.to_thread(self._known, name, planned.key)
 
     async def _plan(self, name: str, spec: BuildSpec, lock: Lock | None, *, fetch: bool) -> Plan:
         self.prepare()
@@ -192,8 +198,9 @@ class ImageStore:
 
     async def obtained(self, text: str) -> Image | None:
         """What `obtain` would find without importing, pulling or unpacking anything."""
-        self.prepare()
-        return await asyncio.to_thread(lambda: self._here(text, self.layout.find(text)))
+        with _told():
+            self.prepare()
+            return await asyncio.to_thread(lambda: self._here(text, self.layout.find(text)))
 
     def image(self, name: str) -> Image:
         """A stored image, by its name. Raises NotFound."""

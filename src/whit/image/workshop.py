@@ -14,7 +14,7 @@ import os
 import shutil
 import stat
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -52,6 +52,36 @@ def failure(report: Mapping[str, Any]) -> WhitError:
         return errors.DiskFull("build", str(report.get("path", "")))
     kind: Callable[..., WhitError] = _FAILURES.get(report["kind"], Permanent)
     return kind(report["message"], hint=report["hint"], code=report["code"])
+
+
+async def ask(
+    argv: Sequence[str],
+    request: Mapping[str, Any],
+    hear: Callable[[Any], None],
+    *,
+    env: Mapping[str, str],
+    timeout: float,
+) -> Any:
+    """Let a process do part of a build: `request` is its input, and each line of its output a JSON object with a
+    `step`, which is heard, or in the end with the `result`, which is returned, or the `error`.
+
+    Raises:
+        WhitError: what it failed with.
+        Permanent: it ended without a word.
+    """
+    answer: dict[str, Any] = {}
+
+    def take(line: bytes) -> None:
+        message = json.loads(line)
+        hear(message["step"]) if "step" in message else answer.update(message)
+
+    ended = await process.stream_lines(argv, take, stdin=json.dumps(request).encode(), env=env, timeout=timeout)
+    if "error" in answer:
+        raise failure(answer["error"])
+    if "result" not in answer:
+        text = f"the build ended with {ended.returncode} and said: {ended.stderr[-2000:]}"
+        raise Permanent(text, hint="is there memory left? Otherwise this is a fault of Whit", code="build-ended")
+    return answer["result"]
 
 
 def module_environment() -> dict[str, str]:
@@ -177,25 +207,8 @@ class Workshop:
 
         Raises what it failed with.
         """
-        answer: dict[str, Any] = {}
-
-        def hear(line: bytes) -> None:
-            message = json.loads(line)
-            say(str(message["step"])) if "step" in message else answer.update(message)
-
         seen = shared or (self.shared if bench.debian else None)
         whole = {**request, "uid": bench.uid, "work": str(bench.path), "shared": str(seen or "")}
-        ended = await process.stream_lines(
-            confine.command(worker.__name__, bench.path, network=request.get("fetch", True)),
-            hear,
-            stdin=json.dumps(whole).encode(),
-            env=module_environment(),
-            timeout=_TIMEOUT,
-        )
-        if "error" in answer:
-            raise failure(answer["error"])
-        if "result" not in answer:
-            text = f"the build ended with {ended.returncode} and said: {ended.stderr[-2000:]}"
-            raise Permanent(text, hint="is there memory left? Otherwise this is a fault of Whit", code="build-ended")
-        result: dict[str, Any] = answer["result"]
+        command = confine.command(worker.__name__, bench.path, network=request.get("fetch", True))
+        result: dict[str, Any] = await ask(command, whole, say, env=module_environment(), timeout=_TIMEOUT)
         return result

@@ -27,11 +27,11 @@ from whit.control.machines import appliances, booting
 from whit.control.machines.booting import Wishes
 from whit.control.machines.guests import KERNELS
 from whit.formats.app.appfile import load_app
-from whit.image import cpio
 from whit.image.oci import manifest
+from whit.image.rootfs import cpio
+from whit.image.rootfs.tree import Entry, Tree
 from whit.image.sources import kernel
-from whit.image.store import ImageStore
-from whit.image.tree import Entry, Tree
+from whit.image.store.images import ImageStore
 from whit.model.build import KernelChoice
 from whit.runtime import boot
 from whit.runtime.microvm import build

@@ -25,8 +25,8 @@ from pathlib import Path
 from whit.base.settings import Settings
 from whit.control.machines import appliances
 from whit.formats.app.appfile import load_app
-from whit.image import needs
-from whit.image.store import ImageStore
+from whit.image.provenance import needs
+from whit.image.store.images import ImageStore
 from whit.model.build import BuildSpec, DirectoryPart, Link
 from whit.model.image import Image
 from whit.model.progress import Progress

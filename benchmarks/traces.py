@@ -20,7 +20,7 @@ from measure import keep
 from whit.base.settings import Settings
 from whit.formats.app.appfile import load_app
 from whit.image.linking.prove import prove
-from whit.image.store import ImageStore
+from whit.image.store.images import ImageStore
 from whit.model.build import BuildSpec
 from whit.model.image import Image
 

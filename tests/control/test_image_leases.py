@@ -6,7 +6,7 @@ from pathlib import Path
 
 from whit.base.settings import Settings
 from whit.control.images import HoldImage, ReleaseImage
-from whit.image.store import ImageStore
+from whit.image.store.images import ImageStore
 from whit.model.build import BuildSpec, DirectoryPart
 from whit.model.operation import carry_out, take_back
 

@@ -16,8 +16,8 @@ from whit.base.errors import CheckFailed, InputError, WhitError
 from whit.base.settings import Settings
 from whit.control import image_process
 from whit.control.images import settled_images
-from whit.image.store import ImageStore
-from whit.image.workshop import module_environment
+from whit.image.sandbox.processes import module_environment
+from whit.image.store.images import ImageStore
 from whit.model.app import AppSpec
 from whit.model.build import BuildSpec, CheckSpec, DirectoryPart
 from whit.model.progress import Progress

@@ -13,7 +13,7 @@ from whit.control.images import How
 from whit.control.machines import settling
 from whit.formats.machine.document import load_machine
 from whit.image.sources import calls, specialised
-from whit.image.store import ImageStore
+from whit.image.store.images import ImageStore
 
 ENTRY = "{{name: {0}, build: {{parts: [./{1}], check: [{{run: [/{1}]}}]}}}}"
 

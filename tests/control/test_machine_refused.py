@@ -12,7 +12,7 @@ from whit.control.images import How
 from whit.control.machines import appliances, booting, settling
 from whit.formats.machine.document import load_machine
 from whit.image.sources.kernel import Kernel
-from whit.image.store import ImageStore
+from whit.image.store.images import ImageStore
 from whit.model.build import BuildSpec, DirectoryPart
 from whit.model.service import MountSpec, ServiceSpec
 

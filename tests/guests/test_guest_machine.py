@@ -9,8 +9,8 @@ import pytest
 from support.guests import HAS_QEMU, QUIET, compiled, debian_kernel, first_root, program
 
 from whit.base.errors import NotFound, Permanent, TimedOut
+from whit.image.rootfs.tree import Entry
 from whit.image.sources import kernel
-from whit.image.tree import Entry
 from whit.tools import process, qemu, qmp
 
 HERE = Path(__file__).parent

@@ -16,7 +16,7 @@ from support.images import need
 from support.whit import free_port
 
 from whit.base.settings import Settings
-from whit.image.store import ImageStore
+from whit.image.store.images import ImageStore
 from whit.model.progress import Progress
 
 

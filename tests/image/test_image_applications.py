@@ -15,8 +15,8 @@ import pytest
 from whit.base.settings import Settings
 from whit.control.machines import appliances
 from whit.formats.app.appfile import load_app
-from whit.image import confine
-from whit.image.store import ImageStore
+from whit.image.sandbox import confine
+from whit.image.store.images import ImageStore
 from whit.model.build import BuildSpec
 from whit.model.progress import Report
 

@@ -21,7 +21,7 @@ from whit.cli import building
 from whit.formats.app.appfile import load_app
 from whit.image.oci import manifest
 from whit.image.oci.layout import Layout
-from whit.image.store import ImageStore
+from whit.image.store.images import ImageStore
 from whit.model.build import BuildSpec, CheckSpec, DirectoryPart, LayoutPart, Link
 from whit.model.progress import Report
 

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from whit.image import merged
 from whit.image.linking import bare
 from whit.image.linking.link import Linked, Order, Rule, link
-from whit.image.needs import Graph
-from whit.image.oci import layer
+from whit.image.provenance import merged
+from whit.image.provenance.needs import Graph
+from whit.image.rootfs import layer
+from whit.image.rootfs.tree import Entry, Tree
 from whit.image.sources import bytecode
-from whit.image.tree import Entry, Tree
 
 DIST = f"usr/local/lib/python3.{sys.version_info.minor}/dist-packages"
 SOURCES = {

@@ -8,9 +8,9 @@ from xml.etree import ElementTree
 import pytest
 
 from whit.base.errors import NotFound
-from whit.image import depends, graph
-from whit.image.bill import Bill, BilledFile, BilledPart, LeftOut, Package, trace
-from whit.image.store import ImageStore
+from whit.image.provenance import depends, graph
+from whit.image.provenance.bill import Bill, BilledFile, BilledPart, LeftOut, Package, trace
+from whit.image.store.images import ImageStore
 from whit.model.build import BuildSpec, DirectoryPart
 from whit.model.progress import Report
 from whit.tools import apt

@@ -10,7 +10,7 @@ import pytest
 from whit.base.errors import InputError
 from whit.base.settings import Settings
 from whit.image.sources import calls, specialised
-from whit.image.store import ImageStore
+from whit.image.store.images import ImageStore
 from whit.model.build import BuildSpec, CheckSpec, DirectoryPart
 from whit.model.lock import Lock
 from whit.model.progress import Report

@@ -16,7 +16,7 @@ from whit.base.errors import InputError
 from whit.image.linking import elf, imports, texts, trim
 from whit.image.linking.closure import Closure, Wanted
 from whit.image.linking.index import Index, matches
-from whit.image.tree import Entry, Tree
+from whit.image.rootfs.tree import Entry, Tree
 
 PATH = ("/usr/bin", "/bin")
 PY = f"usr/lib/python3.{sys.version_info.minor}"

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from whit.base.errors import InputError
-from whit.image import cpio
-from whit.image.tree import Entry, Extent
+from whit.image.rootfs import cpio
+from whit.image.rootfs.tree import Entry, Extent
 
 ENTRIES = [
     Entry("etc", "directory", 0o755),

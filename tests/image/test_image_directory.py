@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from whit.base.errors import InputError
+from whit.image.rootfs.tree import Entry, Tree
+from whit.image.sandbox.processes import module_environment
 from whit.image.sources import bytecode, directory, project
-from whit.image.tree import Entry, Tree
-from whit.image.workshop import module_environment
 
 
 @pytest.fixture

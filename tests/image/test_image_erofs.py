@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from whit.base.errors import InputError
-from whit.image.forms import erofs
-from whit.image.tree import Entry, Extent, Tree
+from whit.image.rootfs import erofs
+from whit.image.rootfs.tree import Entry, Extent, Tree
 
 CAPABILITY = bytes.fromhex("0100000200040000000000000000000000000000")
 SIZES = (0, 1, 4031, 4032, 4033, 4095, 4096, 4097, 8192, 3 * 4096 + 4090)

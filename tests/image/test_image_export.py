@@ -19,11 +19,11 @@ from support.images import need
 
 from whit.base.errors import Conflict, DiskFull, NotFound
 from whit.base.settings import Settings
-from whit.image import sbom
-from whit.image.bill import Bill, BilledFile, BilledPart, Package, trace
-from whit.image.export import Target
-from whit.image.store import ImageStore
-from whit.image.workshop import module_environment
+from whit.image.provenance import sbom
+from whit.image.provenance.bill import Bill, BilledFile, BilledPart, Package, trace
+from whit.image.sandbox.processes import module_environment
+from whit.image.store.export import Target
+from whit.image.store.images import ImageStore
 from whit.model.build import BuildSpec, DirectoryPart
 from whit.model.progress import Report
 

@@ -9,9 +9,9 @@ import pytest
 
 from whit.base.errors import InputError, Unavailable
 from whit.formats.app.appfile import load_app
-from whit.image import plan
+from whit.image.building import plan
 from whit.image.oci import manifest
-from whit.image.store import ImageStore
+from whit.image.store.images import ImageStore
 from whit.model.build import BuildSpec, CheckSpec, DirectoryPart, LayoutPart
 from whit.model.progress import Report
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from whit.base.errors import InputError
-from whit.image import plan
+from whit.image.building import plan
 from whit.image.oci import manifest
 from whit.image.sources.python import Installer
 from whit.model.build import BuildSpec, PythonPart

@@ -10,8 +10,8 @@ import pytest
 from support.images import Tar
 
 from whit.base.errors import InputError
-from whit.image.oci import layer
-from whit.image.tree import MERGED_USR, Entry, Extent, Tree, clean_path, read_tar
+from whit.image.rootfs import layer
+from whit.image.rootfs.tree import MERGED_USR, Entry, Extent, Tree, clean_path, read_tar
 
 ENTRIES = [
     Entry("usr", "directory", 0o755),

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from whit.base.errors import InputError, NotLocked
-from whit.image import plan
-from whit.image.workshop import module_environment
+from whit.image.building import plan
+from whit.image.sandbox.processes import module_environment
 from whit.model.build import BuildSpec, DebianPart, DirectoryPart, PythonPart
 from whit.model.lock import FILE, Lock, Locked, LockedPackage, LockedWheel, asked_python, read
 

@@ -16,12 +16,12 @@ from whit.base.settings import Settings
 from whit.cli import building
 from whit.control import trust
 from whit.formats.app.appfile import load_app
-from whit.image import plan
+from whit.image.building import plan
 from whit.image.oci import archive, manifest, reference
 from whit.image.oci.layout import Layout
+from whit.image.rootfs.tree import read_tar
 from whit.image.sources import directory, project
-from whit.image.store import ImageStore
-from whit.image.tree import read_tar
+from whit.image.store.images import ImageStore
 from whit.image.trust import keys, signing
 from whit.model import lock
 from whit.model.build import BuildSpec, DirectoryPart

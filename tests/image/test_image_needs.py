@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from whit.base.errors import Unsatisfied
-from whit.image import needs
+from whit.image.provenance import needs
 from whit.model.build import BuildSpec, DebianPart, DirectoryPart, PythonPart
 
 HERE = Path("/nowhere")

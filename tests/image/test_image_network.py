@@ -22,11 +22,11 @@ from support.images import need, overlay
 
 from whit.base.errors import DigestMismatch, InputError, NotFound, Permanent, Unreachable
 from whit.base.settings import Settings
-from whit.image import confine
 from whit.image.oci import manifest
+from whit.image.sandbox import confine
+from whit.image.sandbox.processes import module_environment
 from whit.image.sources import debian
-from whit.image.store import ImageStore
-from whit.image.workshop import module_environment
+from whit.image.store.images import ImageStore
 from whit.model.build import BuildSpec, DebianPart, DirectoryPart, PythonPart
 from whit.model.image import Image
 from whit.model.progress import Report
@@ -236,7 +236,7 @@ async def test_agent_killed_while_building_leaves_no_process(settings: Settings)
     script = (
         "import asyncio, pathlib\n"
         "from whit.base.settings import Settings\n"
-        "from whit.image.store import ImageStore\n"
+        "from whit.image.store.images import ImageStore\n"
         "from whit.model.build import BuildSpec, DebianPart\n"
         f"store = ImageStore(Settings(id={settings.id!r}, state_root=pathlib.Path({str(settings.state_root)!r})))\n"
         "spec = BuildSpec(parts=(DebianPart(name='nginx'),))\n"
@@ -265,7 +265,7 @@ def working(settings: Settings) -> list[str]:
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         with contextlib.suppress(OSError):
             line = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
-            if "whit.image.worker" in line and str(settings.state_dir) in line:
+            if "whit.image.building.worker" in line and str(settings.state_dir) in line:
                 found.append(line)
     return found
 

@@ -13,9 +13,9 @@ from support.images import need
 
 from whit.base.errors import CheckFailed, InputError
 from whit.base.settings import Settings
-from whit.image.accounts_file import Identity, identity
-from whit.image.store import ImageStore
-from whit.image.workshop import module_environment
+from whit.image.rootfs.accounts_file import Identity, identity
+from whit.image.sandbox.processes import module_environment
+from whit.image.store.images import ImageStore
 from whit.model.build import BuildSpec, CheckSpec, DirectoryPart, Link, RunSpec
 from whit.model.lock import Lock
 from whit.model.progress import Report

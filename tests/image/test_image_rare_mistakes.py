@@ -16,16 +16,17 @@ import pytest
 from support.images import Tar
 
 from whit.base.errors import WhitError
-from whit.image import accounts_file, plan, unpack
-from whit.image.forms import erofs, microvm
+from whit.image.building import plan, worker
+from whit.image.forms import microvm
 from whit.image.linking import prove
 from whit.image.linking.closure import Closure, Wanted
 from whit.image.linking.index import Index
 from whit.image.oci import archive, manifest, reference
+from whit.image.rootfs import accounts_file, erofs, unpack
+from whit.image.rootfs.tree import Entry, Tree
+from whit.image.sandbox.workshop import Workshop
 from whit.image.sources import debian, kernel
-from whit.image.store import ImageStore
-from whit.image.tree import Entry, Tree
-from whit.image.workshop import Workshop
+from whit.image.store.images import ImageStore
 from whit.model.build import BuildSpec, CheckSpec, DirectoryPart, LayoutPart, PythonPart
 from whit.model.image import Image, ImageConfig
 from whit.model.progress import Report
@@ -147,7 +148,7 @@ async def test_what_ends_without_an_answer(store: ImageStore, tmp_path: Path, re
     workshop.prepare()
     async with workshop.bench() as bench:
         with pytest.raises(WhitError) as caught:
-            await workshop.run(bench, {"job": "unheard of"}, lambda _: None)
+            await workshop.run(worker.__name__, bench, {"job": "unheard of"}, lambda _: None)
         assert caught.value.code == "build-ended"
         assert caught.value.hint
         with pytest.raises(WhitError) as caught, bench.output("layer.tar"):

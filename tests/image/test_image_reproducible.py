@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from whit.image.workshop import module_environment
+from whit.image.sandbox.processes import module_environment
 
 TESTS = Path(__file__).resolve().parents[1]
 FAKETIME = "/usr/lib/{}-linux-gnu/faketime/libfaketimeMT.so.1"

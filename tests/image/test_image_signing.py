@@ -14,7 +14,7 @@ from support.images import need
 from whit.base.errors import BadKey, DigestMismatch, ForeignSignature, NotSigned, WrongKey, WrongPassword
 from whit.base.settings import Settings
 from whit.image.oci import manifest
-from whit.image.store import ImageStore
+from whit.image.store.images import ImageStore
 from whit.image.trust import keys, signing
 from whit.model.build import BuildSpec, DirectoryPart
 from whit.model.image import Image

@@ -9,8 +9,8 @@ import pytest
 from whit.base.errors import InputError, NotFound, Unavailable
 from whit.image.oci import reference
 from whit.image.oci.reference import PathReference, RegistryReference
+from whit.image.rootfs.tree import Entry, Tree
 from whit.image.sources import accounts, debian
-from whit.image.tree import Entry, Tree
 from whit.tools import apt, apt_sources, pip
 
 ONE_LINE = """

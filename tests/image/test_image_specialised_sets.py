@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from whit.control.machines.guests import KERNELS
+from whit.image.sandbox.workshop import Workshop
 from whit.image.sources import calls, specialised
-from whit.image.workshop import Workshop
 from whit.tools import kbuild
 
 ARCHITECTURES = ("amd64", "arm64")

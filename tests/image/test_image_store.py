@@ -16,7 +16,7 @@ from support.images import Tar, need
 from whit.base.errors import Conflict, InputError, NotFound
 from whit.base.settings import Settings
 from whit.image.oci import manifest
-from whit.image.store import ImageStore
+from whit.image.store.images import ImageStore
 from whit.model.build import BuildSpec, DirectoryPart, LayoutPart
 from whit.model.image import Image
 from whit.model.progress import Report

@@ -21,8 +21,8 @@ from whit.base.errors import HostileArchive, InputError
 from whit.image.oci import manifest
 from whit.image.oci.layout import Layout
 from whit.image.oci.manifest import Descriptor, Layer
-from whit.image.unpack import unpack
-from whit.image.workshop import module_environment
+from whit.image.rootfs.unpack import unpack
+from whit.image.sandbox.processes import module_environment
 from whit.model.image import ImageConfig
 
 DIR, LINK, SYM, CHAR, BLOCK, FIFO = (
@@ -155,7 +155,7 @@ def test_gigabytes_of_header_do_not_fill_the_memory(tmp_path: Path) -> None:
         file.truncate(512 + (6 << 30) + 1024)
     request = {"blob": str(blob), "compression": "", "diff_id": "sha256:0", "destination": str(tmp_path / "l" / "x")}
     ended = subprocess.run(
-        [sys.executable, "-m", "whit.image.unpack"],
+        [sys.executable, "-m", "whit.image.rootfs.unpack"],
         input=json.dumps(request).encode(),
         capture_output=True,
         env=os.environ | module_environment(),

@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 
 from whit.formats.machine.document import load_machine
-from whit.image import graph, sbom
-from whit.image.bill import Bill, BilledFile, BilledPackage, BilledPart, Package
 from whit.image.machines import link
 from whit.image.machines.link import LinkedMachine
 from whit.image.machines.parts import Kernel, Parts, Root
+from whit.image.provenance import graph, sbom
+from whit.image.provenance.bill import Bill, BilledFile, BilledPackage, BilledPart, Package
+from whit.image.rootfs.tree import Entry
+from whit.image.sandbox.processes import module_environment
 from whit.image.sources.kernel import Kernel as Linux
-from whit.image.tree import Entry
-from whit.image.workshop import module_environment
 from whit.model.image import ImageConfig
 
 TEXT = """\

@@ -18,9 +18,9 @@ from whit.image.forms.bootable import first_root
 from whit.image.machines import first_boot, kernels, link, records
 from whit.image.machines.link import LinkedMachine
 from whit.image.machines.parts import Kernel, Parts, Root
+from whit.image.rootfs.tree import Entry
 from whit.image.sources import kernel
 from whit.image.sources.kernel import Kernel as Linux
-from whit.image.tree import Entry
 from whit.model.first_boot import FirstBootSpec, WrittenFile
 from whit.model.image import ImageConfig
 from whit.model.machine import KernelSpec, MachineSpec

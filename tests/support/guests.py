@@ -8,11 +8,11 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-from whit.image import cpio
 from whit.image.oci import manifest
+from whit.image.rootfs import cpio
+from whit.image.rootfs.tree import Entry, Tree
 from whit.image.sources import kernel
 from whit.image.sources.kernel import Kernel, Series
-from whit.image.tree import Entry, Tree
 
 KERNELS = Path("/var/cache/whit/kernels")
 """Kept between runs: two kernels are 130 MB unpacked."""

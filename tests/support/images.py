@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from whit.image.oci import layer, manifest
+from whit.image.oci import manifest
 from whit.image.oci.layout import Layout
+from whit.image.rootfs import layer
 from whit.image.sources.directory import scan
 from whit.model.image import ImageConfig
 

@@ -21,8 +21,8 @@ from pathlib import Path
 from support import variants
 from support.guests import QUIET, compiled, debian_kernel, first_root, program
 from whit.datapath import build
+from whit.image.rootfs.tree import Entry
 from whit.image.sources.kernel import Series
-from whit.image.tree import Entry
 from whit.tools import qemu
 
 LOADER = Path(__file__).resolve().parent.parent / "guests" / "load.c"

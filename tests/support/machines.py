@@ -21,7 +21,7 @@ from whit.formats.machine.document import load_machine
 from whit.image.forms import microvm
 from whit.image.machines import first_boot
 from whit.image.machines.link import LinkedMachine
-from whit.image.store import ImageStore
+from whit.image.store.images import ImageStore
 from whit.model.first_boot import FirstBootSpec
 from whit.runtime.microvm import build
 from whit.tools import process, qemu, qmp

@@ -10,7 +10,7 @@ from whit.base.errors import InputError
 
 if TYPE_CHECKING:
     from whit.cli.invocation import Invocation
-    from whit.image.bill import Bill
+    from whit.image.provenance.bill import Bill
 
 EVERYTHING = "*"
 """What `--explain` without a path stands for."""
@@ -44,7 +44,7 @@ def _write_sbom(name: str, bill: Bill, target: Path, digest: str, kind: str) -> 
     import hashlib
     import json
 
-    from whit.image import sbom
+    from whit.image.provenance import sbom
 
     known = digest or f"sha256:{hashlib.sha256(json.dumps(bill.document()).encode()).hexdigest()}"
     text = sbom.encode(sbom.document(name, known, bill, kind=kind))
@@ -96,7 +96,7 @@ def print_bill(run: Invocation, bill: Bill) -> None:
 
 
 def _draw(bill: Bill, target: Path) -> None:
-    from whit.image import graph
+    from whit.image.provenance import graph
 
     if str(target) == "-":
         print(graph.dot(bill), end="")

@@ -14,8 +14,8 @@ from whit.cli import bills
 from whit.cli.invocation import Invocation, command
 
 if TYPE_CHECKING:
-    from whit.image.export import Exported, Target
-    from whit.image.store import ImageStore
+    from whit.image.store.export import Exported, Target
+    from whit.image.store.images import ImageStore
     from whit.model.app import AppSpec
     from whit.model.image import Image
     from whit.model.lock import Lock

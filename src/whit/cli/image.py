@@ -13,8 +13,8 @@ from whit.cli import signing
 from whit.cli.invocation import Invocation, command
 
 if TYPE_CHECKING:
-    from whit.image.bill import Bill, BilledFile
-    from whit.image.store import ImageStore
+    from whit.image.provenance.bill import Bill, BilledFile
+    from whit.image.store.images import ImageStore
 
 image = typer.Typer(name="image", help="Look at the images of the store, compare them, and remove what nobody needs.")
 
@@ -114,7 +114,7 @@ def diff(
     Example:
       whit image diff shop-web shop-api
     """
-    from whit.image.compare import compare
+    from whit.image.provenance.compare import compare
 
     store = _store(run)
     found = compare(store.bill(old), store.bill(new))
@@ -142,7 +142,7 @@ def sbom(
     Example:
       whit image sbom shop-web -o shop-web.cdx.json
     """
-    from whit.image import sbom as bill_of_materials
+    from whit.image.provenance import sbom as bill_of_materials
 
     store = _store(run)
     text = bill_of_materials.encode(bill_of_materials.document(name, store.image(name).digest, store.bill(name)))

@@ -16,14 +16,14 @@ from whit.model.progress import Progress, Report
 from whit.model.status import StreamItem
 
 if TYPE_CHECKING:
-    from whit.image.store import ImageStore
+    from whit.image.store.images import ImageStore
 
 Work = Callable[[Report], Coroutine[Any, Any, dict[str, Any]]]
 
 
 def store(settings: Settings) -> ImageStore:
     """The store of the agent of this id; without root, and unless WHIT_STATE_ROOT says where, one of the person's."""
-    from whit.image.store import ImageStore
+    from whit.image.store.images import ImageStore
 
     if os.geteuid() != 0 and "WHIT_STATE_ROOT" not in os.environ:
         data = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local/share")

@@ -14,8 +14,8 @@ from whit.model.lock import FILE, Lock, read
 from whit.model.machine import MachineSpec
 
 if TYPE_CHECKING:
-    from whit.image.bill import Bill
     from whit.image.machines.link import LinkedMachine
+    from whit.image.provenance.bill import Bill
 
 DEFAULT_TARGET = "microvm"
 

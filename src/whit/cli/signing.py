@@ -14,7 +14,7 @@ from whit.base.errors import Conflict, InputError, NotFound
 from whit.cli.invocation import Invocation, command
 
 if TYPE_CHECKING:
-    from whit.image.store import ImageStore
+    from whit.image.store.images import ImageStore
     from whit.image.trust.keys import PrivateKey
 
 PASSWORD = "COSIGN_PASSWORD"  # noqa: S105 - the variable's name

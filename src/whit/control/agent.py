@@ -35,7 +35,7 @@ from whit.control.plan import next_retry, plan
 from whit.control.policies import Policies
 from whit.control.rehearsal import Rehearsal
 from whit.control.warm import Warmth
-from whit.image.store import ImageStore
+from whit.image.store.images import ImageStore
 from whit.model.app import AppSpec
 from whit.model.feature import Feature
 from whit.model.flow import Explanation

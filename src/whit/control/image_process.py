@@ -15,8 +15,8 @@ from pathlib import Path
 from whit.base.errors import WhitError, report_of
 from whit.base.settings import Settings
 from whit.control.images import How, settle_images
-from whit.image.store import ImageStore
-from whit.image.workshop import ask, module_environment
+from whit.image.sandbox.processes import ask, module_environment
+from whit.image.store.images import ImageStore
 from whit.model.app import AppSpec
 from whit.model.image import Image
 from whit.model.lock import read

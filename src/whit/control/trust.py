@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from whit.base.settings import Settings
 from whit.formats.app.trust import load_trust
-from whit.image.store import ImageStore
+from whit.image.store.images import ImageStore
 from whit.image.trust import keys
 from whit.model.image import Image
 from whit.model.trust import TrustRule

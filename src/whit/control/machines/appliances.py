@@ -18,16 +18,16 @@ from pathlib import Path
 
 from whit.base.errors import CommandError, Conflict, DiskFull, InputError, Place, system_failure
 from whit.control.machines.guests import KERNELS
-from whit.image.bill import Bill, BilledFile, BilledPackage, BilledPart
-from whit.image.export import Exported
 from whit.image.forms import disk, iso, microvm
 from whit.image.forms.bootable import Bootable, file
 from whit.image.oci import manifest
+from whit.image.provenance.bill import Bill, BilledFile, BilledPackage, BilledPart
+from whit.image.rootfs.tree import Entry
 from whit.image.sources import boot_loader, kernel, plain_kernel, specialised
 from whit.image.sources.calls import Seen
 from whit.image.sources.kernel import Kernel
-from whit.image.store import ImageStore
-from whit.image.tree import Entry
+from whit.image.store.export import Exported
+from whit.image.store.images import ImageStore
 from whit.model.image import Image
 from whit.model.service import ServiceSpec
 from whit.runtime import bundle, users

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from whit.base.errors import InputError, NotFound, Unavailable
 from whit.image.oci import manifest
-from whit.image.tree import read_tar
+from whit.image.rootfs.tree import read_tar
 from whit.model.machine_files import DESCRIPTION, MachineFiles
 from whit.tools import qemu, qemu_img
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-from whit.image import guest
+from whit.image.forms import guest
 from whit.image.oci import manifest
 from whit.image.sources import kernel, plain_kernel
 from whit.runtime.microvm import build

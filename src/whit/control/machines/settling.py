@@ -16,14 +16,14 @@ from whit.control.images import How
 from whit.control.machines import appliances
 from whit.control.machines.guests import KERNELS
 from whit.formats.machine.container import LABEL, read_label
-from whit.image import export
-from whit.image.export import Exported
 from whit.image.machines import kernels, link
 from whit.image.machines.link import LinkedMachine
 from whit.image.machines.parts import Kernel, Parts, Root, key_of
+from whit.image.rootfs.tree import Entry
 from whit.image.sources.calls import Seen
-from whit.image.store import ImageStore
-from whit.image.tree import Entry
+from whit.image.store import export
+from whit.image.store.export import Exported
+from whit.image.store.images import ImageStore
 from whit.model.build import BuildSpec, CheckSpec, DebianPart
 from whit.model.lock import Lock, Locked
 from whit.model.machine import ContainerSpec, ImageSource, MachineSpec, Stage

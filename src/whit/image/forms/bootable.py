@@ -12,10 +12,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from whit.image import cpio
+from whit.image.rootfs import cpio
+from whit.image.rootfs.tree import Content, Entry, Extent, Tree
 from whit.image.sources import boot_loader, kernel
 from whit.image.sources.kernel import Kernel
-from whit.image.tree import Content, Entry, Extent, Tree
 
 MEMORY_MODULES = ("virtio_pci", "virtio_console", "virtio_net", "virtio_rng")
 DISK_MODULES = (*MEMORY_MODULES, "virtio_blk", "erofs", "overlay")

@@ -20,13 +20,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID
 
-from whit.image.forms import efi, erofs, gpt, slots, verity
+from whit.image.forms import efi, gpt, slots, verity
 from whit.image.forms.bootable import VERITY_MODULES, Bootable, modules
 from whit.image.forms.efi import identity_of
 from whit.image.forms.gpt import Partition, Table
-from whit.image.oci import layer
+from whit.image.rootfs import erofs, layer
+from whit.image.rootfs.tree import Entry
 from whit.image.sources.kernel import Kernel
-from whit.image.tree import Entry
 from whit.tools import mke2fs, mtools, veritysetup
 
 STATE = "state"

@@ -10,7 +10,7 @@ from uuid import UUID
 from whit.base.errors import Unavailable
 from whit.image.forms import uki
 from whit.image.forms.bootable import Bootable, first_root
-from whit.image.tree import Entry
+from whit.image.rootfs.tree import Entry
 
 _ARCHITECTURES = {"amd64": "x64", "arm64": "aa64"}
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from whit.base.errors import InputError
 from whit.image.forms import efi
 from whit.image.forms.bootable import MEMORY, MEMORY_MODULES, Bootable, modules
-from whit.image.oci import layer
+from whit.image.rootfs import layer
 from whit.image.sources.kernel import Kernel
 from whit.tools import mtools, xorriso
 

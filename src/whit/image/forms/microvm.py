@@ -14,12 +14,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from whit.base.errors import Conflict
-from whit.image.forms import erofs
 from whit.image.forms.bootable import DISK_MODULES, MEMORY, MEMORY_MODULES, Bootable, file, first_root, modules
-from whit.image.oci import layer
-from whit.image.oci.layer import Written
+from whit.image.rootfs import erofs, layer
+from whit.image.rootfs.layer import Written
+from whit.image.rootfs.tree import Entry, Extent
 from whit.image.sources.kernel import Kernel
-from whit.image.tree import Entry, Extent
 from whit.model.machine_files import DESCRIPTION, DiskFile, MachineFiles
 
 LARGE = 128 << 20

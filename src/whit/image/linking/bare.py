@@ -10,8 +10,8 @@ import dataclasses
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
+from whit.image.rootfs.tree import Entry
 from whit.image.sources import bytecode
-from whit.image.tree import Entry
 
 IN_PLACE = "its byte code stands in its place"
 ENDING = "c"

@@ -19,8 +19,8 @@ from whit.image.linking.imports import Library
 from whit.image.linking.index import Index
 from whit.image.linking.python_closure import PythonClosure
 from whit.image.linking.scans import Scans
+from whit.image.rootfs.tree import Entry
 from whit.image.sources import bytecode
-from whit.image.tree import Entry
 
 SYSTEM = (
     *("etc/passwd", "etc/group", "etc/nsswitch.conf", "etc/host.conf", "etc/os-release", "etc/protocols"),

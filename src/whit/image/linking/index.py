@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from whit.image.tree import Entry, Tree
+from whit.image.rootfs.tree import Entry, Tree
 
 _DEPTH = 40
 _MAGIC = re.compile(r"[*?\[]")

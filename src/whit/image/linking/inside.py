@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from whit.base.errors import CommandError, WhitError
-from whit.image.accounts_file import Identity, identity
+from whit.image.rootfs.accounts_file import Identity, identity
 from whit.kernel import fanotify, libc, mount
 from whit.kernel.call_watch import Watch
 from whit.tools import process

@@ -14,15 +14,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from whit.image.bill import Bill, LeftOut
 from whit.image.linking import bare, trim
 from whit.image.linking.closure import Closure, Wanted
 from whit.image.linking.index import Index, matches
 from whit.image.linking.scans import Scans
-from whit.image.merged import Merged
-from whit.image.oci import layer
-from whit.image.oci.layer import Written
-from whit.image.tree import Entry
+from whit.image.provenance.bill import Bill, LeftOut
+from whit.image.provenance.merged import Merged
+from whit.image.rootfs import layer
+from whit.image.rootfs.layer import Written
+from whit.image.rootfs.tree import Entry
 from whit.model.build import Link
 
 _ORDER: tuple[Link, ...] = ("whole", "trim", "closure")

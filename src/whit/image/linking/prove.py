@@ -12,8 +12,8 @@ from pathlib import Path
 
 from whit.base.errors import CheckFailed, Unavailable
 from whit.image.oci import manifest
+from whit.image.sandbox.processes import module_environment
 from whit.image.sources import calls
-from whit.image.workshop import module_environment
 from whit.kernel import call_watch
 from whit.model.build import BuildSpec, CheckSpec
 from whit.model.image import Image

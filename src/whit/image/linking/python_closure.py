@@ -12,8 +12,8 @@ from whit.image.linking import imports
 from whit.image.linking.imports import Library
 from whit.image.linking.index import Index
 from whit.image.linking.scans import Scans
+from whit.image.rootfs.tree import Entry
 from whit.image.sources import bytecode
-from whit.image.tree import Entry
 
 _TARGET = re.compile(r"[A-Za-z_][\w.]*(:[\w.()]+)?")
 _CODE = re.compile(r".*\.(py|pyc|pyi|pyx|pxd|c|h|cc|cpp|hpp|rs|so)")

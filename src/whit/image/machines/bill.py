@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from whit.image.bill import Bill, BilledFile, BilledPackage, BilledPart
 from whit.image.machines.parts import Kernel, Parts, Root
+from whit.image.provenance.bill import Bill, BilledFile, BilledPackage, BilledPart
+from whit.image.rootfs.tree import Entry, Tree
 from whit.image.sources import kernel as debian
-from whit.image.tree import Entry, Tree
 from whit.model.machine import ImageSource, MachineSpec, Stage
 
 MACHINE = "machine"

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from whit.base.errors import InputError
+from whit.image.rootfs.tree import Entry, Extent, Tree
 from whit.image.sources import directory
-from whit.image.tree import Entry, Extent, Tree
 from whit.model.machine import FileSpec
 
 HIDDEN = ("dev", "proc", "run", "sys", "tmp")

@@ -15,10 +15,10 @@ from whit.base.errors import InputError, NotFound, Place
 from whit.image.forms.bootable import VERITY_MODULES
 from whit.image.machines.parts import Kernel, Root
 from whit.image.oci import manifest
+from whit.image.rootfs.tree import Entry, read_tar
 from whit.image.sources import kernel as debian
 from whit.image.sources import specialised
 from whit.image.sources.calls import Seen
-from whit.image.tree import Entry, read_tar
 from whit.model.lock import Lock, Locked, LockedPackage
 from whit.model.machine import KernelSpec, MachineSpec
 from whit.tools import modprobe

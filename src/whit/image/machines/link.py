@@ -17,12 +17,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from whit.base.errors import InputError, Place
-from whit.image.bill import Bill
 from whit.image.forms.bootable import Bootable, file
 from whit.image.machines import bill, files, oci_config, records
 from whit.image.machines.parts import Kernel, Parts, key_of
 from whit.image.oci import manifest
-from whit.image.tree import MERGED_USR, Entry, Tree
+from whit.image.provenance.bill import Bill
+from whit.image.rootfs.tree import MERGED_USR, Entry, Tree
 from whit.model.machine import ContainerSpec, MachineSpec, Stage, VolumeSpec
 
 CONTAINERS = "containers"

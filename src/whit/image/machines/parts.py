@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from whit.image.accounts_file import identity_of
-from whit.image.bill import Bill
+from whit.image.provenance.bill import Bill
+from whit.image.rootfs.accounts_file import identity_of
+from whit.image.rootfs.tree import Content, Entry
 from whit.image.sources.kernel import Kernel as Linux
-from whit.image.tree import Content, Entry
 from whit.model.image import ImageConfig
 from whit.model.machine import ImageSource
 

@@ -1,1 +1,1 @@
-"""Documents and layers of the OCI image specification."""
+"""Documents of the OCI image specification, and the directory and archives that they lie in."""

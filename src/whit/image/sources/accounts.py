@@ -11,7 +11,7 @@ import dataclasses
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from whit.image.tree import Entry, Tree
+from whit.image.rootfs.tree import Entry, Tree
 
 PASSWD_MASTER = "usr/share/base-passwd/passwd.master"  # noqa: S105 - a path
 GROUP_MASTER = "usr/share/base-passwd/group.master"

@@ -17,7 +17,7 @@ import warnings
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 
-from whit.image.tree import Entry, Tree
+from whit.image.rootfs.tree import Entry, Tree
 
 _LIBRARY = re.compile(r"usr/lib/python3(?:\.(\d+))?/.*\.py$")
 _FEW = 40

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from whit.base.errors import CommandError, HostileArchive
-from whit.image import depends
+from whit.image.provenance import depends
+from whit.image.rootfs.tree import MERGED_USR, Entry, Tree, read_tar
 from whit.image.sources import accounts, bytecode
-from whit.image.tree import MERGED_USR, Entry, Tree, read_tar
 from whit.tools import apt, process
 from whit.tools.apt import Package, Resolved
 

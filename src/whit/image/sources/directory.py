@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from whit.base.errors import InputError, Place
-from whit.image.tree import Entry, Extent
+from whit.image.rootfs.tree import Entry, Extent
 from whit.model import lock
 
 IGNORE_FILE = ".whitignore"

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Literal
 
 from whit.base.errors import NotFound
-from whit.image.bill import Package
-from whit.image.tree import Entry
+from whit.image.provenance.bill import Package
+from whit.image.rootfs.tree import Entry
 from whit.model.lock import LockedPackage, not_locked
 from whit.tools import apt, apt_sources, modprobe, process
 

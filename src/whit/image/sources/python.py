@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from whit.base.errors import InputError, Unavailable
-from whit.image import depends
 from whit.image.oci import manifest
+from whit.image.provenance import depends
+from whit.image.rootfs.tree import MERGED_USR, Entry, Tree
 from whit.image.sources import bytecode, directory
-from whit.image.tree import MERGED_USR, Entry, Tree
 from whit.model.lock import Locked, LockedWheel
 from whit.tools import pip
 

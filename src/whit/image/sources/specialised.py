@@ -18,9 +18,9 @@ from pathlib import Path
 
 from whit.base.errors import InputError, NotFound
 from whit.image.oci import manifest
+from whit.image.sandbox.workshop import Bench, Workshop
 from whit.image.sources import calls, kernel
 from whit.image.sources.kernel import LISTS_MAX_AGE, Kernel, Series
-from whit.image.workshop import Bench, Workshop
 from whit.tools import apt, apt_sources, kbuild, modprobe, process
 
 SETS = ("net", "disk", "containers", "bpf")

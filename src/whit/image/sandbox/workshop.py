@@ -9,85 +9,21 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
-import json
 import os
 import shutil
 import stat
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-import whit
-from whit.base import errors
-from whit.base.errors import Permanent, Temporary, WhitError
-from whit.image import confine, worker
-from whit.tools import process
+from whit.base.errors import Permanent, Temporary
+from whit.image.sandbox import confine
+from whit.image.sandbox.processes import ask, module_environment
 
 _TIMEOUT = 3600.0
 _LOCK_PAUSE = 0.05
-_FAILURES = {
-    kind.code: kind
-    for kind in (
-        errors.InputError,
-        errors.UnknownKey,
-        errors.Unsatisfied,
-        errors.DigestMismatch,
-        errors.HostileArchive,
-        errors.CheckFailed,
-        errors.NotLocked,
-        errors.NotFound,
-        errors.Conflict,
-        errors.Unavailable,
-        errors.Unreachable,
-        errors.TimedOut,
-    )
-}
-
-
-def failure(report: Mapping[str, Any]) -> WhitError:
-    """The error that a process of this area wrote down."""
-    if report["code"] == errors.DiskFull.code:
-        return errors.DiskFull("build", str(report.get("path", "")))
-    kind: Callable[..., WhitError] = _FAILURES.get(report["kind"], Permanent)
-    return kind(report["message"], hint=report["hint"], code=report["code"])
-
-
-async def ask(
-    argv: Sequence[str],
-    request: Mapping[str, Any],
-    hear: Callable[[Any], None],
-    *,
-    env: Mapping[str, str],
-    timeout: float,
-) -> Any:
-    """Let a process do part of a build: `request` is its input, and each line of its output a JSON object with a
-    `step`, which is heard, or in the end with the `result`, which is returned, or the `error`.
-
-    Raises:
-        WhitError: what it failed with.
-        Permanent: it ended without a word.
-    """
-    answer: dict[str, Any] = {}
-
-    def take(line: bytes) -> None:
-        message = json.loads(line)
-        hear(message["step"]) if "step" in message else answer.update(message)
-
-    ended = await process.stream_lines(argv, take, stdin=json.dumps(request).encode(), env=env, timeout=timeout)
-    if "error" in answer:
-        raise failure(answer["error"])
-    if "result" not in answer:
-        text = f"the build ended with {ended.returncode} and said: {ended.stderr[-2000:]}"
-        raise Permanent(text, hint="is there memory left? Otherwise this is a fault of Whit", code="build-ended")
-    return answer["result"]
-
-
-def module_environment() -> dict[str, str]:
-    """How a process finds this package, however this one found it."""
-    epoch = {name: os.environ[name] for name in ("SOURCE_DATE_EPOCH",) if name in os.environ}
-    return {"PYTHONPATH": str(Path(whit.__file__).parent.parent)} | epoch
 
 
 @dataclass(frozen=True)
@@ -201,14 +137,21 @@ class Workshop:
         raise Temporary(f"{confine.SLOTS} builds are running", hint="try again when one has ended")
 
     async def run(
-        self, bench: Bench, request: Mapping[str, Any], say: Callable[[str], None], *, shared: Path | None = None
+        self,
+        module: str,
+        bench: Bench,
+        request: Mapping[str, Any],
+        say: Callable[[str], None],
+        *,
+        shared: Path | None = None,
     ) -> dict[str, Any]:
-        """Let a worker answer `request` on `bench`. It sees `shared`, or the packages if it is Debian's.
+        """Let a worker, a module of this package, answer `request` on `bench`. It sees `shared`, or the packages if it
+        is Debian's.
 
         Raises what it failed with.
         """
         seen = shared or (self.shared if bench.debian else None)
         whole = {**request, "uid": bench.uid, "work": str(bench.path), "shared": str(seen or "")}
-        command = confine.command(worker.__name__, bench.path, network=request.get("fetch", True))
+        command = confine.command(module, bench.path, network=request.get("fetch", True))
         result: dict[str, Any] = await ask(command, whole, say, env=module_environment(), timeout=_TIMEOUT)
         return result

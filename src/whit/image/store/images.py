@@ -1,4 +1,4 @@
-"""Store: the images of a node, built, imported or pulled, and unpacked for the runtime.
+"""Images: those of a node, built, imported or pulled, and unpacked for the runtime.
 
 What an image is made of is plan.py's, how a layer is made steps.py's; here is what is known already, what is
 unpacked, and what is garbage. One object serves many concurrent builds.
@@ -16,25 +16,27 @@ from typing import Any, TypeVar
 
 from whit.base.errors import Conflict, NotFound, WhitError, system_failure
 from whit.base.settings import Settings
-from whit.image import export, garbage, merged, plan, worker
-from whit.image.assembly import Made, config_of, labels, order
-from whit.image.bill import Bill
-from whit.image.export import Exported, Target
-from whit.image.garbage import Collected
-from whit.image.layers import Layers
+from whit.image.building import plan, worker
+from whit.image.building.assembly import Made, config_of, labels, order
+from whit.image.building.plan import Plan, Step
+from whit.image.building.records import Records, StepResult
+from whit.image.building.steps import Say, Steps
 from whit.image.linking import prove
 from whit.image.linking.closure import OBSERVED
 from whit.image.oci import archive, manifest, reference
 from whit.image.oci.layout import Layout
 from whit.image.oci.manifest import Descriptor, Layer
 from whit.image.oci.reference import PathReference, RegistryReference
-from whit.image.plan import Plan, Step
-from whit.image.records import Records, StepResult
-from whit.image.steps import Say, Steps
-from whit.image.tree import Entry
+from whit.image.provenance import merged
+from whit.image.provenance.bill import Bill
+from whit.image.rootfs.tree import Entry
+from whit.image.sandbox.workshop import Workshop
+from whit.image.store import export, garbage
+from whit.image.store.export import Exported, Target
+from whit.image.store.garbage import Collected
+from whit.image.store.layers import Layers
 from whit.image.trust import signing
 from whit.image.trust.keys import PrivateKey, PublicKey
-from whit.image.workshop import Workshop
 from whit.model.build import BuildSpec
 from whit.model.image import Image, ImageConfig
 from whit.model.lock import Lock, Locked, asked_run, not_locked
@@ -396,7 +398,7 @@ class ImageStore:
                 "architecture": manifest.architecture(),
                 "verify_tls": not wanted.loopback,
             }
-            await self._workshop.run(bench, request, say)
+            await self._workshop.run(worker.__name__, bench, request, say)
             layout = bench.path / "out" / worker.LAYOUT
             image = await self._import(str(wanted), archive.DirectorySource(layout), None, say)
             return image.model_copy(update={"cached": False})

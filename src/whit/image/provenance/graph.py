@@ -9,8 +9,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from xml.sax.saxutils import escape, quoteattr
 
-from whit.image.bill import Bill
-from whit.image.needs import APP
+from whit.image.provenance.bill import Bill
+from whit.image.provenance.needs import APP
 
 _COLUMN, _ROW, _HEIGHT, _LETTER, _MARGIN = 90, 34, 24, 7.2, 20
 _COLOURS = {"app": "#1f2937", "part": "#2563eb", "need": "#b45309", "deb": "#047857", "pypi": "#7c3aed"}

@@ -5,7 +5,7 @@ to, and each component of each path must be a directory made by this archive. Wh
 (image-spec layer.md; kernel Documentation/filesystems/overlayfs.rst). Device nodes below /dev are left out, since
 every runtime mounts its own /dev over them; elsewhere they are refused. Owners are kept as root, ignored otherwise.
 
-Runs as a process of its own: `python -m whit.image.unpack` takes one request as JSON on standard input.
+Runs as a process of its own: `python -m whit.image.rootfs.unpack` takes one request as JSON on standard input.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Protocol
 
 from whit.base.errors import DigestMismatch, HostileArchive, Unavailable, WhitError, report_of, system_failure
-from whit.image.tree import clean_path
+from whit.image.rootfs.tree import clean_path
 from whit.tools import process
 
 _CHUNK = 1 << 20

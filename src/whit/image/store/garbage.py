@@ -8,9 +8,9 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from whit.image.building.records import Records
 from whit.image.oci import manifest
 from whit.image.oci.layout import Layout
-from whit.image.records import Records
 from whit.image.trust import signing
 
 

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from whit.image.bill import Bill
+from whit.image.building.plan import Plan, Step
+from whit.image.building.records import StepResult
 from whit.image.linking.link import Order
 from whit.image.oci import manifest
 from whit.image.oci.manifest import Layer
-from whit.image.plan import Plan, Step
-from whit.image.records import StepResult
+from whit.image.provenance.bill import Bill
 from whit.model.image import ImageConfig
 
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"

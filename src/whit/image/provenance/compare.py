@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from whit.image.bill import Bill
+from whit.image.provenance.bill import Bill
 
 
 @dataclass(frozen=True)

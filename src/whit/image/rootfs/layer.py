@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from whit.base.errors import Temporary
-from whit.image.tree import Entry, Extent
+from whit.image.rootfs.tree import Entry, Extent
 
 _TYPES = {"file": tarfile.REGTYPE, "directory": tarfile.DIRTYPE, "symlink": tarfile.SYMTYPE, "fifo": tarfile.FIFOTYPE}
 _CHUNK = 1 << 20

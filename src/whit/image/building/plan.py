@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Literal
 
 from whit.base.errors import InputError, NotLocked
-from whit.image import needs
 from whit.image.linking.link import Rule
-from whit.image.needs import Graph, Node
-from whit.image.oci import archive, layer, manifest
+from whit.image.oci import archive, manifest
+from whit.image.provenance import needs
+from whit.image.provenance.needs import Graph, Node
+from whit.image.rootfs import layer
 from whit.image.sources import directory, project
 from whit.model.build import BuildSpec, DebianPart, DirectoryPart, LayoutPart, PythonPart
 from whit.model.lock import FILE, Lock, Locked, asked_debian, asked_python

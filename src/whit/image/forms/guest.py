@@ -10,10 +10,10 @@ import hashlib
 import tempfile
 from pathlib import Path
 
-from whit.image import cpio
+from whit.image.rootfs import cpio
+from whit.image.rootfs.tree import Entry, Tree
 from whit.image.sources import kernel
 from whit.image.sources.kernel import Kernel
-from whit.image.tree import Entry, Tree
 
 MODULES = ("virtio_pci", "virtio_console", "virtio_net", "virtiofs", "virtio_rng")
 DISK_MODULES = ("virtio_blk", "crc32c_generic", "ext4")

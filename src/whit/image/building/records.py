@@ -15,8 +15,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from whit.image.bill import Bill, Package
 from whit.image.oci.manifest import Descriptor, Layer
+from whit.image.provenance.bill import Bill, Package
 from whit.model.lock import Locked
 
 _SCANS_MAX_AGE = 30 * 86400.0

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping
 
-from whit.image.bill import Package
+from whit.image.provenance.bill import Package
 from whit.tools import apt
 
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9+._-]*")

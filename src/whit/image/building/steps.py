@@ -12,18 +12,19 @@ from pathlib import Path
 from typing import Any
 
 from whit.base.errors import DigestMismatch
-from whit.image import worker
-from whit.image.bill import Bill, Package
+from whit.image.building import worker
+from whit.image.building.plan import Plan, Step
+from whit.image.building.records import Records, StepResult, write_whole
 from whit.image.linking import scans
 from whit.image.linking.link import Order
-from whit.image.oci import archive, layer, manifest
+from whit.image.oci import archive, manifest
 from whit.image.oci.layout import Layout
 from whit.image.oci.manifest import Descriptor, Layer
-from whit.image.plan import Plan, Step
-from whit.image.records import Records, StepResult, write_whole
+from whit.image.provenance.bill import Bill, Package
+from whit.image.rootfs import layer
+from whit.image.rootfs.tree import MERGED_USR, Tree
+from whit.image.sandbox.workshop import Bench, Workshop
 from whit.image.sources import directory, project
-from whit.image.tree import MERGED_USR, Tree
-from whit.image.workshop import Bench, Workshop
 from whit.model.lock import Locked, LockedPackage, LockedWheel, not_locked
 from whit.tools import apt_sources, pip
 
@@ -51,7 +52,7 @@ class Steps:
             request = await asyncio.to_thread(_request, step, plan, bench, refresh)
             request |= {"locked": step.locked.document() if step.locked else None, "fetch": fetch}
             await asyncio.to_thread(self._give_wheels, step, bench, fetch)
-            answer = await self.workshop.run(bench, request, say)
+            answer = await self.workshop.run(worker.__name__, bench, request, say)
             return await asyncio.to_thread(self._take, step, bench, answer)
 
     def _give_wheels(self, step: Step, bench: Bench, fetch: bool) -> None:
@@ -114,7 +115,7 @@ class Steps:
             same = _same(plan)
             bench.give(worker.SCANS, self.records.scans(same))
             blobs = self.layout.path("sha256:" + "0" * 64).parent
-            answer = await self.workshop.run(bench, request, say, shared=blobs)
+            answer = await self.workshop.run(worker.__name__, bench, request, say, shared=blobs)
             await asyncio.to_thread(self._take_scans, bench, same)
             return await asyncio.to_thread(self._take_linked, bench, answer)
 

@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from whit.image.bill import BilledFile, BilledPackage, BilledPart, Package, trace
-from whit.image.needs import Graph
-from whit.image.tree import Entry, Tree, read_tar
+from whit.image.provenance.bill import BilledFile, BilledPackage, BilledPart, Package, trace
+from whit.image.provenance.needs import Graph
+from whit.image.rootfs.tree import Entry, Tree, read_tar
 
 _WHITEOUT = ".wh."
 _OPAQUE = ".wh..wh..opq"

@@ -1,8 +1,8 @@
 """Worker: one build, in a process of its own without any rights (confine.py).
 
-`python -m whit.image.worker` takes a request as JSON on standard input. Each line of its output is a JSON object with
-one key: `step` while it works, in the end `result` or `error`. Layers are left in `out` of its directory; whoever
-takes them verifies their digests.
+`python -m whit.image.building.worker` takes a request as JSON on standard input. Each line of its output is a JSON
+object with one key: `step` while it works, in the end `result` or `error`. Layers are left in `out` of its directory;
+whoever takes them verifies their digests.
 """
 
 from __future__ import annotations
@@ -21,16 +21,18 @@ from pathlib import Path
 from typing import Any
 
 from whit.base.errors import NotFound, WhitError, report_of, system_failure
-from whit.image import confine, depends, merged, unpack
-from whit.image.bill import Package
 from whit.image.linking import link as linking
 from whit.image.linking.scans import Scans
-from whit.image.needs import Graph
-from whit.image.oci import layer, manifest
+from whit.image.oci import manifest
 from whit.image.oci.layout import Layout
+from whit.image.provenance import depends, merged
+from whit.image.provenance.bill import Package
+from whit.image.provenance.needs import Graph
+from whit.image.rootfs import layer, unpack
+from whit.image.rootfs.tree import Tree
+from whit.image.sandbox import confine
 from whit.image.sources import debian
 from whit.image.sources.python import Installer, metadata
-from whit.image.tree import Tree
 from whit.model.lock import Locked, LockedPackage, not_locked
 from whit.tools import apt, pip, skopeo
 

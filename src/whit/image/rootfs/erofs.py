@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from whit.base.errors import InputError
-from whit.image.oci import layer
-from whit.image.tree import Entry, Extent
+from whit.image.rootfs import layer
+from whit.image.rootfs.tree import Entry, Extent
 
 BLOCK = 4096
 _START = 1024

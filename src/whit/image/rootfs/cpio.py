@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from whit.base.errors import InputError
-from whit.image.tree import Entry, Extent
+from whit.image.rootfs.tree import Entry, Extent
 from whit.tools import process
 
 _MAGIC = b"070701"

@@ -11,7 +11,7 @@ import uuid
 from typing import Any
 from urllib.parse import quote
 
-from whit.image.bill import Bill, BilledPackage, Package
+from whit.image.provenance.bill import Bill, BilledPackage, Package
 
 _NAMESPACE = uuid.UUID("6d7d4f3e-3b44-5a0c-9a53-1f5c6a1f0c11")
 

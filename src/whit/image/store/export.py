@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Literal
 
 from whit.base.errors import Conflict, system_failure
-from whit.image import merged, unpack
-from whit.image.needs import Graph
-from whit.image.oci import layer, manifest
+from whit.image.oci import manifest
 from whit.image.oci.layout import Layout
 from whit.image.oci.manifest import Descriptor
-from whit.image.tree import Entry, Extent
+from whit.image.provenance import merged
+from whit.image.provenance.needs import Graph
+from whit.image.rootfs import layer, unpack
+from whit.image.rootfs.tree import Entry, Extent
 from whit.image.trust import signing
 
 Target = Literal["oci", "oci-archive", "rootfs"]

@@ -1,6 +1,6 @@
 """The layers of images, unpacked: where each lies for the runtime, and how it comes there.
 
-Which images there are is store.py's; what a layer's archive may hold is unpack.py's.
+Which images there are is images.py's; what a layer's archive may hold is unpack.py's.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ import sys
 from pathlib import Path
 
 from whit.base.errors import Permanent
-from whit.image import unpack
 from whit.image.oci import manifest
 from whit.image.oci.layout import Layout
 from whit.image.oci.manifest import Descriptor, Layer
-from whit.image.workshop import failure, module_environment
+from whit.image.rootfs import unpack
+from whit.image.sandbox.processes import failure, module_environment
 from whit.model.image import Image
 from whit.tools import process
 

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from whit.base.errors import NotFound
-from whit.image.tree import MERGED_USR
+from whit.image.rootfs.tree import MERGED_USR
 
 _DEPTH = 64
 

@@ -1,0 +1,1 @@
+"""Building: parts become steps, a worker carries each out, and what they leave is an image."""

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from support import hardening
 
 from whit.base.errors import InputError, Unavailable
 from whit.image.forms import probes
@@ -24,6 +25,12 @@ def test_options_are_told_once_and_as_kconfig_reads_them(architecture: str) -> N
     options = options_of(specialised.configuration(architecture, specialised.SETS))
     assert [line for line in options if not re.fullmatch(r'CONFIG_[A-Z0-9_]+=(y|\d+|".*")', line)] == []
     assert len({line.partition("=")[0] for line in options}) == len(options)
+
+
+@pytest.mark.parametrize("architecture", ["amd64", "arm64"])
+def test_what_the_kernel_defends_itself_with_is_asked_for(architecture: str) -> None:
+    asked = hardening.on(specialised.configuration(architecture, ()))
+    assert hardening.wanted(architecture) - asked == hardening.BROUGHT[architecture]
 
 
 def test_a_set_adds_to_the_usual() -> None:

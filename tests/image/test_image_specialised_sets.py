@@ -1,4 +1,4 @@
-"""Debian's Linux takes every set of options, alone and with all others, for both architectures."""
+"""Debian's Linux takes every set of options, alone and with all others, for both architectures, and is hardened so."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import re
 from pathlib import Path
 
 import pytest
+from support import hardening
 
 from whit.control.machines.guests import KERNELS
 from whit.image.sandbox.workshop import Workshop
-from whit.image.sources import calls, specialised
+from whit.image.sources import calls, kernel, specialised
 from whit.tools import kbuild
 
 ARCHITECTURES = ("amd64", "arm64")
@@ -42,5 +43,20 @@ async def test_linux_takes_every_set() -> None:
             for sets in CHOICES:
                 options = specialised.configuration(architecture, sets)
                 source = await specialised.configure(bench, tree, architecture, options)
-                modular = "CONFIG_MODULES=y" in source.configuration.read_text().splitlines()
-                assert modular == ("bpf" in sets), "only BPF's compiler asks for modules to be possible"
+                options_on = hardening.on(source.configuration.read_text())
+                assert ("MODULES" in options_on) == ("bpf" in sets), (
+                    "only BPF's compiler asks for modules to be possible"
+                )
+                assert hardening.wanted(architecture) - options_on == set()
+                assert {"BPF_UNPRIV_DEFAULT_OFF", "STRICT_MODULE_RWX"} <= options_on or "bpf" not in sets
+                if not sets:
+                    unused = options_on & set(hardening.WITHOUT[architecture])
+                    assert not unused, "said to be left out"
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+async def test_of_each_defence_of_debians_kernel_it_is_said_why_it_is_there_or_not(architecture: str) -> None:
+    debian = (await kernel.obtain(KERNELS, architecture)).configuration.read_text()
+    told = hardening.wanted(architecture) | set(hardening.WITHOUT[architecture])
+    assert hardening.of_interest(debian) - told == set(), "say in support/hardening.py why"
+    assert told - hardening.of_interest(debian) == set(), "Debian's does not have it"

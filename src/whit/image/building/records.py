@@ -1,16 +1,15 @@
-"""Records: small JSON files that say which layers a key stands for, and who still needs which layers.
+"""Records: small JSON files that say which layers a key stands for, and what an image is made of.
 
-They are a cache and a list of leases, beside the layout, since no other tool has a use for them. Written by rename.
+They are a cache beside the layout, since no other tool has a use for them. Written by rename.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -59,7 +58,7 @@ class Records:
     root: Path
 
     def prepare(self) -> None:
-        for name in ("steps", "origins", "images", "bills", "leases", "scans"):
+        for name in ("steps", "origins", "images", "bills", "scans"):
             (self.root / name).mkdir(parents=True, exist_ok=True)
 
     def step(self, key: str) -> StepResult | None:
@@ -102,17 +101,6 @@ class Records:
     def keep_image(self, key: str, manifest: Descriptor) -> None:
         self._write("images", key, manifest.document())
 
-    def lease(self, holder: str, layers: Iterable[str]) -> None:
-        """`holder` needs the layers with these names until it lets go. Survives restarts."""
-        self._write("leases", _file_name(holder), {"holder": holder, "layers": sorted(layers)})
-
-    def release(self, holder: str) -> None:
-        (self.root / "leases" / f"{_file_name(holder)}.json").unlink(missing_ok=True)
-
-    def leased(self) -> set[str]:
-        """Layers that someone holds."""
-        return {layer for _, document in self._all("leases") for layer in document["layers"]}
-
     def forget(self, digests: set[str]) -> None:
         """Remove the records of blobs that are gone."""
         for path, document in self._all("steps"):
@@ -153,7 +141,3 @@ def write_whole(path: Path, data: bytes) -> None:
             Path(file.name).rename(path)
         finally:
             Path(file.name).unlink(missing_ok=True)
-
-
-def _file_name(holder: str) -> str:
-    return hashlib.sha256(holder.encode()).hexdigest()[:32]

@@ -11,6 +11,7 @@ from pathlib import Path
 from whit.image.building.records import Records
 from whit.image.oci import manifest
 from whit.image.oci.layout import Layout
+from whit.image.store.leases import Leases
 from whit.image.trust import signing
 
 
@@ -23,7 +24,7 @@ class Collected:
     bytes: int
 
 
-def collect(layout: Layout, layers_dir: Path, records: Records) -> Collected:
+def collect(layout: Layout, layers_dir: Path, records: Records, leases: Leases) -> Collected:
     """Remove blobs that no name leads to, and unpacked layers that moreover nobody leases."""
     _untag_orphans(layout)
     blobs, layers = _referenced(layout)
@@ -32,7 +33,7 @@ def collect(layout: Layout, layers_dir: Path, records: Records) -> Collected:
     records.forget(gone)
     for digest in gone:
         layout.remove_blob(digest)
-    unused = [path for path in layers_dir.iterdir() if path.name not in layers | records.leased()]
+    unused = [path for path in layers_dir.iterdir() if path.name not in layers | leases.leased()]
     for path in unused:
         _remove_directory(path)
     return Collected(len(gone), len(unused), freed)

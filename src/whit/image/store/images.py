@@ -1,7 +1,7 @@
 """Images: those of a node, built, imported or pulled, and unpacked for the runtime.
 
-What an image is made of is plan.py's, how a layer is made steps.py's; here is what is known already, what is
-unpacked, and what is garbage. One object serves many concurrent builds.
+How one is built is builds.py's, where its layers lie layers.py's, what others get of it export.py's, and what nobody
+needs any more garbage.py's. One object serves many at the same time.
 """
 
 from __future__ import annotations
@@ -9,43 +9,37 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
 
-from whit.base.errors import Conflict, NotFound, WhitError, system_failure
+from whit.base.errors import Conflict, NotFound, system_failure
 from whit.base.settings import Settings
 from whit.image.building import plan, worker
-from whit.image.building.assembly import Made, config_of, labels, order
-from whit.image.building.plan import Plan, Step
-from whit.image.building.records import Records, StepResult
-from whit.image.building.steps import Say, Steps
-from whit.image.linking import prove
+from whit.image.building.plan import Plan
+from whit.image.building.records import Records
+from whit.image.building.steps import Say
 from whit.image.linking.closure import OBSERVED
 from whit.image.oci import archive, manifest, reference
 from whit.image.oci.layout import Layout
-from whit.image.oci.manifest import Descriptor, Layer
+from whit.image.oci.manifest import Descriptor
 from whit.image.oci.reference import PathReference, RegistryReference
-from whit.image.provenance import merged
 from whit.image.provenance.bill import Bill
 from whit.image.rootfs.tree import Entry
 from whit.image.sandbox.workshop import Workshop
 from whit.image.store import export, garbage
+from whit.image.store.builds import Builds
 from whit.image.store.export import Exported, Target
 from whit.image.store.garbage import Collected
 from whit.image.store.layers import Layers
+from whit.image.store.leases import Leases
+from whit.image.store.turns import Turns
 from whit.image.trust import signing
 from whit.image.trust.keys import PrivateKey, PublicKey
 from whit.model.build import BuildSpec
-from whit.model.image import Image, ImageConfig
+from whit.model.image import Image
 from whit.model.lock import Lock, Locked, asked_run, not_locked
 from whit.model.progress import Progress, Report
-
-_AT_ONCE = 2
-"""Layers unpacked and steps carried out at the same time: both keep a CPU busy."""
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -57,26 +51,18 @@ class Stored:
     size: int
 
 
-@dataclass
-class _Turn:
-    """Who works on a key, and how many want to."""
-
-    lock: asyncio.Lock
-    users: int = 0
-
-
 class ImageStore:
     """Implements model.image.Images."""
 
     def __init__(self, settings: Settings) -> None:
         self.layout = Layout(settings.images_dir)
         self.layers_dir = settings.images_dir.parent / "layers"
-        self._layers = Layers(self.layout, self.layers_dir)
+        self._turns = Turns()
+        self._layers = Layers(self.layout, self.layers_dir, self._turns)
         self._workshop = Workshop(settings.state_dir / "builds")
         self._records = Records(settings.state_dir / "builds" / "records")
-        self._steps = Steps(self.layout, self._workshop, self._records)
-        self._turns: dict[str, _Turn] = {}
-        self._gate = asyncio.Semaphore(_AT_ONCE)
+        self._leases = Leases(self._records.root / "leases")
+        self._builds = Builds(self.layout, self._layers, self._workshop, self._records, self._turns)
         self._prepared = False
 
     async def build(
@@ -103,7 +89,8 @@ class ImageStore:
         """
         with _told():
             planned = await self._plan(name, spec, lock, fetch=fetch)
-            return await self._build(name, planned, report, refresh=refresh, fetch=fetch, observe=observe)
+            say = _sayer(name, report)
+            return await self._builds.build(name, planned, say, refresh=refresh, fetch=fetch, observe=observe)
 
     async def built(self, name: str, spec: BuildSpec, lock: Lock | None = None) -> Image | None:
         """What `build` has made of the same parts, if all of it is here.
@@ -115,7 +102,7 @@ class ImageStore:
         with _told():
             planned = await self._plan(name, spec, lock, fetch=True)
             async with self._workshop.busy():
-                return await asyncio.to_thread(self._known, name, planned.key)
+                return await asyncio.to_thread(self._builds.known, name, planned.key)
 
     async def _plan(self, name: str, spec: BuildSpec, lock: Lock | None, *, fetch: bool) -> Plan:
         self.prepare()
@@ -124,31 +111,6 @@ class ImageStore:
             plan.require_locked(planned)
         seen = lock.find(asked_run(name)) if lock else None
         return replace(planned, observed=seen.files, calls=seen.calls) if seen else planned
-
-    async def _build(
-        self, name: str, planned: Plan, report: Report, *, refresh: bool, fetch: bool, observe: bool
-    ) -> Image:
-        async with self._alone(planned.key), self._workshop.busy():
-            known = None if refresh or observe else await asyncio.to_thread(self._known, name, planned.key)
-            if known:
-                return known
-            say = _sayer(name, report)
-            results = await _together(self._settle(step, planned, say, refresh, fetch) for step in planned.steps)
-            config = config_of(planned, results)
-            if observe:
-                seen = await self._observe(name, planned, results, say)
-                planned = replace(planned, observed=seen.opened, calls=seen.calls)
-            made = await self._link(planned, results, config, say)
-            descriptor = await asyncio.to_thread(
-                self._assemble, made, config, labels(results), planned.spec.architecture
-            )
-            _say_skipped(results, say)
-            image = await self._unpacked(name, descriptor, say)
-            proof = await self._prove(image, planned.spec, say)
-            self._records.keep_bill(descriptor.digest, replace(made.bill, checks=proof.checks, calls=planned.calls))
-            self.layout.tag(name, descriptor)
-            self._records.keep_image(planned.key, descriptor)
-            return image
 
     def locked(self, spec: BuildSpec, lock: Lock | None = None) -> Lock:
         """What a build of these parts, which was done, was made of."""
@@ -186,23 +148,23 @@ class ImageStore:
     async def _obtain(self, text: str, report: Report, *, fetch: bool) -> Image:
         self.prepare()
         say = _sayer(text, report)
-        async with self._alone(text), self._workshop.busy():
+        async with self._turns.alone(text), self._workshop.busy():
             stored = self.layout.find(text)
             if stored:
-                return await self._unpacked(text, stored, say)
+                return await self._layers.unpacked(text, stored, say)
             wanted = reference.parse(text)
             if isinstance(wanted, PathReference):
                 return await self._import(text, archive.source(wanted.path), wanted.name, say)
             stored = self.layout.find(str(wanted))
             if stored is None and not fetch:
                 raise not_locked([str(wanted)])
-            return await (self._unpacked(str(wanted), stored, say) if stored else self._pull(wanted, say))
+            return await (self._layers.unpacked(str(wanted), stored, say) if stored else self._pull(wanted, say))
 
     async def obtained(self, text: str) -> Image | None:
         """What `obtain` would find without importing, pulling or unpacking anything."""
         with _told():
             self.prepare()
-            return await asyncio.to_thread(lambda: self._here(text, self.layout.find(text)))
+            return await asyncio.to_thread(lambda: self._layers.here(text, self.layout.find(text)))
 
     def image(self, name: str) -> Image:
         """A stored image, by its name. Raises NotFound."""
@@ -263,12 +225,12 @@ class ImageStore:
     def hold(self, holder: str, image: Image) -> None:
         """Keep the image's layers until `release(holder)`, whatever happens to its name. Survives restarts."""
         self.prepare()
-        self._records.lease(holder, [path.name for path in image.layers])
+        self._leases.lease(holder, [path.name for path in image.layers])
 
     def release(self, holder: str) -> None:
         """Safe to repeat."""
         self.prepare()
-        self._records.release(holder)
+        self._leases.release(holder)
 
     async def collect(self) -> Collected:
         """Remove blobs that no name leads to, and unpacked layers that moreover nobody holds.
@@ -292,98 +254,17 @@ class ImageStore:
         self.layout.create()
         self.layers_dir.mkdir(exist_ok=True)
         self._records.prepare()
+        self._leases.prepare()
         self._workshop.prepare()
         with contextlib.suppress(BlockingIOError), self._workshop.all_quiet():
             garbage.remove_leftovers(self.layout, self.layers_dir)
         self._prepared = True
 
-    @contextlib.asynccontextmanager
-    async def _alone(self, key: str) -> AsyncIterator[None]:
-        """The same work twice waits for one."""
-        turn = self._turns.setdefault(key, _Turn(asyncio.Lock()))
-        turn.users += 1
-        try:
-            async with turn.lock:
-                yield
-        finally:
-            turn.users -= 1
-            if not turn.users:
-                del self._turns[key]
-
-    def _known(self, name: str, key: str) -> Image | None:
-        descriptor = self._records.image(key)
-        image = self._here(name, descriptor)
-        if descriptor and image:
-            self.layout.tag(name, descriptor)
-        return image
-
-    def _here(self, name: str, descriptor: Descriptor | None) -> Image | None:
-        """The image, if it is stored and unpacked."""
-        if descriptor is None or not self.layout.has(descriptor.digest):
-            return None
-        image = self._layers.image(name, descriptor, cached=True)
-        return image if all(path.exists() for path in image.layers) else None
-
-    async def _settle(self, step: Step, planned: Plan, say: Say, refresh: bool, fetch: bool) -> StepResult:
-        """The step's result, remembered if its layers are still there."""
-        async with self._alone(step.key):
-            known = None if refresh else self._records.step(step.key)
-            if known and all(self.layout.has(item.descriptor.digest) for item in known.layers):
-                return known
-            async with self._gate:
-                result = await self._steps.carry_out(step, planned, say, refresh=refresh, fetch=fetch)
-            self._records.keep_step(step.key, result)
-            return result
-
-    async def _link(self, planned: Plan, results: Sequence[StepResult], config: ImageConfig, say: Say) -> Made:
-        """The layers with their titles: those of the steps as they are, or what linking leaves of them."""
-        pairs = [(step, item) for step, result in zip(planned.steps, results, strict=True) for item in result.layers]
-        if not planned.linked:
-            bill = await asyncio.to_thread(self._bill, planned, results)
-            return Made([item for _, item in pairs], [step.title for step, _ in pairs], bill)
-        linked = await self._steps.link(planned, results, order(planned, [step for step, _ in pairs], config), say)
-        numbers = sorted(linked.layers)
-        return Made([linked.layers[one] for one in numbers], [pairs[one][0].title for one in numbers], linked.bill)
-
-    async def _observe(self, name: str, planned: Plan, results: Sequence[StepResult], say: Say) -> prove.Proof:
-        """What the checks do in the whole image: files and system calls. It has no name, and is garbage afterwards."""
-        config = config_of(planned, results)
-        whole = await self._link(replace(planned, rules={}), results, config, say)
-        descriptor = await asyncio.to_thread(self._assemble, whole, config, {})
-        image = await self._unpacked(name, descriptor, say)
-        return await self._prove(image, planned.spec, say, observe=True)
-
-    async def _prove(self, image: Image, spec: BuildSpec, say: Say, *, observe: bool = False) -> prove.Proof:
-        async with self._workshop.bench() as bench:
-            scratch = bench.path / "scratch"
-            scratch.mkdir()
-            return await prove.prove(image, spec, scratch, say, observe=observe)
-
-    def _assemble(self, made: Made, config: ImageConfig, labels: dict[str, str], architecture: str = "") -> Descriptor:
-        """Write configuration and manifest."""
-        document = manifest.config_document(config, made.layers, made.titles, labels, architecture)
-        written = manifest.manifest_document(
-            self.layout.put_document(manifest.CONFIG, document), [item.descriptor for item in made.layers], {}
-        )
-        return self.layout.put_document(manifest.MANIFEST, written)
-
-    def _bill(self, planned: Plan, results: Sequence[StepResult]) -> Bill:
-        """Layers that others packed are left out of it: they are opened by nobody but the unpacker."""
-        sources = []
-        for step, result in zip(planned.steps, results, strict=True):
-            origins = self._records.origins(step.key)
-            for item in result.layers:
-                if not manifest.LAYERS[item.descriptor.media_type]:
-                    blob = self.layout.path(item.descriptor.digest)
-                    sources.append(merged.Source(blob, step.parts, origins, result.packages))
-        found = merged.merge(sources, planned.graph)
-        return Bill(found.parts, found.packages, found.billed(list(found.tree), {}))
-
     async def _import(self, name: str, origin: archive.Source, wanted: str | None, say: Say) -> Image:
         chosen = await asyncio.to_thread(archive.choose, origin, wanted)
         imported = await asyncio.to_thread(archive.bring, origin, chosen, self.layout)
         await asyncio.to_thread(signing.bring, origin, self.layout, chosen.digest)
-        image = await self._unpacked(name, imported.descriptor, say)
+        image = await self._layers.unpacked(name, imported.descriptor, say)
         self.layout.tag(name, Descriptor(manifest.MANIFEST, imported.descriptor.digest, imported.descriptor.size))
         return image.model_copy(update={"cached": image.cached and not imported.fresh})
 
@@ -403,24 +284,11 @@ class ImageStore:
             image = await self._import(str(wanted), archive.DirectorySource(layout), None, say)
             return image.model_copy(update={"cached": False})
 
-    async def _unpacked(self, name: str, descriptor: Descriptor, say: Say) -> Image:
-        """Unpack the layers that are not there yet."""
-        layers = self._layers.of(descriptor)
-        missing = [item for item in layers if not self._layers.directory(item).exists()]
-        if missing:
-            say(f"unpack {len(missing)} of {len(layers)} layers")
-            await _together(self._unpack(item) for item in missing)
-        return self._layers.image(name, descriptor, cached=not missing)
-
-    async def _unpack(self, item: Layer) -> None:
-        async with self._gate:
-            await self._layers.unpack(item)
-
     def _collect(self) -> Collected:
         try:
             with self._workshop.all_quiet():
                 garbage.remove_leftovers(self.layout, self.layers_dir)
-                return garbage.collect(self.layout, self.layers_dir, self._records)
+                return garbage.collect(self.layout, self.layers_dir, self._records, self._leases)
         except BlockingIOError as error:
             raise Conflict("images are being built", hint="collect garbage when they are done") from error
 
@@ -438,12 +306,6 @@ def _sayer(subject: str, report: Report) -> Say:
     return lambda step: report(Progress(subject=subject, step=step))
 
 
-def _say_skipped(results: Sequence[StepResult], say: Say) -> None:
-    skipped = [script for result in results for script in result.skipped_scripts]
-    if skipped:
-        say(f"{len(skipped)} maintainer scripts were not run (image label whit.skipped-scripts)")
-
-
 def _registry_credentials() -> bytes:
     """The file that skopeo would use for this user (containers-auth.json(5)); the worker is another user."""
     runtime = os.environ.get("XDG_RUNTIME_DIR", f"/run/containers/{os.geteuid()}")
@@ -455,14 +317,3 @@ def _registry_credentials() -> bytes:
         Path.home() / ".docker/config.json",
     ]
     return next((path.read_bytes() for path in candidates if path.is_file()), b"")
-
-
-async def _together(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
-    """All at once. The first failure stops the others and is raised as it is."""
-    try:
-        async with asyncio.TaskGroup() as tasks:
-            started = [tasks.create_task(item) for item in work]
-    except ExceptionGroup as group:  # Python 3.11.2 wraps what `except*` raises in a group
-        first = next((error for error in group.exceptions if isinstance(error, WhitError | OSError)), group)
-        raise first from None
-    return [task.result() for task in started]

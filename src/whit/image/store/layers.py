@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from whit.base.errors import Permanent
@@ -15,6 +16,7 @@ from whit.image.oci.layout import Layout
 from whit.image.oci.manifest import Descriptor, Layer
 from whit.image.rootfs import unpack
 from whit.image.sandbox.processes import failure, module_environment
+from whit.image.store.turns import Turns, together
 from whit.model.image import Image
 from whit.tools import process
 
@@ -24,25 +26,36 @@ _TIMEOUT = 1800.0
 class Layers:
     """Each in a directory below `place`, named for the digest of its contents."""
 
-    def __init__(self, layout: Layout, place: Path) -> None:
+    def __init__(self, layout: Layout, place: Path, turns: Turns) -> None:
         self.layout = layout
         self.place = place
+        self._turns = turns
 
-    async def unpack(self, item: Layer) -> None:
-        """In a process of its own. Raises Permanent, InputError, DiskFull."""
+    async def unpacked(self, name: str, descriptor: Descriptor, say: Callable[[str], None]) -> Image:
+        """The image with this manifest, when all its layers are there. Raises Permanent, InputError, DiskFull."""
+        layers = self.of(descriptor)
+        missing = [item for item in layers if not self.directory(item).exists()]
+        if missing:
+            say(f"unpack {len(missing)} of {len(layers)} layers")
+            await together(self._unpack(item) for item in missing)
+        return self.image(name, descriptor, cached=not missing)
+
+    async def _unpack(self, item: Layer) -> None:
+        """In a process of its own."""
         request = {
             "blob": str(self.layout.path(item.descriptor.digest)),
             "compression": manifest.LAYERS[item.descriptor.media_type],
             "diff_id": item.diff_id,
             "destination": str(self.directory(item)),
         }
-        ended = await process.run(
-            [sys.executable, "-m", unpack.__name__],
-            stdin=json.dumps(request).encode(),
-            env=module_environment(),
-            timeout=_TIMEOUT,
-            check=False,
-        )
+        async with self._turns.heavy:
+            ended = await process.run(
+                [sys.executable, "-m", unpack.__name__],
+                stdin=json.dumps(request).encode(),
+                env=module_environment(),
+                timeout=_TIMEOUT,
+                check=False,
+            )
         if ended.returncode == 1 and ended.stdout:
             raise failure(json.loads(ended.stdout))
         if ended.returncode != 0:
@@ -68,6 +81,13 @@ class Layers:
         layers = tuple(self.directory(item) for item in self.of(descriptor))
         size = sum(item.size for item in document.layers)
         return Image(name=name, digest=descriptor.digest, config=config, layers=layers, size=size, cached=cached)
+
+    def here(self, name: str, descriptor: Descriptor | None) -> Image | None:
+        """The image, if it is stored and unpacked."""
+        if descriptor is None or not self.layout.has(descriptor.digest):
+            return None
+        image = self.image(name, descriptor, cached=True)
+        return image if all(path.exists() for path in image.layers) else None
 
     def size(self, descriptor: Descriptor) -> int:
         """Bytes of the layers' blobs."""

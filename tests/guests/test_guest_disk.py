@@ -13,7 +13,7 @@ from support.guests import HAS_QEMU
 from support.whit import Whit
 
 from whit.base.settings import Settings
-from whit.image.forms import gpt
+from whit.image.disks import gpt
 from whit.kernel import disk_file
 from whit.runtime.microvm import build
 

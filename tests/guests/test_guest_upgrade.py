@@ -19,8 +19,8 @@ from support.whit import Whit
 
 from whit.base.settings import Settings
 from whit.control.machines import upgrading
-from whit.image.forms import upgrade
-from whit.image.forms.slots import GOOD, NEW, Disk
+from whit.image.disks import upgrade
+from whit.image.disks.slots import GOOD, NEW, Disk
 from whit.kernel import disk_file
 from whit.model.blocks import Blocks
 from whit.runtime import guest_disk

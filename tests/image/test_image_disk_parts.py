@@ -11,9 +11,10 @@ from uuid import UUID
 import pytest
 
 from whit.base.errors import InputError
-from whit.image.forms import gpt, probes, uki
+from whit.image.disks import gpt, uki
+from whit.image.disks.gpt import Partition, Table
+from whit.image.forms import probes
 from whit.image.forms.efi import identity_of
-from whit.image.forms.gpt import Partition, Table
 from whit.kernel import disk_file
 
 MIB = 1 << 20

@@ -14,9 +14,9 @@ from uuid import UUID
 import pytest
 
 from whit.base.errors import Conflict, InputError
-from whit.image.forms import gpt, slots, uki, upgrade, verity
-from whit.image.forms.gpt import Partition, Table
-from whit.image.forms.slots import Disk, Entry, Version
+from whit.image.disks import gpt, slots, uki, upgrade, verity
+from whit.image.disks.gpt import Partition, Table
+from whit.image.disks.slots import Disk, Entry, Version
 from whit.kernel import disk_file
 from whit.model.blocks import SECTOR
 from whit.tools import mtools, veritysetup

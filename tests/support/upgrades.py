@@ -13,8 +13,8 @@ from support.booted import PATIENCE, Booted
 from support.whit import Whit
 from whit.base.errors import Conflict
 from whit.control.machines import upgrading
-from whit.image.forms import uki
-from whit.image.forms.slots import Disk
+from whit.image.disks import uki
+from whit.image.disks.slots import Disk
 from whit.kernel import disk_file
 from whit.model.machine_files import DESCRIPTION, DiskFile, MachineFiles
 

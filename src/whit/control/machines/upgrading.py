@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from whit.base.errors import Conflict, InputError
-from whit.image.forms import upgrade
-from whit.image.forms.slots import Disk, Version
-from whit.image.forms.upgrade import Report
+from whit.image.disks import upgrade
+from whit.image.disks.slots import Disk, Version
+from whit.image.disks.upgrade import Report
 from whit.kernel import disk_file
 from whit.model.blocks import Blocks
 from whit.runtime import guest_disk

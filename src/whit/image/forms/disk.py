@@ -3,7 +3,7 @@
   esp         FAT32: systemd-boot, and the UKI
   root-a      the image's files (EROFS)
   hash-a      its hash tree (dm-verity), whose root hash stands in the UKI's command line
-  root-b      the other slot, of the same size, for the next version (slots.py)
+  root-b      the other slot, of the same size, for the next version (disks/slots.py)
   hash-b
   state       ext4: what is kept
 
@@ -20,10 +20,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID
 
-from whit.image.forms import efi, gpt, slots, verity
+from whit.image.disks import gpt, slots, verity
+from whit.image.disks.gpt import Partition, Table
+from whit.image.forms import efi
 from whit.image.forms.bootable import VERITY_MODULES, Bootable, modules
 from whit.image.forms.efi import identity_of
-from whit.image.forms.gpt import Partition, Table
 from whit.image.rootfs import erofs, layer
 from whit.image.rootfs.tree import Entry
 from whit.image.sources.kernel import Kernel
@@ -112,7 +113,7 @@ def _assemble(machine: Bootable, parts: Parts, output: Path) -> None:
 
 
 def _table(machine: Bootable, parts: Parts) -> Table:
-    """It never changes: what is in a slot, its superblock says (verity.py)."""
+    """It never changes: what is in a slot, its superblock says (disks/verity.py)."""
     name = machine.architecture
     slot = max(_LEAST_SLOT, gpt.aligned(2 * parts.root.stat().st_size))
     hashes = gpt.aligned(max(parts.hashes.stat().st_size, slot // 120))

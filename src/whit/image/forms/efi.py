@@ -8,7 +8,7 @@ from pathlib import Path
 from uuid import UUID
 
 from whit.base.errors import Unavailable
-from whit.image.forms import uki
+from whit.image.disks import uki
 from whit.image.forms.bootable import Bootable, first_root
 from whit.image.rootfs.tree import Entry
 

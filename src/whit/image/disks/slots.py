@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from whit.base.errors import InputError
-from whit.image.forms import gpt, verity
-from whit.image.forms.fat import Fat, File
+from whit.image.disks import gpt, verity
+from whit.image.disks.fat import Fat, File
 from whit.model.blocks import Blocks, Window
 
 DIRECTORY = "EFI/Linux"

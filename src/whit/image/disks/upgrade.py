@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from whit.base.errors import Conflict, InputError
-from whit.image.forms import slots, uki, verity
-from whit.image.forms.fat import File
-from whit.image.forms.slots import Disk, Entry, Version
+from whit.image.disks import slots, uki, verity
+from whit.image.disks.fat import File
+from whit.image.disks.slots import Disk, Entry, Version
 from whit.model.blocks import Blocks, Window
 from whit.tools.veritysetup import BLOCK, Tree
 

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from whit.base.errors import Permanent
-from whit.control.cleanup import AT_ONCE, remove_all
+from whit.base.settings import Settings
+from whit.control.cleanup import AT_ONCE, clean, remove_all
+from whit.kernel import cgroup
 from whit.model.operation import Operation
 from whit.model.progress import Progress
 from whit.runtime.operations import Removal
@@ -60,3 +62,15 @@ async def test_all_that_can_go_are_gone(tmp_path: Path) -> None:
     await remove_all(names, Places(tmp_path, names).plan, told.append)
     assert list(tmp_path.iterdir()) == []
     assert [one.step for one in told] == [*(f"removed {number} of 3" for number in (1, 2, 3)), "removed all 3"]
+
+
+@pytest.mark.root
+async def test_the_groups_of_an_agent_go_with_those_of_trials_that_were_cut_short(settings: Settings) -> None:
+    hierarchies = cgroup.find()
+    for group in (settings.cgroup, f"{settings.cgroup}-probe-1/probe-1"):
+        cgroup.create(hierarchies, group)
+    removed = await clean(settings)
+    for group in (settings.cgroup, f"{settings.cgroup}-probe-1"):
+        assert {f"cgroup {root}{group}" for root in hierarchies.roots} <= {*removed}
+        assert hierarchies.directories(group) == []
+    assert await clean(settings) == []

@@ -10,11 +10,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from support.cleaning_away import cleaned_away
 
 from whit.base.errors import SystemCallError, TimedOut, Unavailable
 from whit.base.settings import Settings
 from whit.kernel import cgroup, cgroup_usage, mount
-from whit.kernel.cgroup import CreateCgroup, Hierarchies
+from whit.kernel.cgroup import CreateCgroup, Hierarchies, KeepCgroup
 from whit.model.operation import carry_out, take_back
 
 root = pytest.mark.root
@@ -77,7 +78,7 @@ def hierarchies(request: pytest.FixtureRequest) -> Hierarchies:
 def group(settings: Settings) -> Iterator[str]:
     name = f"{settings.cgroup}/shop-api-1"
     yield name
-    cgroup.destroy(cgroup.find(), name)
+    cgroup.uproot(cgroup.find(), settings.cgroup)
 
 
 Start = Callable[..., "subprocess.Popen[bytes]"]
@@ -105,17 +106,44 @@ def test_create_and_remove_are_safe_twice(hierarchies: Hierarchies, group: str, 
     cgroup.create(hierarchies, f"{group}/below")
     for _ in range(2):
         cgroup.remove(hierarchies, group)
+    assert hierarchies.directories(group) == []
+    assert len(hierarchies.directories(settings.cgroup)) == len(hierarchies.roots)
+    for _ in range(2):
+        cgroup.prune(hierarchies, group)
     assert hierarchies.directories(settings.cgroup) == []
 
 
 @root
-def test_remove_leaves_groups_above_that_others_use(hierarchies: Hierarchies, group: str, settings: Settings) -> None:
+def test_pruning_leaves_groups_above_that_others_use(hierarchies: Hierarchies, group: str, settings: Settings) -> None:
     other = f"{settings.cgroup}/other"
     cgroup.create(hierarchies, group)
     cgroup.create(hierarchies, other)
     cgroup.remove(hierarchies, group)
+    cgroup.prune(hierarchies, group)
     assert len(hierarchies.directories(other)) == len(hierarchies.roots)
-    cgroup.remove(hierarchies, other)
+
+
+@root
+def test_a_kept_group_keeps_those_above_from_who_removes_what_is_empty(
+    hierarchies: Hierarchies, settings: Settings
+) -> None:
+    """What is below it, a runtime can make without being disturbed."""
+    with cleaned_away(hierarchies, f"/{settings.id}"):
+        for number in range(20):
+            kept = f"/{settings.id}/own{number}"
+            cgroup.create(hierarchies, kept)
+            for above in hierarchies.directories(kept):
+                (above / "as-a-runtime-does").mkdir()
+            cgroup.uproot(hierarchies, kept)
+    assert hierarchies.directories(f"/{settings.id}") == []
+
+
+@root
+def test_what_is_lent_leaves_nothing(hierarchies: Hierarchies, settings: Settings) -> None:
+    with cgroup.lent(hierarchies, f"{settings.cgroup}-probe-1") as lent:
+        assert len(hierarchies.directories(lent)) == len(hierarchies.roots)
+        assert cgroup.matching(hierarchies, f"{settings.cgroup}-*") == [lent]
+    assert cgroup.matching(hierarchies, f"{settings.cgroup}*") == []
 
 
 @root
@@ -250,8 +278,8 @@ def test_controllers_are_handed_down_on_pure_v2(tmp_path: Path) -> None:
 
 
 @root
-async def test_the_operation_kills_and_removes(settings: Settings, start: Start) -> None:
-    operation = CreateCgroup(f"{settings.cgroup}/shop-api-1")
+async def test_the_operation_kills_and_removes(group: str, start: Start) -> None:
+    operation = CreateCgroup(group)
     await take_back([operation])
     await carry_out([operation])
     process = start("sleep", "60")
@@ -260,6 +288,20 @@ async def test_the_operation_kills_and_removes(settings: Settings, start: Start)
     await operation.undo()
     assert process.wait(30) == -signal.SIGKILL
     assert os.getpid() not in cgroup.pids(cgroup.find(), "/whit")
+
+
+@root
+async def test_the_kept_group_of_an_agent_outlives_its_instances_and_failed_starts(
+    hierarchies: Hierarchies, group: str, settings: Settings
+) -> None:
+    keep = KeepCgroup(settings.cgroup)
+    instance = CreateCgroup(group)
+    await carry_out([keep, instance])
+    await take_back([keep])
+    assert len(hierarchies.directories(group)) == len(hierarchies.roots)
+    await take_back([keep, instance])
+    assert hierarchies.directories(group) == []
+    assert len(hierarchies.directories(settings.cgroup)) == len(hierarchies.roots)
 
 
 @root

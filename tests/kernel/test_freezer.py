@@ -38,7 +38,7 @@ def counting(settings: Settings) -> Iterator[tuple[str, subprocess.Popen[bytes]]
         cgroup.place(everywhere, group, process.pid)
         yield group, process
     finally:
-        cgroup.destroy(everywhere, group)
+        cgroup.uproot(everywhere, group)
         process.wait(30)
         assert process.stdout
         process.stdout.close()

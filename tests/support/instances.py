@@ -13,7 +13,7 @@ from support.slowness import patient
 from whit.base.errors import Unavailable
 from whit.base.settings import Settings
 from whit.control.machines import guests
-from whit.kernel import netns
+from whit.kernel import cgroup, netns
 from whit.model.image import Image, ImageConfig
 from whit.model.instance import ExitRecord, InstanceSpec, NetworkSpec
 from whit.model.operation import carry_out
@@ -199,5 +199,6 @@ class Machine:
         names = {path.name for path in settings.instances_dir.glob("*")} | self._containers.leftovers()
         for name in names:
             await self.remove(name)
+        cgroup.uproot(cgroup.find(), settings.cgroup)
         for path in settings.netns_dir.glob("*"):
             netns.remove(path)

@@ -45,12 +45,13 @@ def _mounts(settings: Settings) -> list[str]:
 
 
 def _cgroups(settings: Settings) -> list[str]:
-    found: set[str] = set()
+    found: set[Path] = set()
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
         fields = line.split()
         if fields[fields.index("-") + 1] in ("cgroup", "cgroup2"):
-            found.add(f"{fields[4]}{settings.cgroup}")
-    return [f"cgroup {path}" for path in sorted(found) if Path(path).exists()]
+            own = Path(f"{fields[4]}{settings.cgroup}")
+            found |= {own, *own.parent.glob(f"{own.name}-*")}
+    return [f"cgroup {path}" for path in sorted(found) if path.exists()]
 
 
 def _tables(settings: Settings) -> list[str]:

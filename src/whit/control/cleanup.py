@@ -204,9 +204,12 @@ def _words(pid: int) -> list[str]:
 
 
 async def _cgroups(settings: Settings) -> list[str]:
+    """The agent's, those of its trials that were cut short, and Whit's own if no other agent has one."""
     hierarchies = cgroup.find()
-    found = [str(path) for path in hierarchies.directories(settings.cgroup)]
-    await asyncio.to_thread(cgroup.destroy, hierarchies, settings.cgroup)
+    groups = [settings.cgroup, *cgroup.matching(hierarchies, f"{settings.cgroup}-*")]
+    found = [str(path) for group in groups for path in hierarchies.directories(group)]
+    for group in groups:
+        await asyncio.to_thread(cgroup.uproot, hierarchies, group)
     return [f"cgroup {path}" for path in found]
 
 

@@ -13,7 +13,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -32,6 +32,9 @@ _V1 = frozenset(
     "rdma",
     "misc",
 }
+_TRIES = 500
+_GONE = (errno.ENOENT, errno.ENODEV)
+"""Of a group that was removed; the second if that was just then."""
 _PATIENCE = 10.0
 _PAUSE = 0.005
 
@@ -125,25 +128,29 @@ def create(hierarchies: Hierarchies, group: str) -> None:
         _inherit_cpuset(cpuset, group)
 
 
-def _create_below(root: Path, group: str, attempts: int = 5) -> None:
-    """Tried again if another agent removes an empty group above in between."""
+def _create_below(root: Path, group: str) -> None:
+    """Tried again if somebody else removes an empty group above in between."""
     path = _below(root, group)
-    if not (root / "cgroup.subtree_control").exists():
-        # On v1 nothing is handed down, and the groups above are nearly always there.
-        with libc.named("mkdir", path), suppress(FileNotFoundError):
-            path.mkdir(exist_ok=True)
-            return
-    for attempt in range(attempts):
-        with libc.named("mkdir", path):
+    with libc.named("mkdir", path):
+        for left in reversed(range(_TRIES)):
             try:
-                for parent in _ancestors(root, path):
-                    _hand_down(parent)
-                    (parent / path.relative_to(parent).parts[0]).mkdir(exist_ok=True)
-            except FileNotFoundError:
-                if attempt + 1 == attempts:
+                _make(root, path)
+            except OSError as error:
+                if error.errno not in _GONE or not left:
                     raise
             else:
                 return
+
+
+def _make(root: Path, path: Path) -> None:
+    if not (root / "cgroup.subtree_control").exists():
+        # On v1 nothing is handed down, and the groups above are nearly always there.
+        with suppress(FileNotFoundError):
+            path.mkdir(exist_ok=True)
+            return
+    for parent in _ancestors(root, path):
+        _hand_down(parent)
+        (parent / path.relative_to(parent).parts[0]).mkdir(exist_ok=True)
 
 
 def _ancestors(root: Path, path: Path) -> list[Path]:
@@ -192,6 +199,13 @@ def hasten_moves(hierarchies: Hierarchies, proc: Path = Path("/proc/self/cgroup"
             with suppress(OSError):
                 (_below(root, path) / "cgroup.procs").write_text("0")
                 return
+
+
+def matching(hierarchies: Hierarchies, pattern: str) -> list[str]:
+    """The groups with such a path (as of a shell), in whichever hierarchy."""
+    return sorted(
+        {f"/{path.relative_to(root)}" for root in hierarchies.roots for path in root.glob(pattern.lstrip("/"))}
+    )
 
 
 def pids(hierarchies: Hierarchies, group: str) -> set[int]:
@@ -260,7 +274,7 @@ def _set_freezer(directory: Path, state: str) -> None:
 
 
 def remove(hierarchies: Hierarchies, group: str, patience: float = _PATIENCE) -> None:
-    """Remove the group and all below it, and those above that are empty then. Safe twice.
+    """Remove the group and all below it. Safe twice.
 
     Raises:
         SystemCallError: EBUSY if there still are processes `patience` seconds later.
@@ -269,6 +283,12 @@ def remove(hierarchies: Hierarchies, group: str, patience: float = _PATIENCE) ->
     for top in hierarchies.directories(group):
         for directory in tree(top):
             _remove(directory, until)
+
+
+def prune(hierarchies: Hierarchies, group: str) -> None:
+    """Remove what is empty of the groups above this one. Whoever needs one of them is in danger: `create` tries again,
+    runtimes that make their groups themselves do not. So this is for who ends the last use of the group of an agent,
+    which every agent keeps for as long as it lives: see KeepCgroup."""
     for root in hierarchies.roots:
         for above in reversed(_ancestors(root, _below(root, group))[1:]):
             with suppress(OSError):
@@ -280,9 +300,9 @@ def _remove(directory: Path, until: float) -> None:
     while True:
         try:
             directory.rmdir()
-        except FileNotFoundError:
-            return
         except OSError as error:
+            if error.errno in _GONE:
+                return
             if error.errno != errno.EBUSY or time.monotonic() > until:
                 raise SystemCallError("rmdir", error.errno or 0, str(directory)) from error
             time.sleep(_PAUSE)
@@ -294,6 +314,23 @@ def destroy(hierarchies: Hierarchies, group: str) -> None:
     """Kill what is in the group, and remove it. Safe twice."""
     kill(hierarchies, group)
     remove(hierarchies, group)
+
+
+def uproot(hierarchies: Hierarchies, group: str) -> None:
+    """Destroy the group, and prune those above."""
+    destroy(hierarchies, group)
+    prune(hierarchies, group)
+
+
+@contextmanager
+def lent(hierarchies: Hierarchies, group: str) -> Iterator[str]:
+    """The group, for a trial beside those of agents; afterwards nothing is left of it, nor of those above if they are
+    empty."""
+    create(hierarchies, group)
+    try:
+        yield group
+    finally:
+        uproot(hierarchies, group)
 
 
 def _below(root: Path, group: str) -> Path:
@@ -319,3 +356,24 @@ class CreateCgroup:
 
     async def undo(self) -> None:
         await in_thread(destroy, find(), self.group)
+
+
+@dataclass(frozen=True)
+class KeepCgroup:
+    """Have the group there that an agent's instances are below, before a runtime makes theirs.
+
+    A runtime makes all groups above too, but fails if an empty one is removed in between, as by somebody who cleans
+    another agent away. This one is made however often it takes, and then keeps those above it. Siblings are below it:
+    so nothing is undone, and it goes when its agent is cleaned away.
+    """
+
+    group: str
+
+    def describe(self) -> str:
+        return f"keep cgroup {self.group} for what the runtime makes below it"
+
+    async def do(self) -> None:
+        await in_thread(create, find(), self.group)
+
+    async def undo(self) -> None:
+        return

@@ -138,15 +138,11 @@ def cgroup_kill(hierarchies: Hierarchies, settings: Settings) -> Feature:
 
 def freezing(hierarchies: Hierarchies, settings: Settings) -> Feature:
     """Whether processes can be made to stand still: a group with nobody in it stands still at once."""
-    name = f"{settings.cgroup}/probe-freeze-{os.getpid()}"
 
     def attempt() -> None:
-        cgroup.create(hierarchies, name)
-        try:
+        with cgroup.lent(hierarchies, f"{settings.cgroup}-freeze-{os.getpid()}") as name:
             freezer.freeze(hierarchies, name, patience=1.0)
             freezer.thaw(hierarchies, name)
-        finally:
-            cgroup.remove(hierarchies, name)
 
     kind = "v1 freezer" if "freezer" in hierarchies.controllers else "cgroup.freeze"
     hint = "mount the v1 freezer, or cgroup v2 (Linux 5.2); until then instances with `scale` stay awake"
@@ -155,15 +151,11 @@ def freezing(hierarchies: Hierarchies, settings: Settings) -> Feature:
 
 @contextmanager
 def _trial_group(hierarchies: Hierarchies, settings: Settings) -> Iterator[Path]:
-    """An empty group of v2."""
-    name = f"{settings.cgroup}/probe-{os.getpid()}"
+    """An empty group of v2, beside the agent's."""
     unified = Hierarchies({}, hierarchies.bpf_root())
-    cgroup.create(unified, name)
-    try:
+    with cgroup.lent(unified, f"{settings.cgroup}-probe-{os.getpid()}") as name:
         (group,) = unified.directories(name)
         yield group
-    finally:
-        cgroup.remove(unified, name)
 
 
 def network_namespaces(settings: Settings) -> Feature:

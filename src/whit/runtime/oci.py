@@ -81,7 +81,9 @@ def _created(layout: Layout, spec: InstanceSpec, host: HostFacts, restarts: int)
 
 def _own_cgroup(layout: Layout, host: HostFacts) -> list[Operation]:
     """In all hierarchies, also those that the runtime does not know."""
-    return [] if host.runtime.makes_cgroup else [cgroup.CreateCgroup(layout.cgroup)]
+    if host.runtime.makes_cgroup:
+        return [cgroup.KeepCgroup(layout.settings.cgroup)]
+    return [cgroup.CreateCgroup(layout.cgroup)]
 
 
 def plan_forget(layout: Layout, host: HostFacts) -> Operation:

@@ -102,7 +102,12 @@ async def _seccomp(settings: Settings) -> Feature:
 
 async def _status_inside(runtime: Runtime, settings: Settings) -> str:
     container = f"probe-seccomp-{settings.id}"
-    config = oci_runtime.tiny_config(f"{settings.cgroup}-{container}")
+    async with oci_runtime.trial_group(settings, container) as group:
+        return await _status_in(group, container, runtime)
+
+
+async def _status_in(group: str, container: str, runtime: Runtime) -> str:
+    config = oci_runtime.tiny_config(group)
     config["process"] |= {"args": ["cat", "/proc/self/status"], "noNewPrivileges": True}
     config["linux"]["seccomp"] = seccomp.profile(capabilities.DEFAULT)
     with temporary.directory("probe") as directory:

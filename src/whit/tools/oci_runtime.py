@@ -13,14 +13,15 @@ import logging
 import os
 import shlex
 import shutil
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from whit.base.errors import CommandError, NotFound, TimedOut, Unavailable, WhitError
 from whit.base.settings import Settings
-from whit.kernel import temporary
+from whit.kernel import cgroup, temporary
+from whit.kernel.thread import in_thread
 from whit.model.operation import Operation
 from whit.tools import process
 
@@ -251,9 +252,14 @@ async def version(path: Path) -> str:
 async def refusal_of(runtime: Runtime, settings: Settings) -> str | None:
     """Run `true` in a tiny container, with limits, beside the agent's cgroup; what went wrong, or None."""
     name = f"probe-{os.getpid()}"
+    async with trial_group(settings, name) as group:
+        return await _refusal_in(group, name, runtime)
+
+
+async def _refusal_in(group: str, name: str, runtime: Runtime) -> str | None:
     with temporary.directory("probe") as bundle:
         (bundle / "rootfs").mkdir()
-        (bundle / "config.json").write_text(json.dumps(tiny_config(f"{settings.cgroup}-{name}")))
+        (bundle / "config.json").write_text(json.dumps(tiny_config(group)))
         try:
             await process.run(runtime.arguments(name, "run", "--bundle", str(bundle), name), timeout=20)
         except (CommandError, TimedOut) as error:
@@ -265,7 +271,20 @@ async def refusal_of(runtime: Runtime, settings: Settings) -> str | None:
     return None
 
 
-def tiny_config(cgroup: str) -> dict[str, Any]:
+@contextlib.asynccontextmanager
+async def trial_group(settings: Settings, container: str) -> AsyncIterator[str]:
+    """The path of a group for a container that is tried. The runtime makes it; the one above it, which is beside the
+    agent's, is there already, as for instances: see cgroup.KeepCgroup. Afterwards both have gone."""
+    hierarchies = await in_thread(cgroup.find)
+    with contextlib.ExitStack() as stack:
+        above = await in_thread(stack.enter_context, cgroup.lent(hierarchies, f"{settings.cgroup}-{container}"))
+        try:
+            yield f"{above}/{container}"
+        finally:
+            await in_thread(stack.close)
+
+
+def tiny_config(group: str) -> dict[str, Any]:
     """The smallest bundle that shows whether namespaces, cgroups and limits work: the host's own `true`."""
     system = [path for path in (Path("/usr"), Path("/bin"), Path("/lib"), Path("/lib64")) if path.exists()]
     binds = [
@@ -281,7 +300,7 @@ def tiny_config(cgroup: str) -> dict[str, Any]:
             *binds,
         ],
         "linux": {
-            "cgroupsPath": cgroup,
+            "cgroupsPath": group,
             "resources": {"pids": {"limit": 64}, "memory": {"limit": 64 << 20}},
             "namespaces": [{"type": kind} for kind in ("pid", "ipc", "uts", "mount")],
         },

@@ -22,7 +22,7 @@ from typing import Any
 
 from whit.base.errors import CommandError, NotFound, Permanent, TimedOut, Unavailable
 from whit.base.settings import Settings
-from whit.kernel import cgroup, pidfd, sockets, temporary
+from whit.kernel import pidfd, sockets, temporary
 from whit.kernel.sockets import Place
 from whit.kernel.thread import in_thread
 from whit.model.operation import Operation
@@ -323,7 +323,11 @@ async def _tried(runtime: Runsc) -> tuple[bool, str | None]:
 async def refusal_of(runtime: Runsc, *, hide: bool) -> str | None:
     """Run `true` in a sandbox with a network and limits; what went wrong, or None."""
     name = f"probe-{runtime.settings.id}-{os.getpid()}"
-    group = f"{runtime.settings.cgroup}-{name}"
+    async with oci_runtime.trial_group(runtime.settings, name) as group:
+        return await _refusal_in(group, name, runtime, hide=hide)
+
+
+async def _refusal_in(group: str, name: str, runtime: Runsc, *, hide: bool) -> str | None:
     with temporary.directory("probe") as bundle:
         (bundle / "rootfs").mkdir()
         (bundle / "config.json").write_text(json.dumps(_tiny_config(group)))
@@ -333,12 +337,11 @@ async def refusal_of(runtime: Runsc, *, hide: bool) -> str | None:
             return error.stderr if isinstance(error, CommandError) else str(error)
         finally:
             await runtime.delete(name)
-            await in_thread(cgroup.destroy, cgroup.find(), group)
     return None
 
 
-def _tiny_config(cgroup: str) -> dict[str, Any]:
-    config = oci_runtime.tiny_config(cgroup)
+def _tiny_config(group: str) -> dict[str, Any]:
+    config = oci_runtime.tiny_config(group)
     config["linux"]["namespaces"].append({"type": "network"})
     config["linux"]["resources"]["memory"]["limit"] = 512 << 20
     return config

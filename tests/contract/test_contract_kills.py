@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 from support.instances import Machine
-from support.leftovers import leftovers
+from support.leftovers import left_by_instances
 from support.slowness import patient
 
 from whit.base.errors import WhitError
@@ -63,9 +63,9 @@ async def test_killed_at_any_moment(machine: Machine, sample: Callable[[int, int
             said = await kill(machine, spec, draw)
             await _check_truth(machine, spec, said)
             await machine.remove(spec.name)
-            assert machine.leftovers() == [], leftovers(machine.driver.settings)
+            assert machine.leftovers() == [], left_by_instances(machine.driver.settings)
             netns.remove(machine.layout(spec).netns)
-            assert not leftovers(machine.driver.settings), leftovers(machine.driver.settings)
+            assert not left_by_instances(machine.driver.settings), left_by_instances(machine.driver.settings)
         except BaseException as error:
             error.add_note(f"round {round_} of seed {seed}: {kill.__name__}")
             raise
@@ -88,7 +88,7 @@ async def test_killed_while_it_waits_to_be_started(machine: Machine, sample: Cal
             await _check_start(machine, spec, created=found.status.state == "created")
             await machine.remove(spec.name)
             netns.remove(machine.layout(spec).netns)
-            assert not leftovers(machine.driver.settings), leftovers(machine.driver.settings)
+            assert not left_by_instances(machine.driver.settings), left_by_instances(machine.driver.settings)
         except BaseException as error:
             error.add_note(f"round {round_} of seed {seed}")
             raise

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from support.instances import ISOLATIONS, Machine, open_driver
-from support.leftovers import leftovers
+from support.leftovers import left_by_instances
 from support.slowness import patient
 
 from whit.base.errors import CommandError, WhitError
@@ -191,7 +191,7 @@ async def check_nothing_stays(machine: Machine, spec: InstanceSpec, steps: int) 
     assert steps == 0 or found[0].status.state in ("failed", "running", "frozen")
     await machine.remove(spec.name)
     assert machine.leftovers() == []
-    assert not [name for name in leftovers(machine.driver.settings) if "netns" not in name]
+    assert not [name for name in left_by_instances(machine.driver.settings) if "netns" not in name]
     # And the name can be used again.
     await carry_out(machine.driver.plan_start(machine.spec(), NetworkFiles()))
     assert machine.driver.pid_of(spec.name) is not None
@@ -203,7 +203,7 @@ async def test_a_removal_that_was_cut_short_is_done_again(machine: Machine, step
     killed_agent(machine, "remove", spec, steps)
     await machine.remove(spec.name)
     assert machine.leftovers() == []
-    assert not [name for name in leftovers(machine.driver.settings) if "netns" not in name]
+    assert not [name for name in left_by_instances(machine.driver.settings) if "netns" not in name]
 
 
 class _Fails:
@@ -227,7 +227,7 @@ async def test_a_failing_start_is_undone(machine: Machine, steps: int) -> None:
     assert await machine.adopt() == []
     assert not machine.layout(spec).bundle.exists()
     assert not machine.layout(spec).disk.exists()
-    assert not [name for name in leftovers(machine.driver.settings) if "netns" not in name]
+    assert not [name for name in left_by_instances(machine.driver.settings) if "netns" not in name]
     for operation in reversed(operations):
         await operation.undo()
 

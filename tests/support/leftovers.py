@@ -20,6 +20,12 @@ def leftovers_after(settings: Settings, patience: float = 30.0) -> list[str]:
     return left
 
 
+def left_by_instances(settings: Settings) -> list[str]:
+    """The same without what the agent keeps for itself as long as it lives: its control group, if nothing is in it."""
+    kept = {f"cgroup {path}" for path in _own_cgroups(settings) if not any(map(Path.is_dir, path.glob("*")))}
+    return [one for one in leftovers(settings) if one not in kept]
+
+
 def leftovers(settings: Settings) -> list[str]:
     """Found independently of Whit's own clean-up: links, mounts, cgroups, pins, tables and processes of that id."""
     return [
@@ -45,13 +51,15 @@ def _mounts(settings: Settings) -> list[str]:
 
 
 def _cgroups(settings: Settings) -> list[str]:
-    found: set[Path] = set()
-    for line in Path("/proc/self/mountinfo").read_text().splitlines():
-        fields = line.split()
-        if fields[fields.index("-") + 1] in ("cgroup", "cgroup2"):
-            own = Path(f"{fields[4]}{settings.cgroup}")
-            found |= {own, *own.parent.glob(f"{own.name}-*")}
+    """The agent's, and those beside it of containers that are tried."""
+    found = {one for path in _own_cgroups(settings) for one in (path, *path.parent.glob(f"{path.name}-*"))}
     return [f"cgroup {path}" for path in sorted(found) if path.exists()]
+
+
+def _own_cgroups(settings: Settings) -> list[Path]:
+    mounts = [line.split() for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+    kinds = ("cgroup", "cgroup2")
+    return [Path(f"{fields[4]}{settings.cgroup}") for fields in mounts if fields[fields.index("-") + 1] in kinds]
 
 
 def _tables(settings: Settings) -> list[str]:

@@ -263,7 +263,7 @@ def test_controllers_are_handed_down_on_pure_v2(tmp_path: Path) -> None:
     """Directories instead of a cgroup file system: what is written where."""
     for directory in (tmp_path, tmp_path / "whit", tmp_path / "whit/t"):
         directory.mkdir(exist_ok=True)
-        (directory / "cgroup.controllers").write_text("cpu memory hugetlb\n")
+        (directory / "cgroup.controllers").write_text("cpu memory cpuset hugetlb\n")
         (directory / "cgroup.subtree_control").write_text("memory\n")
     cgroup.create(Hierarchies({}, tmp_path), "/whit/t/one")
     written = {
@@ -275,6 +275,20 @@ def test_controllers_are_handed_down_on_pure_v2(tmp_path: Path) -> None:
         "whit/t/cgroup.subtree_control": "+cpu",
     }
     assert (tmp_path / "whit/t/one").is_dir()
+
+
+def test_nothing_is_handed_down_beside_v1(tmp_path: Path) -> None:
+    """Limits are v1's there, and crun works only once no controller is left on v2: one in use does not move."""
+    for directory in (tmp_path / "unified", tmp_path / "unified/whit"):
+        directory.mkdir(parents=True)
+        (directory / "cgroup.controllers").write_text("cpu io memory hugetlb\n")
+        (directory / "cgroup.subtree_control").write_text("")
+    hybrid = Hierarchies({"pids": tmp_path / "pids"}, tmp_path / "unified")
+    (tmp_path / "pids").mkdir()
+    cgroup.create(hybrid, "/whit/t/one")
+    assert len(hybrid.directories("/whit/t/one")) == 2
+    assert [path.read_text() for path in tmp_path.rglob("cgroup.subtree_control")] == ["", ""]
+    assert hybrid.handed_down == []
 
 
 @root

@@ -79,6 +79,14 @@ def test_a_controller_that_is_not_handed_down_is_found_missing(settings: Setting
     assert probes.limits(found, "pids", settings).state == "works"
 
 
+def test_a_controller_that_a_hybrid_layout_leaves_on_v2_limits_nothing(settings: Settings, tmp_path: Path) -> None:
+    (tmp_path / "cgroup.controllers").write_text("memory\n")
+    hybrid = Hierarchies({"pids": tmp_path / "pids"}, tmp_path)
+    found = probes.limits(hybrid, "memory", settings)
+    assert (found.state, "by v1" in found.detail) == ("missing", True)
+    assert probes.limits(hybrid, "pids", settings).state == "works"
+
+
 def test_this_kernel_tells_who_listens() -> None:
     assert probes.listening().state == "works"
 

@@ -27,7 +27,10 @@ async def test_what_this_machine_can_do(settings: Settings) -> None:
 def test_what_crun_lacks_is_told_with_the_remedy(tmp_path: Path) -> None:
     (tmp_path / "cgroup.controllers").write_text("rdma hugetlb\n")
     told = moving(Hierarchies({"memory": tmp_path / "memory"}, tmp_path))
-    assert f"echo -hugetlb -rdma >{tmp_path}/cgroup.subtree_control; mkdir -p /sys/fs/cgroup/hugetlb" in told
+    assert "with hugetlb, rdma on v1: mkdir -p /sys/fs/cgroup/hugetlb" in told
     assert "mount -t cgroup -o hugetlb hugetlb /sys/fs/cgroup/hugetlb; mkdir -p /sys/fs/cgroup/rdma" in told
+    (tmp_path / "cgroup.subtree_control").write_text("hugetlb\n")
+    told = moving(Hierarchies({"memory": tmp_path / "memory"}, tmp_path))
+    assert f"on v1: echo -hugetlb >{tmp_path}/cgroup.subtree_control; mkdir -p /sys/fs/cgroup/hugetlb" in told
     (tmp_path / "cgroup.controllers").write_text("\n")
     assert moving(Hierarchies({"memory": tmp_path / "memory"}, tmp_path)).endswith("crun does on pure v2")

@@ -1,8 +1,9 @@
 """Control groups: which hierarchies this machine has, and the same group in all of them at once.
 
 Three layouts are found: pure v2 (one unified hierarchy), v1 (one hierarchy for each controller), and hybrid (v1 with a
-unified hierarchy beside it that has no controllers). A group is named by its path below the root of every hierarchy, as
-`/whit/<id>/<instance>`. What groups consumed is in cgroup_usage.py; limits are set by the OCI runtime.
+unified hierarchy beside it, which has what v1 leaves; limits are set by v1 there). A group is named by its path below
+the root of every hierarchy, as `/whit/<id>/<instance>`. What groups consumed is in cgroup_usage.py; limits are set by
+the OCI runtime.
 Formats: cgroups(7), Documentation/admin-guide/cgroup-v1 and cgroup-v2.rst of the kernel.
 """
 
@@ -22,8 +23,8 @@ from whit.base.errors import SystemCallError, TimedOut, Unavailable
 from whit.kernel import libc, mount
 from whit.kernel.thread import in_thread
 
-CONTROLLERS = ("cpu", "memory", "pids", "cpuset", "io")
-"""What is handed down the tree on v2, where this machine has it."""
+CONTROLLERS = ("cpu", "memory", "pids")
+"""What limits need, and what is handed down the tree on pure v2 for them, where this machine has it."""
 _V1 = frozenset(
     {"cpu", "cpuacct", "cpuset", "memory", "devices", "freezer", "blkio", "pids", "net_cls", "net_prio"}
 ) | {
@@ -86,6 +87,11 @@ class Hierarchies:
         """The controllers that v2 has of a hybrid layout."""
         return sorted(_words(self.unified / "cgroup.controllers")) if self.unified and self.controllers else []
 
+    @property
+    def handed_down(self) -> list[str]:
+        """The controllers that groups of v2 have been given by its root."""
+        return sorted(_words(self.unified / "cgroup.subtree_control")) if self.unified else []
+
     def directories(self, group: str) -> list[Path]:
         """The directories of a group, in the hierarchies in which it exists."""
         return [path for root in self.roots if (path := _below(root, group)).is_dir()]
@@ -119,22 +125,23 @@ def of_mounts(table: Sequence[mount.MountPoint]) -> Hierarchies:
 def create(hierarchies: Hierarchies, group: str) -> None:
     """Make the group, and those above it, in every hierarchy. Content if it is there.
 
-    On pure v2, controllers are handed down as far as the groups above permit it.
+    On pure v2, controllers are handed down as far as the groups above permit it. On a hybrid layout none is: no runtime
+    sets limits by v2 there, and a controller that was handed down cannot be moved to v1.
     """
     for root in hierarchies.roots:
-        _create_below(root, group)
+        _create_below(root, group, hands_down=hierarchies.mode == "v2")
     cpuset = hierarchies.controllers.get("cpuset")
     if cpuset is not None:
         _inherit_cpuset(cpuset, group)
 
 
-def _create_below(root: Path, group: str) -> None:
+def _create_below(root: Path, group: str, *, hands_down: bool) -> None:
     """Tried again if somebody else removes an empty group above in between."""
     path = _below(root, group)
     with libc.named("mkdir", path):
         for left in reversed(range(_TRIES)):
             try:
-                _make(root, path)
+                _make(root, path, hands_down=hands_down)
             except OSError as error:
                 if error.errno not in _GONE or not left:
                     raise
@@ -142,14 +149,14 @@ def _create_below(root: Path, group: str) -> None:
                 return
 
 
-def _make(root: Path, path: Path) -> None:
-    if not (root / "cgroup.subtree_control").exists():
-        # On v1 nothing is handed down, and the groups above are nearly always there.
-        with suppress(FileNotFoundError):
+def _make(root: Path, path: Path, *, hands_down: bool) -> None:
+    if not hands_down:
+        with suppress(FileNotFoundError):  # the groups above are nearly always there
             path.mkdir(exist_ok=True)
             return
     for parent in _ancestors(root, path):
-        _hand_down(parent)
+        if hands_down:
+            _hand_down(parent)
         (parent / path.relative_to(parent).parts[0]).mkdir(exist_ok=True)
 
 
@@ -160,10 +167,8 @@ def _ancestors(root: Path, path: Path) -> list[Path]:
 
 
 def _hand_down(directory: Path) -> None:
-    """Let the groups below have controllers (v2 only). One that is refused stays off: probes say so to the person."""
+    """Let the groups below have controllers. One that is refused stays off: probes say so to the person."""
     control = directory / "cgroup.subtree_control"
-    if not control.exists():
-        return
     wanted = set(CONTROLLERS) & _words(directory / "cgroup.controllers") - _words(control)
     for controller in sorted(wanted):
         with suppress(OSError):

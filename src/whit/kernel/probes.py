@@ -35,6 +35,7 @@ _NAMESPACES = {
 _PR_SET_SECCOMP = 22
 _SECCOMP_MODE_FILTER = 2
 _LANDLOCK_CREATE_RULESET_VERSION = 1
+_PURE = "boot with systemd.unified_cgroup_hierarchy=1"
 _AS_ROOT = "run it as root, on a machine or in a virtual machine, not inside a container"
 
 
@@ -103,12 +104,11 @@ def cgroups(hierarchies: Hierarchies) -> Feature:
     name = "cgroups"
     if hierarchies.mode == "v2":
         return Feature(name=name, state="works", detail="v2", required=True)
-    hint = "boot with systemd.unified_cgroup_hierarchy=1"
     if hierarchies.mode == "hybrid":
         detail = "hybrid: limits by v1, BPF by v2; runc works, crun only if no controller is left on v2"
-        return Feature(name=name, state="degraded", detail=detail, hint=hint, required=True)
+        return Feature(name=name, state="degraded", detail=detail, hint=_PURE, required=True)
     detail = "v1 only" if hierarchies.controllers else "none is mounted"
-    return Feature(name=name, state="missing", detail=f"{detail}: BPF needs v2", hint=hint, required=True)
+    return Feature(name=name, state="missing", detail=f"{detail}: BPF needs v2", hint=_PURE, required=True)
 
 
 def limits(hierarchies: Hierarchies, controller: str, settings: Settings) -> Feature:
@@ -116,6 +116,9 @@ def limits(hierarchies: Hierarchies, controller: str, settings: Settings) -> Fea
     name = f"{controller} limits"
     if controller in hierarchies.controllers:
         return Feature(name=name, state="works", detail="v1")
+    if controller in hierarchies.left_on_v2:
+        detail = "on v2, but with hybrid cgroups runtimes set limits by v1"
+        return Feature(name=name, state="missing", detail=detail, hint=_PURE)
 
     def attempt() -> None:
         with _trial_group(hierarchies, settings) as group:
@@ -152,10 +155,9 @@ def freezing(hierarchies: Hierarchies, settings: Settings) -> Feature:
 @contextmanager
 def _trial_group(hierarchies: Hierarchies, settings: Settings) -> Iterator[Path]:
     """An empty group of v2, beside the agent's."""
-    unified = Hierarchies({}, hierarchies.bpf_root())
-    with cgroup.lent(unified, f"{settings.cgroup}-probe-{os.getpid()}") as name:
-        (group,) = unified.directories(name)
-        yield group
+    root = hierarchies.bpf_root()
+    with cgroup.lent(hierarchies, f"{settings.cgroup}-probe-{os.getpid()}") as name:
+        yield root / name.lstrip("/")
 
 
 def network_namespaces(settings: Settings) -> Feature:

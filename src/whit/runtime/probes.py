@@ -40,10 +40,12 @@ def moving(hierarchies: cgroup.Hierarchies) -> str:
     left = hierarchies.left_on_v2
     if not left:
         return first
-    withheld = f"echo {' '.join(f'-{name}' for name in left)} >{hierarchies.unified}/cgroup.subtree_control"
+    # Whit hands nothing down there, but other software may have: the kernel moves no controller that is in use.
+    taken = " ".join(f"-{name}" for name in hierarchies.handed_down)
+    withheld = [f"echo {taken} >{hierarchies.unified}/cgroup.subtree_control"] if taken else []
     mounts = [f"mkdir -p {_CGROUPS}/{name} && mount -t cgroup -o {name} {name} {_CGROUPS}/{name}" for name in left]
     forgotten = "whit doctor --clean (it forgets that runc was chosen)"
-    return f"{first}, or with {', '.join(left)} on v1: {'; '.join([withheld, *mounts, forgotten])}"
+    return f"{first}, or with {', '.join(left)} on v1: {'; '.join([*withheld, *mounts, forgotten])}"
 
 
 async def _gvisor(settings: Settings) -> list[Feature]:

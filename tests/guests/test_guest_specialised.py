@@ -48,6 +48,10 @@ def test_what_boots_on_debians_kernel_boots_on_it(
     assert (machine / "kernel").read_bytes() == (again / "kernel").read_bytes()
     with booted(whit, str(machine), tmp_path) as guest:
         assert guest.get()
+    bill = json.loads(whit(*words, str(again), "--sbom", "-", timeout=600).stdout)
+    assert [one["purl"].partition("@")[0] for one in bill["components"] if one["name"].startswith("linux-")] == [
+        "pkg:deb/debian/linux-source-6.1"
+    ]
 
 
 @pytest.mark.skipif(bool(kbuild.missing("arm64")), reason="what builds kernels for arm64 is not installed")

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,10 @@ def bill_of(version: str) -> Bill:
 
 @pytest.fixture
 def machine(tmp_path: Path) -> LinkedMachine:
+    return linked(tmp_path)
+
+
+def linked(tmp_path: Path) -> LinkedMachine:
     """Two images that were built here, of two versions of a package, and one that was not."""
     (tmp_path / "machine.yml").write_text(TEXT)
     spec = load_machine(tmp_path / "machine.yml")
@@ -89,6 +94,13 @@ def test_the_sbom_tells_two_versions_of_a_package_apart(machine: LinkedMachine) 
     assert needs["services web/app"] == ["services web/libc6"]
     evidence = by_ref["services api/libc6"]["evidence"]["occurrences"]
     assert evidence == [{"location": "/containers/services/api/rootfs/lib/libc.so"}]
+
+
+def test_the_source_of_a_specialised_kernel_is_told(machine: LinkedMachine, tmp_path: Path) -> None:
+    package = Package("linux-source-6.1", "6.1.192-2", architecture="all", sha256="0" * 64)
+    assert not any(one.part == "kernel" for one in machine.bill.packages)
+    (tmp_path / "source.json").write_text(json.dumps(asdict(package)))
+    assert BilledPackage(package, "kernel") in linked(tmp_path).bill.packages
 
 
 def test_the_graph_leads_from_the_machine_to_the_packages(machine: LinkedMachine) -> None:

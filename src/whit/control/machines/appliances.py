@@ -21,7 +21,7 @@ from whit.control.machines.guests import KERNELS
 from whit.image.forms import disk, iso, microvm
 from whit.image.forms.bootable import Bootable, file
 from whit.image.oci import manifest
-from whit.image.provenance.bill import Bill, BilledFile, BilledPackage, BilledPart
+from whit.image.provenance.bill import Bill, BilledFile, BilledPackage, BilledPart, Package
 from whit.image.rootfs.tree import Entry
 from whit.image.sources import boot_loader, kernel, plain_kernel, specialised
 from whit.image.sources.calls import Seen
@@ -120,13 +120,20 @@ def bill_of(image: Bill, service: ServiceSpec) -> Bill:
     files = (
         BilledFile("init", "file", build.program("appliance", machine=MACHINES[architecture]).stat().st_size, "init"),
     )
-    current = KERNELS / f"stable-{architecture}" / "current"
-    debian = service.build is None or service.build.kernel == "debian"
-    package = kernel.package_of(kernel.unpacked(current.resolve())) if debian and current.exists() else None
+    package = _kernel_package(service, architecture)
     kernels = (BilledPackage(package, "kernel"),) if package else ()
     return replace(
         image, parts=(*ours, *image.parts), packages=(*kernels, *image.packages), files=(*image.files, *files)
     )
+
+
+def _kernel_package(service: ServiceSpec, architecture: str) -> Package | None:
+    """Debian's kernel, or the source of the one that was built; None if it was never needed."""
+    if service.build is None or service.build.kernel == "debian":
+        current = KERNELS / f"stable-{architecture}" / "current"
+        return kernel.package_of(kernel.unpacked(current.resolve())) if current.exists() else None
+    linux = specialised.newest(KERNELS, architecture)
+    return specialised.source_of(linux) if linux else None
 
 
 def architecture_of(service: ServiceSpec) -> str:

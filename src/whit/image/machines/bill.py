@@ -12,6 +12,7 @@ from whit.image.machines.parts import Kernel, Parts, Root
 from whit.image.provenance.bill import Bill, BilledFile, BilledPackage, BilledPart
 from whit.image.rootfs.tree import Entry, Tree
 from whit.image.sources import kernel as debian
+from whit.image.sources import specialised
 from whit.model.machine import ImageSource, MachineSpec, Stage
 
 MACHINE = "machine"
@@ -111,5 +112,5 @@ def _packages(sections: tuple[Section, ...]) -> Iterator[BilledPackage]:
 
 
 def _kernel(kernel: Kernel) -> Iterator[BilledPackage]:
-    if package := debian.package_of(kernel.linux):
+    if package := debian.package_of(kernel.linux) or specialised.source_of(kernel.linux):
         yield BilledPackage(package, KERNEL)

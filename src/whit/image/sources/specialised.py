@@ -9,18 +9,22 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
 from importlib import resources
 from pathlib import Path
 
 from whit.base.errors import InputError, NotFound
 from whit.image.oci import manifest
+from whit.image.provenance.bill import Package
 from whit.image.sandbox.workshop import Bench, Workshop
 from whit.image.sources import calls, kernel
 from whit.image.sources.kernel import LISTS_MAX_AGE, Kernel, Series
+from whit.kernel.files import write_file
 from whit.tools import apt, apt_sources, kbuild, modprobe, process
 
 SETS = ("net", "disk", "containers", "bpf")
@@ -34,6 +38,8 @@ MODULES = {
     "bpf": (),
 }
 """Modules of Debian's kernels that a set has built in."""
+_SOURCE = "source.json"
+"""In a kernel's directory: the package of its source, for bills."""
 _LEFT_OUT = ("Documentation/*", "tools/testing/*", "tools/perf/*")
 """Of the source: a third of its files, and nothing that is compiled."""
 
@@ -81,7 +87,7 @@ async def obtain(
     sets = sets_for((call for made in seen.values() for call in made), architecture, sets)
     options = configuration(architecture, sets)
     kbuild.require(architecture)
-    home = store / f"specialised-{series}-{architecture}"
+    home = _home(store, architecture, series)
     home.mkdir(parents=True, exist_ok=True)
     source = await fetched(home, series)
     compiler = await process.run([kbuild.compiler_of(architecture), "--version"])
@@ -100,8 +106,37 @@ async def obtain(
             release = await configured.build(say)
             await _keep(configured, release, _modules(sets), target)
     found = kernel.unpacked(target)
+    await _note(source, found)
     calls.require(seen, found.configuration.read_text())
     return found
+
+
+def _home(store: Path, architecture: str, series: Series) -> Path:
+    return store / f"specialised-{series}-{architecture}"
+
+
+def newest(store: Path, architecture: str, series: Series = "stable") -> Kernel | None:
+    """The kernel that was built last."""
+    notes = _home(store, architecture, series).glob(f"*/{_SOURCE}")
+    found = max(notes, key=lambda one: one.parent.stat().st_mtime_ns, default=None)
+    return kernel.unpacked(found.parent) if found else None
+
+
+def source_of(linux: Kernel) -> Package | None:
+    """Debian's package of the source that the kernel was built from; None if it was not built here."""
+    note = linux.root / _SOURCE
+    return Package.parse(json.loads(note.read_text())) if note.is_file() else None
+
+
+async def _note(source: Path, linux: Kernel) -> None:
+    note = linux.root / _SOURCE
+    if note.exists():
+        return
+    shape = "${Package}\n${Version}\n${Architecture}\n"
+    shown = await process.run(["dpkg-deb", "--show", f"--showformat={shape}", str(source)])
+    name, version, architecture = shown.text.splitlines()
+    package = Package(name, version, architecture=architecture, sha256=source.stem)
+    write_file(note, json.dumps(asdict(package)).encode())
 
 
 def _modules(sets: Sequence[str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Worker: one build, in a process of its own without any rights (confine.py).
+"""Worker: one build, in a process of its own without any rights (sandbox/confine.py).
 
 `python -m whit.image.building.worker` takes a request as JSON on standard input. Each line of its output is a JSON
 object with one key: `step` while it works, in the end `result` or `error`. Layers are left in `out` of its directory;

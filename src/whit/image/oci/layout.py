@@ -1,7 +1,7 @@
 """Layout: an OCI image layout directory (image-spec, image-layout.md) that any OCI tool reads.
 
 Blobs appear by rename under the digest of what was really written; index.json changes under a lock, by rename.
-What is in the blobs is manifest.py's business, unpacking them unpack.py's.
+What is in the blobs is manifest.py's business, unpacking them rootfs/unpack.py's.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Merged: the one tree of an image: what its layers give when they lie on one another, each file with its provenance.
 
 Layers are read as plain tars, their contents left there. Whiteouts of foreign layers are carried out (image-spec
-layer.md). What stays of the tree is linking.py's business.
+layer.md). What stays of the tree is linking's business.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Builds: from a plan to an image of the store, or to the one that the same plan was made into before.
 
-What a plan says is plan.py's, how a step is carried out steps.py's; what else there is to do with images, images.py's.
+What a plan says is building/plan.py's, how a step is carried out building/steps.py's; what else there is to do with
+images, images.py's.
 """
 
 from __future__ import annotations

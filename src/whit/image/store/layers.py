@@ -1,6 +1,6 @@
 """The layers of images, unpacked: where each lies for the runtime, and how it comes there.
 
-Which images there are is images.py's; what a layer's archive may hold is unpack.py's.
+Which images there are is images.py's; what a layer's archive may hold is rootfs/unpack.py's.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from whit.kernel import cgroup, temporary
 from whit.kernel.thread import in_thread
 from whit.model.feature import Feature
 from whit.runtime import capabilities, seccomp
-from whit.tools import oci_runtime, process, runsc
+from whit.tools import oci_runtime, process, runsc, runsc_program
 from whit.tools.oci_runtime import Runtime
 
 _CGROUPS = "/sys/fs/cgroup"
@@ -52,7 +52,7 @@ async def _gvisor(settings: Settings) -> list[Feature]:
     """As `isolation: sandbox` finds it. Nothing is fetched here: that happens when an app first asks for it."""
     runtime = runsc.of(settings)
     name = "gVisor (isolation: sandbox)"
-    if runtime.finding() is None and not runsc.installed(settings):
+    if runtime.finding() is None and not runsc_program.installed(settings):
         hint = "it is fetched when an app first asks for isolation: sandbox; apt install runsc, or WHIT_RUNSC, else"
         return [Feature(name=name, state="missing", detail="not fetched yet", hint=hint)]
     try:

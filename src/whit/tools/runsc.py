@@ -1,8 +1,8 @@
-"""runsc, gVisor's OCI runtime: where it comes from, whether it works here, and what is different about calling it.
+"""runsc, gVisor's OCI runtime: whether it works here, and what is different about calling it.
 
 Whit uses the program that settings name, else an installed one that works, else it takes Debian's package and unpacks
 it for itself: it is one static program, and nothing of the machine changes. Bookworm's own version is too old for
-today's kernels, so there it is the one of the backports.
+today's kernels, so there it is the one of the backports. What is known of a program is runsc_program.py's.
 """
 
 from __future__ import annotations
@@ -11,10 +11,8 @@ import asyncio
 import contextlib
 import json
 import os
-import re
 import shlex
 import shutil
-import signal
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,12 +20,13 @@ from typing import Any
 
 from whit.base.errors import CommandError, NotFound, Permanent, TimedOut, Unavailable
 from whit.base.settings import Settings
-from whit.kernel import pidfd, sockets, temporary
+from whit.kernel import sockets, temporary
 from whit.kernel.sockets import Place
 from whit.kernel.thread import in_thread
 from whit.model.operation import Operation
-from whit.tools import oci_runtime, process, runsc_package, sentry
+from whit.tools import oci_runtime, process, runsc_package, runsc_processes, runsc_program, sentry
 from whit.tools.oci_runtime import ContainerState, Runtime
+from whit.tools.runsc_processes import HIDING
 
 FLAGS = (
     # KVM needs a machine that lets its guests make guests; this platform works everywhere.
@@ -40,9 +39,6 @@ FLAGS = (
     # Without it gVisor takes CAP_NET_RAW even from those that ask for it.
     "--net-raw",
 )
-END_PATIENCE = 10.0
-END_ROUNDS = 20
-NOTE_ROUNDS = 40
 _SIGNAL_TAKEN = 0.05
 """Seconds."""
 NEWER = "a runsc newer than 2024 needs no work-around; WHIT_RUNSC names the one to use"
@@ -50,22 +46,8 @@ NEWER = "a runsc newer than 2024 needs no work-around; WHIT_RUNSC names the one 
 # gVisor until 2024 takes /proc/sys/net/core/dev_weight as the mark of the machine's own network namespace. Since
 # Linux 6.16 every namespace has it. Hidden while a sandbox starts, it deceives nobody.
 MISTAKEN = "cannot run with network enabled in root network namespace"
-_HIDE = ("unshare", "--mount", "--propagation", "private")
-_HIDDEN = ("sh", "-c", 'mount -t tmpfs -o ro none /proc/sys/net && exec "$@"', "sh")
 
 _lock = asyncio.Lock()
-
-
-@dataclass(frozen=True)
-class Finding:
-    """What trying it showed; true until the next boot, or until the program changes."""
-
-    version: str
-    boot: str
-    changed: int
-    mistakes_namespaces: bool
-    can_wait: bool
-    """It takes the first program, and files for it, by descriptor (since March 2023)."""
 
 
 @dataclass(frozen=True)
@@ -83,14 +65,9 @@ class Runsc(Runtime):
     def preparation(self) -> list[Operation]:
         return [] if self.finding() else [MakeReady(self)]
 
-    def finding(self) -> Finding | None:
+    def finding(self) -> runsc_program.Finding | None:
         """What is known of the program that is in its place; None if nothing is."""
-        try:
-            found = Finding(**json.loads(self.memory.read_text()))
-            changed = self.path.stat().st_mtime_ns
-        except (FileNotFoundError, ValueError, TypeError):
-            return None
-        return found if (found.boot, found.changed) == (_boot(), changed) else None
+        return runsc_program.known(self.memory, self.path)
 
     def global_arguments(self, name: str) -> list[str]:
         """Each sandbox has a root of its own: runsc takes the start of a name for the name, if it finds but one."""
@@ -145,13 +122,13 @@ class Runsc(Runtime):
 
         Not by runsc's own call: that waits for zombies of others, with pauses of half a second and more.
         """
-        await _end_all(str(self.root / name))
+        await runsc_processes.end_all(str(self.root / name))
         await in_thread(shutil.rmtree, self.root / name, ignore_errors=True)
 
     def starting(self, name: str, *arguments: str, hide: bool) -> list[str]:
         """The command line of a call that sets up a sandbox's network."""
         plain = self.arguments(name, *arguments)
-        return [*_HIDE, *_HIDDEN, *plain] if hide else plain
+        return [*HIDING, *plain] if hide else plain
 
     def exec_arguments(self, name: str, process_file: Path, pid_file: Path) -> list[str]:
         files = ["--process", str(process_file), "--pid-file", str(pid_file)]
@@ -255,7 +232,7 @@ class MakeReady:
     runtime: Runsc
 
     def describe(self) -> str:
-        there = installed(self.runtime.settings)
+        there = runsc_program.installed(self.runtime.settings)
         if there:
             return f"try gVisor ({there[0]}) on this kernel, and fetch Debian's runsc if it does not work"
         return f"fetch gVisor (Debian's runsc) into {self.runtime.path.parent}, and try it on this kernel"
@@ -269,7 +246,7 @@ class MakeReady:
     async def _settle(self) -> None:
         self.runtime.path.parent.mkdir(parents=True, exist_ok=True)
         refusals: list[str] = []
-        for candidate in installed(self.runtime.settings):
+        for candidate in runsc_program.installed(self.runtime.settings):
             refusal = await self._try(candidate)
             if refusal is None:
                 return
@@ -291,8 +268,7 @@ class MakeReady:
         try:
             mistakes, refusal = await _tried(self.runtime)
             if refusal is None:
-                facts = await version(link), _boot(), link.stat().st_mtime_ns, mistakes
-                found = Finding(*facts, can_wait=await _takes_descriptors(link))
+                found = await runsc_program.found(link, mistakes_namespaces=mistakes)
                 unfinished.write_text(json.dumps(found.__dict__))
                 unfinished.replace(self.runtime.memory)
         except (CommandError, TimedOut, OSError) as error:
@@ -301,15 +277,6 @@ class MakeReady:
 
     async def undo(self) -> None:
         return
-
-
-def installed(settings: Settings) -> list[Path]:
-    """Programs to be tried: the one that settings name and no other, else those that are installed or were fetched."""
-    if settings.runsc is not None:
-        return [settings.runsc]
-    on_path = shutil.which("runsc", path=process.CLEAN_ENVIRONMENT["PATH"])
-    fetched = sorted(settings.programs_dir.glob("runsc-*"), reverse=True)
-    return [*([Path(on_path)] if on_path else []), *fetched]
 
 
 async def _tried(runtime: Runsc) -> tuple[bool, str | None]:
@@ -347,66 +314,5 @@ def _tiny_config(group: str) -> dict[str, Any]:
     return config
 
 
-async def version(path: Path) -> str:
-    """As `20240729.0`; `--version` prints `runsc version 0.0~20240729.0` or `runsc version release-20240729.0`."""
-    text = (await process.run([str(path), "--version"], timeout=10)).text
-    found = re.search(r"(\d{8}\.\d+)", text)
-    return found.group(1) if found else text.split("\n")[0].split()[-1]
-
-
-async def _takes_descriptors(path: Path) -> bool:
-    text = (await process.run([str(path), "help", "run"], timeout=10)).text
-    return all(flag in text for flag in ("-exec-fd", "-pass-fd"))
-
-
-async def _end_all(root: str) -> None:
-    """Kill all of a sandbox, also what is still making it, and wait until their parents have taken note.
-
-    The gofer goes first: the monitor, its parent, lives only as long as the sandbox itself.
-    """
-    for _ in range(END_ROUNDS):
-        found = await in_thread(_working_on, root)
-        if not found:
-            return
-        for pid in found:
-            await _end(pid, root)
-
-
-def _working_on(root: str) -> list[int]:
-    """runsc's processes with this root, gofers first, and those that are about to become one."""
-    found = ((int(path.name), _words(int(path.name))) for path in Path("/proc").glob("[0-9]*"))
-    ours = [(b"gofer" not in words[0], pid) for pid, words in found if _is_for(words, root)]
-    return [pid for _, pid in sorted(ours)]
-
-
-def _words(pid: int) -> list[bytes]:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-    except (FileNotFoundError, ProcessLookupError):
-        return [b""]
-
-
-def _is_for(words: list[bytes], root: str) -> bool:
-    wanted = root.encode()
-    runs = b"runsc" in words[0] or _HIDDEN[2].encode() in words
-    return runs and (b"--root=" + wanted in words or wanted in words)
-
-
-async def _end(pid: int, root: str) -> None:
-    with contextlib.suppress(NotFound), pidfd.opened(pid) as descriptor:
-        if not _is_for(_words(pid), root):
-            return
-        pidfd.send_signal(descriptor, signal.SIGKILL)
-        await pidfd.wait_end(descriptor, END_PATIENCE)
-        for _ in range(NOTE_ROUNDS):
-            if not Path(f"/proc/{pid}").exists():
-                return
-            await asyncio.sleep(0.005)
-
-
 def _inner_file(pid_file: Path) -> Path:
     return pid_file.with_suffix(".inner")
-
-
-def _boot() -> str:
-    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()

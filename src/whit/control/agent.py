@@ -85,6 +85,7 @@ class Agent:
             self.observation.flow_log,
             lambda: [release.spec for release in self.releases.values()],
             self.instance_statuses,
+            drivers,
         )
         self.wanted: dict[str, Wanted] = {}
         self._leaving: dict[str, Release] = {}

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from whit.control.instances import Record
 from whit.kernel import cgroup, cgroup_usage
-from whit.runtime.layout import Layout
+from whit.runtime.drivers import Drivers
 
 
 @dataclass(frozen=True)
@@ -19,20 +19,20 @@ class Sleeper:
     memory: int
 
 
-def holds_memory(record: Record) -> bool:
-    """Of a container that is `created` there is next to nothing yet; of the others there is a whole kernel."""
+def holds_memory(record: Record, drivers: Drivers) -> bool:
+    """Of one that is `created` there is next to nothing yet, or a whole kernel."""
     state = record.status.state
-    return state == "frozen" or (state == "created" and record.spec.isolation != "container")
+    return state == "frozen" or (state == "created" and drivers.of(record.spec.isolation).has_own_kernel)
 
 
-def sleepers(records: Iterable[Record], layouts: Mapping[str, Layout]) -> list[Sleeper]:
+def sleepers(records: Iterable[Record], drivers: Drivers) -> list[Sleeper]:
     """Reads a file for each."""
     hierarchies = cgroup.find()
     found = []
     for record in records:
         name = record.spec.name
-        if holds_memory(record) and record.task is None:
-            used = cgroup_usage.usage(hierarchies, layouts[name].cgroup).memory
+        if holds_memory(record, drivers) and record.task is None:
+            used = cgroup_usage.usage(hierarchies, drivers.layout(name).cgroup).memory
             found.append(Sleeper(name, record.slept, used or 0))
     return found
 

@@ -22,11 +22,9 @@ MOST = 4096
 PATIENCE = 30.0
 """Seconds after which what is held is delivered although nobody listens: its kernel will say so."""
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.0005, 0.02
-BEGINNING = 0.006
-"""Seconds that gVisor takes at least to run a program, and in which it is not asked: that would keep it from it."""
 _TCP, _UDP = 6, 17
 UNSEEN = 0.05
-"""Seconds for which a sandbox has listened somewhere, after which its UDP sockets are taken to be there too."""
+"""Seconds for which one has listened somewhere, after which sockets that it does not show are taken to be there too."""
 
 Key = tuple[int, bytes, int, int, int]
 
@@ -79,13 +77,12 @@ class Held:
         driver, name = self.instances.driver(record.spec), record.spec.name
         began, heard = time.monotonic(), 0.0
         pause, lives = _FIRST_PAUSE, driver.pid_of(name) is not None
-        if record.spec.isolation == "sandbox":
-            await asyncio.sleep(BEGINNING)
+        await asyncio.sleep(driver.undisturbed)
         while time.monotonic() < began + PATIENCE and lives:
             there = await driver.listening(name)
             heard = heard or (time.monotonic() if there else 0.0)
             self.hand_over(record, there)
-            if heard and record.spec.isolation == "sandbox" and time.monotonic() > heard + UNSEEN:
+            if heard and not driver.shows_all_sockets and time.monotonic() > heard + UNSEEN:
                 self._hand_over_datagrams(record)
             if there and name not in self._kept:
                 return
@@ -94,5 +91,5 @@ class Held:
             lives = pause < _LONGEST_PAUSE or driver.pid_of(name) is not None
 
     def _hand_over_datagrams(self, record: Record) -> None:
-        """gVisor does not show every UDP socket, so what listens elsewhere has to do as a sign."""
+        """Where not every UDP socket is shown, what listens elsewhere has to do as a sign."""
         self.hand_over(record, {(key[0], key[3]) for key in self._kept.get(record.spec.name, {}) if key[0] == _UDP})

@@ -30,7 +30,6 @@ from whit.model.service import DependencySpec
 from whit.runtime import health, listening, restart
 from whit.runtime.driver import Driver
 from whit.runtime.drivers import Drivers
-from whit.runtime.microvm.driver import MicrovmDriver
 from whit.runtime.operations import NetworkFiles
 
 log = logging.getLogger(__name__)
@@ -269,12 +268,12 @@ class Instances:
 
     async def _began_as_twin(self, record: Record) -> bool:
         """Whether it goes on where another replica stands, which sleeps in a file: that is faster than to boot."""
-        spec, driver = record.spec, self.driver(record.spec)
+        spec, snapshots = record.spec, self.driver(record.spec).snapshots
         origin = next((one.spec for one in self.records.values() if _may_be_origin(one, spec)), None)
-        if origin is None or not isinstance(driver, MicrovmDriver):
+        if origin is None or snapshots is None:
             return False
         try:
-            await carry_out([*self._connecting(spec), *driver.plan_twin(spec, self.networks.files(spec), origin)])
+            await carry_out([*self._connecting(spec), *snapshots.plan_twin(spec, self.networks.files(spec), origin)])
         except (WhitError, OSError) as error:
             log.warning("%s cannot begin from %s and is started: %s", spec.name, origin.name, error)
             return False
@@ -379,7 +378,7 @@ class Instances:
 
     async def _watch_listeners(self, record: Record) -> None:
         """Out of its service as soon as it listens no more where it did, and back when it does."""
-        if record.spec.isolation != "container":
+        if self.driver(record.spec).has_own_kernel:
             return
 
         async def changed(lost: frozenset[int]) -> None:

@@ -21,6 +21,7 @@ from whit.model.finding import Candidate, Finding
 from whit.model.instance import InstanceStatus
 from whit.model.learned import Learned
 from whit.model.replay import Replay
+from whit.runtime.drivers import Drivers
 
 
 class Rehearsal:
@@ -32,16 +33,20 @@ class Rehearsal:
         log: FlowLog,
         apps: Callable[[], Sequence[AppSpec]],
         instances: Callable[[], Sequence[InstanceStatus]],
+        drivers: Drivers,
     ) -> None:
         self.network = network
         self.log = log
         self.apps = apps
         self.instances = instances
+        self.drivers = drivers
 
     async def check(self, candidate: Candidate) -> list[Finding]:
         """What is doubtful about it beside what runs now."""
         instances = self.instances()
-        return await in_thread(lambda: check(candidate, replace(self._present(), listening=_listening(instances))))
+        return await in_thread(
+            lambda: check(candidate, replace(self._present(), listening=_listening(instances, self.drivers)))
+        )
 
     async def replay(self, candidate: Candidate, since: datetime | None = None) -> Replay:
         """What it would have done to the flows that were recorded since then."""
@@ -63,12 +68,12 @@ class Rehearsal:
         return Present(tuple(self.apps()), network.policies, network.books.identities, network.instance_addresses)
 
 
-def _listening(instances: Sequence[InstanceStatus]) -> Listening:
-    """Of services of which every instance runs as a container: into a guest or gVisor nobody can look from here."""
+def _listening(instances: Sequence[InstanceStatus], drivers: Drivers) -> Listening:
+    """Of services of which every instance runs on the node's kernel: into others nobody can look from here."""
     hidden = {
         service_name(one.app, one.service)
         for one in instances
-        if one.isolation != "container" or one.state != "running" or one.health == "starting" or not one.pid
+        if one.state != "running" or one.health == "starting" or not one.pid or drivers.of(one.isolation).has_own_kernel
     }
     found: dict[str, frozenset[tuple[int, int]]] = {}
     for one in instances:

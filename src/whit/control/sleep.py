@@ -14,7 +14,6 @@ from whit.base.errors import Unavailable, WhitError
 from whit.control.instances import Instances, Record
 from whit.model.operation import carry_out
 from whit.model.service import Idle
-from whit.runtime.microvm.driver import MicrovmDriver
 
 log = logging.getLogger(__name__)
 
@@ -67,14 +66,14 @@ async def lay_down(instances: Instances, record: Record, level: Idle) -> None:
 async def store(instances: Instances, record: Record) -> None:
     """Write its machine to a file, and give its memory back. Raises WhitError if that cannot be done; it runs then."""
     spec, driver = record.spec, instances.driver(record.spec)
-    if not isinstance(driver, MicrovmDriver):
+    if driver.snapshots is None:
         raise Unavailable(f"{spec.name} is no virtual machine", hint="use another `idle`")
     asleep = instances.drivers.layout(spec.name).asleep
     asleep.write_text("snapshot")
     instances.unwatch(record)
     driver.resume(spec.name)
     try:
-        await carry_out(driver.plan_save(spec.name))
+        await carry_out(driver.snapshots.plan_save(spec.name))
     except WhitError:
         asleep.unlink(missing_ok=True)
         instances.watch(record, adopted=True)
@@ -96,12 +95,12 @@ async def get_up(instances: Instances, record: Record) -> None:
 
 async def _restored(instances: Instances, record: Record) -> bool:
     """The file may be damaged, or of another QEMU."""
-    spec, driver = record.spec, instances.driver(record.spec)
+    spec, snapshots = record.spec, instances.driver(record.spec).snapshots
     files = instances.networks.files(spec)
     record.update(message="")
     try:
-        assert isinstance(driver, MicrovmDriver)
-        steps = driver.plan_restore(spec, files, restarts=record.status.restarts)
+        assert snapshots is not None
+        steps = snapshots.plan_restore(spec, files, restarts=record.status.restarts)
         await carry_out([*instances.networks.plan_reconnect(spec), *steps])
     except (WhitError, OSError) as error:
         log.warning("%s cannot be restored and is started anew: %s", spec.name, error)

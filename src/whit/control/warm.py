@@ -134,14 +134,13 @@ class Warmth:
 
     async def _make_room(self) -> None:
         """What is frozen, or waits with a kernel of its own, holds memory: the oldest gives back what is too much."""
-        records = dict(self.instances.records)
-        layouts = {name: self.instances.drivers.layout(name) for name in records}
-        found = await in_thread(budget.sleepers, records.values(), layouts)
+        drivers = self.instances.drivers
+        found = await in_thread(budget.sleepers, list(self.instances.records.values()), drivers)
         for name in budget.too_many(found, self._budget):
             record, want = self.instances.records.get(name), self.wanted().get(name)
             if record is None or want is None or want.scale is None or record.task is not None:
                 continue
-            if budget.holds_memory(record):
+            if budget.holds_memory(record, drivers):
                 self._fall(record, want.scale)
 
     def _fall(self, record: Record, scale: ScaleSpec) -> None:

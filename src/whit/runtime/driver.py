@@ -48,12 +48,53 @@ class Session(Protocol):
     async def kill(self) -> None: ...
 
 
+class Snapshots(Protocol):
+    """What a driver can do besides whose instances can be written to a file, and go on from there."""
+
+    def plan_save(self, name: str) -> list[Operation]:
+        """From one that runs, and is detached, to one in a file."""
+        ...
+
+    def plan_restore(self, spec: InstanceSpec, files: NetworkFiles, *, restarts: int) -> list[Operation]:
+        """The way back. Raises WhitError when carried out if the file cannot be used: it is to be started anew."""
+        ...
+
+    def plan_twin(self, spec: InstanceSpec, files: NetworkFiles, origin: InstanceSpec) -> list[Operation]:
+        """From nothing to an instance that goes on where another replica of its service, which sleeps in a file, stood.
+
+        Raises WhitError when carried out if that cannot be had: it is to be started then.
+        """
+        ...
+
+
 class Driver(Protocol):
     """What it takes to serve an isolation. Planners are pure; each removal is content with what has gone already."""
 
     @property
     def runtime(self) -> str:
         """Program and version, as `runc 1.1.5`."""
+        ...
+
+    @property
+    def has_own_kernel(self) -> bool:
+        """Whether an instance has a kernel that is not the node's: then one that is prepared holds that kernel's
+        memory, and the node cannot see in its network namespace who listens in it."""
+        ...
+
+    @property
+    def undisturbed(self) -> float:
+        """Seconds that a program takes at least to begin, and in which it is better not asked who listens: that would
+        keep it from it."""
+        ...
+
+    @property
+    def shows_all_sockets(self) -> bool:
+        """Whether `listening` leaves out none; if it does, those are of UDP."""
+        ...
+
+    @property
+    def snapshots(self) -> Snapshots | None:
+        """None if instances cannot be written to a file."""
         ...
 
     def plan_start(self, spec: InstanceSpec, files: NetworkFiles) -> list[Operation]:

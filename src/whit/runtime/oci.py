@@ -250,6 +250,23 @@ class OciDriver:
     def runtime(self) -> str:
         return self.host.runtime.label
 
+    @property
+    def has_own_kernel(self) -> bool:
+        return self.host.runtime.has_own_kernel
+
+    @property
+    def undisturbed(self) -> float:
+        return self.host.runtime.undisturbed
+
+    @property
+    def shows_all_sockets(self) -> bool:
+        """gVisor does not: see Runsc.listening."""
+        return not isinstance(self.host.runtime, Runsc)
+
+    @property
+    def snapshots(self) -> None:
+        return None
+
     def plan_start(self, spec: InstanceSpec, files: NetworkFiles) -> list[Operation]:
         return plan_start(spec, self.settings, self.host, files)
 

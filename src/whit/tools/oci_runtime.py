@@ -71,6 +71,16 @@ class Runtime:
         """Whether calls about a container that stands still come back."""
         return True
 
+    @property
+    def has_own_kernel(self) -> bool:
+        """Whether containers have a kernel that is not the machine's."""
+        return False
+
+    @property
+    def undisturbed(self) -> float:
+        """Seconds after its start in which a container is better not asked for anything."""
+        return 0.0
+
     def preparation(self) -> list[Operation]:
         """What has to be done before it can be used."""
         return []

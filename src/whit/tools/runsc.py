@@ -39,6 +39,8 @@ FLAGS = (
     # Without it gVisor takes CAP_NET_RAW even from those that ask for it.
     "--net-raw",
 )
+BEGINNING = 0.006
+"""Seconds that gVisor takes at least to run a program."""
 _SIGNAL_TAKEN = 0.05
 """Seconds."""
 NEWER = "a runsc newer than 2024 needs no work-around; WHIT_RUNSC names the one to use"
@@ -77,6 +79,14 @@ class Runsc(Runtime):
     def answers_for_frozen(self) -> bool:
         """It asks the sandbox, which stands still."""
         return False
+
+    @property
+    def has_own_kernel(self) -> bool:
+        return True
+
+    @property
+    def undisturbed(self) -> float:
+        return BEGINNING
 
     def exists(self, name: str) -> bool:
         return self._state_file(name).exists()

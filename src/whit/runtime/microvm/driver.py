@@ -65,6 +65,22 @@ class MicrovmDriver:
         return cls(containers, guests, f"qemu {'.'.join(map(str, await qemu.version()))}")
 
     @property
+    def has_own_kernel(self) -> bool:
+        return True
+
+    @property
+    def undisturbed(self) -> float:
+        return 0.0
+
+    @property
+    def shows_all_sockets(self) -> bool:
+        return True
+
+    @property
+    def snapshots(self) -> MicrovmDriver:
+        return self
+
+    @property
     def settings(self) -> Settings:
         return self.containers.settings
 

@@ -330,6 +330,13 @@ async def test_mistakes_name_the_service(machine: Machine) -> None:
         await machine.clean()
 
 
+async def test_the_driver_knows_whose_kernel_it_is(machine: Machine) -> None:
+    _, told = await machine.run("cat", "/proc/version")
+    assert told.startswith("Linux version ")
+    assert machine.driver.has_own_kernel == (told.strip() != Path("/proc/version").read_text().strip())
+    assert (machine.driver.snapshots is None) == (machine.name != "qemu")
+
+
 async def test_a_name_is_taken_once(machine: Machine) -> None:
     spec = await machine.start()
     with pytest.raises(Conflict):

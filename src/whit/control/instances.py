@@ -49,7 +49,7 @@ class Networks(Protocol):
     async def has_connections(self, spec: InstanceSpec) -> bool: ...
 
 
-@dataclass
+@dataclass(eq=False)
 class Record:
     """One instance under our care."""
 

@@ -11,6 +11,7 @@ import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from whit.base.errors import Conflict, Unavailable, WhitError
 from whit.control import budget, sleep
@@ -36,20 +37,24 @@ WATCHES = {"frozen": Watch.TELL, "created": Watch.HOLD, "stopped": Watch.HOLD, "
 
 class Complaints:
     """Why instances stay awake, as it was told last: each is tried again up to twenty times a second. What this machine
-    lacks is told once, for all."""
+    lacks is told once, for all. Nothing is kept of a record that has gone."""
 
     def __init__(self) -> None:
-        self._told: dict[str, str] = {}
+        self._told: WeakKeyDictionary[object, str] = WeakKeyDictionary()
+        self._lacking: WeakKeyDictionary[object, str] = WeakKeyDictionary()
 
-    def is_new(self, name: str, error: WhitError) -> bool:
+    def is_new(self, record: object, error: WhitError) -> bool:
         text = str(error)
-        about = text if isinstance(error, Unavailable) else name
-        before, self._told[about] = self._told.get(about), text
-        return before != text
+        told = self._lacking if isinstance(error, Unavailable) else self._told
+        if told.get(record) == text:
+            return False
+        known = told is self._lacking and text in told.values()
+        told[record] = text
+        return not known
 
-    def settle(self, name: str) -> None:
+    def settle(self, record: object) -> None:
         """It slept: whatever there was about it is news if it comes again."""
-        self._told.pop(name, None)
+        self._told.pop(record, None)
 
 
 class Warmth:
@@ -170,7 +175,7 @@ class Warmth:
             return False
 
     def _complain(self, record: Record, error: WhitError) -> None:
-        if self._complaints.is_new(record.spec.name, error):
+        if self._complaints.is_new(record, error):
             log.warning("%s stays awake: %s", record.spec.name, error)
 
     async def _sleep(self, record: Record, scale: ScaleSpec) -> None:
@@ -189,7 +194,7 @@ class Warmth:
                 raise
             self._complain(record, error)
         else:
-            self._complaints.settle(name)
+            self._complaints.settle(record)
         if name in self._knocked:
             await self._rise(record)
 

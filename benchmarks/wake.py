@@ -120,7 +120,7 @@ def bare_start(whit: Whit, runtime: list[str], directory: Path) -> float:
         began = time.monotonic()
         subprocess.run(argv, check=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, timeout=30)
         pid = int((bundle / "pid").read_text())
-        while not sockets.listening(pid):
+        while not sockets.listening(Path(f"/proc/{pid}/ns/net")):
             time.sleep(0.0005)
         return time.monotonic() - began
     finally:

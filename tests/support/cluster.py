@@ -80,7 +80,8 @@ class Cluster:
         wanted = {(PROTOCOL_NUMBERS[protocol], int(port)) for port, protocol in (one.split("/") for one in PORTS)}
         pids = [one.pid for one in self.client.instances() if one.app == namespace and one.pid]
         assert len(pids) == len(PODS)
-        assert until(lambda: all(sockets.listening(pid) >= wanted for pid in pids)), f"{namespace} does not listen"
+        networks = [Path(f"/proc/{pid}/ns/net") for pid in pids]
+        assert until(lambda: all(sockets.listening(one) >= wanted for one in networks)), f"{namespace} does not listen"
 
     def app(self, namespace: str) -> AppSpec:
         services = {pod: self._service(f"{namespace}/{pod}") for pod in PODS}

@@ -79,5 +79,5 @@ def _listening(instances: Sequence[InstanceStatus], drivers: Drivers) -> Listeni
     for one in instances:
         name = service_name(one.app, one.service)
         if name not in hidden and one.pid:
-            found[name] = found.get(name, frozenset()) | sockets.listening(one.pid)
+            found[name] = found.get(name, frozenset()) | sockets.listening(Path(f"/proc/{one.pid}/ns/net"))
     return found

@@ -1,11 +1,16 @@
-"""Which ports somebody listens at, in the network namespace of a process, or in another kernel that shows its tables.
+"""Which ports somebody listens at, in a network namespace, or in another kernel that shows its tables.
 
 Formats: /proc/net/tcp and its like, Documentation/networking/proc_net_tcp.rst of the kernel.
 """
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
+
+from whit.base.errors import NotFound, SystemCallError
+from whit.kernel import netns
+from whit.kernel.sock_diag import SockDiag
 
 _LISTEN, _UNCONNECTED = "0A", "07"
 _TABLES = {"tcp": (6, _LISTEN), "tcp6": (6, _LISTEN), "udp": (17, _UNCONNECTED), "udp6": (17, _UNCONNECTED)}
@@ -14,9 +19,21 @@ Place = tuple[int, int]
 """Protocol and port."""
 
 
-def listening(pid: int) -> set[Place]:
-    """Where TCP is accepted and UDP received; nothing if the process has gone. Takes some 0.1 ms with few sockets."""
-    return {place for name in _TABLES for place in _places(name, _read(pid, name))}
+def listening(namespace: Path) -> set[Place]:
+    """Where TCP is accepted and UDP received in the network namespace kept at `namespace`; nothing if it has gone."""
+    try:
+        return netns.call_in(namespace, _listening_here)
+    except NotFound:
+        return set()
+
+
+def _listening_here() -> set[Place]:
+    try:
+        with SockDiag() as asking:
+            return {(one.protocol, one.port) for one in asking.listeners(socket.IPPROTO_TCP, socket.IPPROTO_UDP)}
+    except SystemCallError:
+        # Without tcp_diag or udp_diag. The tables take 15 ms: they go through every connection of the machine.
+        return {place for name in _TABLES for place in _places(name, _read(name))}
 
 
 def shown(text: str) -> set[Place]:
@@ -25,9 +42,9 @@ def shown(text: str) -> set[Place]:
     return {place for name, _, table in parts if name in _TABLES for place in _places(name, table)}
 
 
-def _read(pid: int, name: str) -> str:
+def _read(name: str) -> str:
     try:
-        return Path(f"/proc/{pid}/net/{name}").read_text()
+        return Path(f"/proc/thread-self/net/{name}").read_text()
     except OSError:
         return ""
 

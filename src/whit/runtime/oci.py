@@ -333,8 +333,7 @@ class OciDriver:
             return set()
         if isinstance(runtime, Runsc):
             return await self.lookouts.listening(name, runtime)
-        process = self.pid_of(name)
-        return set() if process is None else sockets.listening(process)
+        return sockets.listening(self.layout(name).netns)
 
     def execute(self, name: str, request: execute.ExecRequest) -> AbstractAsyncContextManager[execute.Session]:
         return execute.session(self.layout(name), self.host, request)

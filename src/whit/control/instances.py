@@ -70,6 +70,8 @@ class Record:
     """Looks after its health, if it is awake."""
     deaf: frozenset[int] = frozenset()
     """TCP ports on which it listened, and does no more."""
+    laid_out: NetworkFiles | None = None
+    """All that its next start is made of is there, but for its process: with these names."""
     slept: float = 0.0
     """Since when it sleeps, monotonic; 0: since before this agent."""
     users: int = 0
@@ -195,10 +197,16 @@ class Instances:
         connect = self.networks.plan_connect(spec)
         return [*self.verification(spec), HoldImage(self.leases, spec.name, spec.image), *_sources(spec), *connect]
 
-    def restarting(self, spec: InstanceSpec, restarts: int) -> list[Operation]:
-        """From one that ended to one that runs."""
+    def laying_out(self, spec: InstanceSpec) -> list[Operation]:
+        """The first part of `restarting`, which may be done long before."""
         files = self.networks.files(spec)
-        return [*self.networks.plan_reconnect(spec), *self.driver(spec).plan_restart(spec, files, restarts=restarts)]
+        return [*self.networks.plan_reconnect(spec), *self.driver(spec).plan_lay_out(spec, files)]
+
+    def restarting(self, spec: InstanceSpec, restarts: int, *, laid_out: bool = False) -> list[Operation]:
+        """From one that ended to one that runs."""
+        files, driver = self.networks.files(spec), self.driver(spec)
+        reconnect = () if laid_out else self.networks.plan_reconnect(spec)
+        return [*reconnect, *driver.plan_restart(spec, files, restarts=restarts, laid_out=laid_out)]
 
     def preparing(self, spec: InstanceSpec, restarts: int) -> list[Operation]:
         """From one that ended to the moment before its program runs."""

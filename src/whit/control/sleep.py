@@ -54,13 +54,24 @@ async def lay_down(instances: Instances, record: Record, level: Idle) -> None:
     instances.unwatch(record)
     driver.resume(spec.name)
     await carry_out(driver.plan_stop(spec.name, spec.stop_signal, spec.stop_grace_period))
-    record.update(state="stopped", pid=None, message="")
     if level == "created":
+        record.update(state="stopped", pid=None, message="")
         await carry_out(made_ready)
         record.slept = time.monotonic()
         record.update(state="created", pid=driver.pid_of(spec.name))
     else:
-        await carry_out(driver.plan_forget(spec.name))
+        await _lay_out(instances, record)
+        record.update(state="stopped", pid=None, message="")
+
+
+async def _lay_out(instances: Instances, record: Record) -> None:
+    """Now, and not while somebody waits for it. If that cannot be done, its start will tell."""
+    names = instances.networks.files(record.spec)
+    try:
+        await carry_out(instances.laying_out(record.spec))
+        record.laid_out = names
+    except WhitError as error:
+        log.warning("%s will take longer to wake: %s", record.spec.name, error)
 
 
 async def store(instances: Instances, record: Record) -> None:
@@ -85,12 +96,21 @@ async def store(instances: Instances, record: Record) -> None:
 async def get_up(instances: Instances, record: Record) -> None:
     """Have its process run; whether somebody listens is not looked at. Raises WhitError."""
     spec = record.spec
-    if record.status.state == "snapshot" and await _restored(instances, record):
-        pass
-    elif record.status.state != "created" or not await _begun(instances, record):
+    if not await _woken(instances, record):
         await carry_out(instances.restarting(spec, record.status.restarts))
     instances.drivers.layout(spec.name).asleep.unlink(missing_ok=True)
     record.started = time.monotonic()
+
+
+async def _woken(instances: Instances, record: Record) -> bool:
+    """Whether it could go on from where it lay."""
+    match record.status.state:
+        case "snapshot":
+            return await _restored(instances, record)
+        case "created":
+            return await _begun(instances, record)
+        case _:
+            return await _finished(instances, record)
 
 
 async def _restored(instances: Instances, record: Record) -> bool:
@@ -105,6 +125,19 @@ async def _restored(instances: Instances, record: Record) -> bool:
     except (WhitError, OSError) as error:
         log.warning("%s cannot be restored and is started anew: %s", spec.name, error)
         record.update(message=f"was started anew: {error}")
+        return False
+    return True
+
+
+async def _finished(instances: Instances, record: Record) -> bool:
+    """The start of what is laid out. There may be other names by now, and somebody may have taken a part of it away."""
+    names, record.laid_out = record.laid_out, None
+    if names is None or names != instances.networks.files(record.spec):
+        return False
+    try:
+        await carry_out(instances.restarting(record.spec, record.status.restarts, laid_out=True))
+    except WhitError as error:
+        log.warning("%s was not laid out well, and is started anew: %s", record.spec.name, error)
         return False
     return True
 

@@ -101,17 +101,20 @@ class Driver(Protocol):
         """From nothing to a running instance. Its network namespace and link exist."""
         ...
 
-    def plan_restart(self, spec: InstanceSpec, files: NetworkFiles, *, restarts: int) -> list[Operation]:
-        """Start one that ended once more, with what it wrote. `restarts` counts this one too."""
+    def plan_lay_out(self, spec: InstanceSpec, files: NetworkFiles) -> list[Operation]:
+        """The first part of `plan_restart`, which may be done long before: what an end has left of its process goes,
+        and what the next one is made of is there. Its files and its log stay."""
+        ...
+
+    def plan_restart(
+        self, spec: InstanceSpec, files: NetworkFiles, *, restarts: int, laid_out: bool = False
+    ) -> list[Operation]:
+        """Start one that ended once more, with what it wrote. `restarts` counts this one too. With `laid_out`, the rest
+        of it alone."""
         ...
 
     def plan_prepare(self, spec: InstanceSpec, files: NetworkFiles, *, restarts: int) -> list[Operation]:
         """`plan_restart` up to the moment at which its program runs."""
-        ...
-
-    def plan_forget(self, name: str) -> list[Operation]:
-        """The first part of `plan_prepare`, which may be done long before: take away what an end has left of its
-        process. Its files and its log stay."""
         ...
 
     def plan_begin(self, spec: InstanceSpec) -> list[Operation]:

@@ -90,31 +90,33 @@ def plan_forget(layout: Layout, host: HostFacts) -> Operation:
     return Removal(f"forget the ended container {layout.name}", lambda: remove_container(layout, host))
 
 
+def plan_lay_out(spec: InstanceSpec, settings: Settings, host: HostFacts, files: NetworkFiles) -> list[Operation]:
+    """All that a restart is made of, but for its process."""
+    layout = Layout(settings, spec.name)
+    return [
+        plan_forget(layout, host),
+        WriteNetworkFiles(layout, spec, files),
+        WriteBundle(layout, spec, host),
+        *_own_cgroup(layout, host),
+    ]
+
+
 def plan_restart(
-    spec: InstanceSpec, settings: Settings, host: HostFacts, files: NetworkFiles, *, restarts: int
+    spec: InstanceSpec, settings: Settings, host: HostFacts, files: NetworkFiles, *, restarts: int, laid_out: bool
 ) -> list[Operation]:
     """Start an instance that ended once more, with the writable layer and the log that it has. `restarts` counts this
     time too."""
-    layout = Layout(settings, spec.name)
-    return [*_made_ready(spec, layout, host, files), *_created_and_started(layout, spec, host, restarts)]
+    before = [] if laid_out else plan_lay_out(spec, settings, host, files)
+    started = _created_and_started(Layout(settings, spec.name), spec, host, restarts)
+    return [*host.runtime.preparation(), *before, *started]
 
 
 def plan_prepare(
     spec: InstanceSpec, settings: Settings, host: HostFacts, files: NetworkFiles, *, restarts: int
 ) -> list[Operation]:
     """`plan_restart` up to the moment at which its program runs."""
-    layout = Layout(settings, spec.name)
-    return [*_made_ready(spec, layout, host, files), *_created(layout, spec, host, restarts)]
-
-
-def _made_ready(spec: InstanceSpec, layout: Layout, host: HostFacts, files: NetworkFiles) -> list[Operation]:
-    return [
-        *host.runtime.preparation(),
-        plan_forget(layout, host),
-        WriteNetworkFiles(layout, spec, files),
-        WriteBundle(layout, spec, host),
-        *_own_cgroup(layout, host),
-    ]
+    created = _created(Layout(settings, spec.name), spec, host, restarts)
+    return [*host.runtime.preparation(), *plan_lay_out(spec, settings, host, files), *created]
 
 
 def plan_stop(name: str, settings: Settings, host: HostFacts, signal: str, grace: float) -> list[Operation]:
@@ -270,8 +272,13 @@ class OciDriver:
     def plan_start(self, spec: InstanceSpec, files: NetworkFiles) -> list[Operation]:
         return plan_start(spec, self.settings, self.host, files)
 
-    def plan_restart(self, spec: InstanceSpec, files: NetworkFiles, *, restarts: int) -> list[Operation]:
-        return plan_restart(spec, self.settings, self.host, files, restarts=restarts)
+    def plan_lay_out(self, spec: InstanceSpec, files: NetworkFiles) -> list[Operation]:
+        return plan_lay_out(spec, self.settings, self.host, files)
+
+    def plan_restart(
+        self, spec: InstanceSpec, files: NetworkFiles, *, restarts: int, laid_out: bool = False
+    ) -> list[Operation]:
+        return plan_restart(spec, self.settings, self.host, files, restarts=restarts, laid_out=laid_out)
 
     def plan_prepare(self, spec: InstanceSpec, files: NetworkFiles, *, restarts: int) -> list[Operation]:
         return [

@@ -98,33 +98,39 @@ class MicrovmDriver:
             *seed,
             *([MakeDisk(layout, spec)] if spec.detached else []),
             ConnectTap(layout, spec),
-            *self._create(spec, files, restarts=0),
+            WriteNetworkFiles(layout, spec, files),
+            *self._create(spec, restarts=0),
             *self.containers.plan_begin(spec),
         ]
 
-    def plan_restart(self, spec: InstanceSpec, files: NetworkFiles, *, restarts: int) -> list[Operation]:
-        started = [*self._create(spec, files, restarts=restarts), *self.containers.plan_begin(spec)]
-        return [*self.plan_forget(spec.name), *started]
+    def plan_lay_out(self, spec: InstanceSpec, files: NetworkFiles) -> list[Operation]:
+        return [*self.containers.plan_forget(spec.name), WriteNetworkFiles(self.layout(spec.name), spec, files)]
+
+    def plan_restart(
+        self, spec: InstanceSpec, files: NetworkFiles, *, restarts: int, laid_out: bool = False
+    ) -> list[Operation]:
+        before = [] if laid_out else self.plan_lay_out(spec, files)
+        return [*before, *self._create(spec, restarts=restarts), *self.containers.plan_begin(spec)]
 
     def plan_prepare(self, spec: InstanceSpec, files: NetworkFiles, *, restarts: int) -> list[Operation]:
         """The guest boots: that is what takes long, and it holds as much memory as one that stands still."""
         return [
-            *self.plan_forget(spec.name),
-            *self._create(spec, files, restarts=restarts, how="wait"),
+            *self.plan_lay_out(spec, files),
+            *self._create(spec, restarts=restarts, how="wait"),
             *self.containers.plan_begin(spec),
             WaitForGuest(self.containers, spec.name),
         ]
 
     def plan_save(self, name: str) -> list[Operation]:
         """From one that runs, and is detached, to one in a file."""
-        return [Save(self.layout(name), self.containers, self.runtime), *self.plan_forget(name)]
+        return [Save(self.layout(name), self.containers, self.runtime), *self.containers.plan_forget(name)]
 
     def plan_restore(self, spec: InstanceSpec, files: NetworkFiles, *, restarts: int) -> list[Operation]:
         """The way back. Raises WhitError when carried out if the file cannot be used: it is to be started anew."""
         layout = self.layout(spec.name)
         return [
-            *self.plan_forget(spec.name),
-            *self._create(spec, files, restarts=restarts, how="resume"),
+            *self.plan_lay_out(spec, files),
+            *self._create(spec, restarts=restarts, how="resume"),
             *self.containers.plan_begin(spec),
             Restore(layout, self.containers, self.runtime),
         ]
@@ -146,24 +152,19 @@ class MicrovmDriver:
             MountOverlay(layout.rootfs, spec.image.layers, layout.upper, layout.work),
             CopyMachine(layout, spec, self.layout(origin.name)),
             ConnectTap(layout, spec),
-            *self._create(spec, files, restarts=0, how="resume"),
+            WriteNetworkFiles(layout, spec, files),
+            *self._create(spec, restarts=0, how="resume"),
             *self.containers.plan_begin(spec),
             Restore(layout, self.containers, self.runtime, identity),
             Settle(layout),
         ]
 
-    def plan_forget(self, name: str) -> list[Operation]:
-        return self.containers.plan_forget(name)
-
     def plan_begin(self, spec: InstanceSpec) -> list[Operation]:
         return [BeginProcess(self.containers, spec.name)]
 
-    def _create(
-        self, spec: InstanceSpec, files: NetworkFiles, *, restarts: int, how: machine_bundle.How = "run"
-    ) -> list[Operation]:
+    def _create(self, spec: InstanceSpec, *, restarts: int, how: machine_bundle.How = "run") -> list[Operation]:
         layout = self.layout(spec.name)
         return [
-            WriteNetworkFiles(layout, spec, files),
             WriteMachine(layout, spec, self.host, self.guests, how),
             cgroup.CreateCgroup(layout.cgroup),
             CreateContainer(layout, spec, self.host, restarts, self.runtime),

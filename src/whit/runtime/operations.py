@@ -156,12 +156,14 @@ class CreateContainer:
         return f"create container {self.layout.name} with {self.host.runtime.kind} under conmon"
 
     async def do(self) -> None:
-        monitored = self.layout.monitored
-        for path in conmon.left_by(monitored):
-            path.unlink(missing_ok=True)
-        logs.prepare(self.layout)
         hastening = asyncio.create_task(_hasten_moves())
         try:
+            # It takes the kernel longer than the runtime takes to come to its move, so it begins before all else.
+            await asyncio.sleep(0)
+            monitored = self.layout.monitored
+            for path in conmon.left_by(monitored):
+                path.unlink(missing_ok=True)
+            logs.prepare(self.layout)
             await conmon.create(monitored, self.creating or self.host.runtime.creating(self.layout.name))
         except CommandError as error:
             raise _explained(error, self.spec) from error

@@ -132,8 +132,12 @@ class Runtime:
         return {state.id: state for state in states}
 
     async def start(self, name: str) -> None:
-        """Let the created container's program run."""
-        if self.kind == "runc" and await _open_gate(self.root / name / "exec.fifo"):
+        """Let the created container's program run: without a process for it where that can be had, which takes crun 5
+        and runc 15 ms."""
+        gate = self.root / name / "exec.fifo"
+        if self.kind == "runc" and await _open_gate(gate):
+            return
+        if self.kind == "crun" and _write_to_gate(gate):
             return
         await process.run(self.arguments(name, "start", name), timeout=30)
 
@@ -224,9 +228,8 @@ async def choose(settings: Settings) -> Runtime:
 
 
 async def _open_gate(gate: Path) -> bool:
-    """What `runc start` does, without a process for it, which takes 15 ms: runc's init waits for a reader of a fifo,
-    writes a byte to it and goes on (runc 1.1, libcontainer/container_linux.go). False: somebody else is to find out
-    what is wrong."""
+    """What `runc start` does: runc's init waits for a reader of a fifo, writes a byte to it and goes on (runc 1.1,
+    libcontainer/container_linux.go). False: somebody else is to find out what is wrong."""
     try:
         descriptor = os.open(gate, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -245,6 +248,24 @@ async def _open_gate(gate: Path) -> bool:
         loop.remove_reader(descriptor)
         os.close(descriptor)
     gate.unlink(missing_ok=True)
+    return True
+
+
+def _write_to_gate(gate: Path) -> bool:
+    """What `crun start` does: its init reads a byte from a fifo and goes on (crun 1.8, src/libcrun/status.c). Without
+    the fifo the container counts as started. False: as of _open_gate."""
+    try:
+        descriptor = os.open(gate, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        # It is not there, or nobody waits behind it.
+        return False
+    try:
+        gate.unlink()
+        os.write(descriptor, b"\0")
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
     return True
 
 

@@ -147,7 +147,7 @@ def measures(whit: Whit, ports: dict[str, int], directory: Path) -> dict[str, Ca
     found = {name: asked(name, port) for name, port in ports.items()}
     kind = client.agent().runtime.split()[0]
     if kind in ("runc", "crun") and "container-awake" in ports:
-        runtime = [f"/usr/bin/{kind}" if Path(f"/usr/bin/{kind}").exists() else f"/usr/sbin/{kind}"]
+        runtime = [shutil.which(kind) or kind]
         runtime += ["--root", str(directory / "runtime")]
         found[f"bare {kind} run"] = lambda: bare_start(whit, runtime, directory)
     return found

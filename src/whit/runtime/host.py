@@ -28,17 +28,21 @@ class HostFacts:
     capabilities: tuple[str, ...] = KNOWN
     """Those of the agent: no child may have others."""
     machine: str = field(default_factory=platform.machine)
+    hierarchies: cgroup.Hierarchies = field(default_factory=cgroup.find)
+    """Looked for once: with many instances the table of mounts is long."""
 
     @classmethod
     async def read(cls, settings: Settings) -> HostFacts:
         """Raises Unavailable if no runtime works."""
-        mode = cgroup.find().mode
+        hierarchies = cgroup.find()
+        mode = hierarchies.mode
         return cls(
             runtime=await choose(settings),
             cgroups=mode,
             swap_accounting=accounts_swap(mode),
             open_files=resource.getrlimit(resource.RLIMIT_NOFILE)[1],
             capabilities=held(Path("/proc/self/status").read_text()),
+            hierarchies=hierarchies,
         )
 
 

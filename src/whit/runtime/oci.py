@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -149,7 +148,7 @@ async def adopt(settings: Settings, host: HostFacts, names: Sequence[str]) -> li
     layouts = [Layout(settings, name) for name in names]
     if not host.runtime.answers_for_frozen:
         for layout in layouts:
-            freezer.thaw(cgroup.find(), layout.cgroup)
+            freezer.thaw(host.hierarchies, layout.cgroup)
     containers = await host.runtime.containers()
     found = [await _find(layout, host, containers.get(layout.name)) for layout in layouts]
     for layout in layouts:
@@ -162,7 +161,7 @@ async def adopt(settings: Settings, host: HostFacts, names: Sequence[str]) -> li
 def leftovers(settings: Settings, host: HostFacts) -> set[str]:
     """Names of which there is a trace but no bundle, as after a reboot: `plan_remove` takes the traces away."""
     places = [settings.state_dir / "instances", settings.logs_dir]
-    places += [root / settings.cgroup.lstrip("/") for root in cgroup.find().roots]
+    places += [root / settings.cgroup.lstrip("/") for root in host.hierarchies.roots]
     names = {path.name for place in places if place.is_dir() for path in place.iterdir() if path.is_dir()}
     names |= host.runtime.names()
     return {name for name in names if not Layout(settings, name).bundle.exists()}
@@ -216,7 +215,7 @@ async def _condition(
     if container.status in ("running", "paused") and monitored:
         if level == "created":
             return "created", "", None
-        stands = container.status == "paused" or await in_thread(freezer.is_frozen, cgroup.find(), layout.cgroup)
+        stands = container.status == "paused" or await in_thread(freezer.is_frozen, host.hierarchies, layout.cgroup)
         return ("frozen" if stands else "running"), "", None
     if container.status in ("creating", "created"):
         if container.status == "creating" or not layout.asleep.exists():
@@ -291,7 +290,7 @@ class OciDriver:
         runtime = self.host.runtime
         if not isinstance(runtime, Runsc) or not runtime.can_wait:
             return []
-        return [PlaceLookout(self.lookouts, runtime, name), StandStill(self.layout(name), self._hierarchies)]
+        return [PlaceLookout(self.lookouts, runtime, name), StandStill(self.layout(name), self.host.hierarchies)]
 
     def plan_forget(self, name: str) -> list[Operation]:
         return [plan_forget(self.layout(name), self.host)]
@@ -299,7 +298,7 @@ class OciDriver:
     def plan_begin(self, spec: InstanceSpec) -> list[Operation]:
         layout = self.layout(spec.name)
         begin: list[Operation] = [StartContainer(layout, spec, self.host)]
-        return [GoOn(layout, self._hierarchies), *begin] if isinstance(self.host.runtime, Runsc) else begin
+        return [GoOn(layout, self.host.hierarchies), *begin] if isinstance(self.host.runtime, Runsc) else begin
 
     def plan_stop(self, name: str, signal: str, grace: float) -> list[Operation]:
         return plan_stop(name, self.settings, self.host, signal, grace)
@@ -307,16 +306,11 @@ class OciDriver:
     def plan_remove(self, name: str, *, keep_log: bool = False) -> list[Operation]:
         return plan_remove(name, self.settings, self.host, keep_log=keep_log)
 
-    @cached_property
-    def _hierarchies(self) -> cgroup.Hierarchies:
-        """Looked for once: with many instances the table of mounts is long."""
-        return cgroup.find()
-
     async def pause(self, name: str) -> None:
-        await in_thread(freezer.freeze, self._hierarchies, self.layout(name).cgroup)
+        await in_thread(freezer.freeze, self.host.hierarchies, self.layout(name).cgroup)
 
     def resume(self, name: str) -> None:
-        freezer.thaw(self._hierarchies, self.layout(name).cgroup)
+        freezer.thaw(self.host.hierarchies, self.layout(name).cgroup)
 
     async def adopt(self, names: Sequence[str]) -> list[Found]:
         found = await adopt(self.settings, self.host, names)

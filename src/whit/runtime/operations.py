@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import re
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -156,20 +157,15 @@ class CreateContainer:
         return f"create container {self.layout.name} with {self.host.runtime.kind} under conmon"
 
     async def do(self) -> None:
-        hastening = asyncio.create_task(_hasten_moves())
-        try:
-            # It takes the kernel longer than the runtime takes to come to its move, so it begins before all else.
-            await asyncio.sleep(0)
+        async with _moves_hastened(self.host):
             monitored = self.layout.monitored
             for path in conmon.left_by(monitored):
                 path.unlink(missing_ok=True)
             logs.prepare(self.layout)
-            await conmon.create(monitored, self.creating or self.host.runtime.creating(self.layout.name))
-        except CommandError as error:
-            raise _explained(error, self.spec) from error
-        finally:
-            hastening.cancel()
-            await asyncio.wait([hastening])
+            try:
+                await conmon.create(monitored, self.creating or self.host.runtime.creating(self.layout.name))
+            except CommandError as error:
+                raise _explained(error, self.spec) from error
         label = self.runtime or self.host.runtime.label
         document = {"started_at": datetime.now(UTC).isoformat(), "restarts": self.restarts, "runtime": label}
         write_file(self.layout.start, json.dumps(document).encode())
@@ -178,12 +174,23 @@ class CreateContainer:
         await remove_container(self.layout, self.host)
 
 
-async def _hasten_moves() -> None:
-    """Until cancelled, while the runtime is on its way to the moment at which it moves its container."""
-    hierarchies = await in_thread(cgroup.find)
-    for _ in range(HASTY_MOVES):
-        await in_thread(cgroup.hasten_moves, hierarchies)
-        await asyncio.sleep(HASTY_PAUSE)
+@contextlib.asynccontextmanager
+async def _moves_hastened(host: HostFacts) -> AsyncIterator[None]:
+    """While the runtime is on its way to the moment at which it moves its container. It takes the kernel longer to be
+    ready for that than the runtime takes to come there, so this begins before all else."""
+
+    async def hasten() -> None:
+        for _ in range(HASTY_MOVES):
+            await in_thread(cgroup.hasten_moves, host.hierarchies)
+            await asyncio.sleep(HASTY_PAUSE)
+
+    hastening = asyncio.create_task(hasten())
+    await asyncio.sleep(0)
+    try:
+        yield
+    finally:
+        # Not waited for: what it has begun in a thread may take long, and changes nothing.
+        hastening.cancel()
 
 
 @dataclass(frozen=True)
@@ -278,7 +285,7 @@ def _explained(error: CommandError, spec: InstanceSpec) -> Exception:
 async def remove_container(layout: Layout, host: HostFacts) -> None:
     """Kill and forget the container, its monitor and its cgroups, in whatever state they are."""
     # Whoever stands still answers no runtime, and does not die.
-    await in_thread(freezer.thaw, cgroup.find(), layout.cgroup)
+    await in_thread(freezer.thaw, host.hierarchies, layout.cgroup)
     monitor = conmon.monitor_pid(layout.monitored)
     if not layout.monitored.pid_file.exists():
         # It is still creating: what is half made, `delete` takes away then. Who is killed may just have begun another.
@@ -292,4 +299,4 @@ async def remove_container(layout: Layout, host: HostFacts) -> None:
             monitor = conmon.monitor_pid(layout.monitored)
     await host.runtime.delete(layout.name)
     await processes.end(monitor, MONITOR_PATIENCE)
-    await in_thread(cgroup.destroy, cgroup.find(), layout.cgroup)
+    await in_thread(cgroup.destroy, host.hierarchies, layout.cgroup)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 import zlib
 from collections.abc import Sequence
 
@@ -29,6 +30,9 @@ from whit.tools.nft import tables as nft_tables
 log = logging.getLogger(__name__)
 
 MARK_MASK = 0x0FF00000
+FILTERS_STAND = 2.5
+"""Seconds for which the host's filters are taken to be as they were seen: to look takes two programs and 10 ms, and
+every instance that starts, wakes or ends is a reason to go through all of this."""
 
 
 def mark_of(agent: str) -> int:
@@ -45,6 +49,8 @@ class HostNetwork:
         self._watch = Watch(datapath)
         self._masqueraded: Masquerade | None = None
         """What stands in the node's table by this agent."""
+        self._admitted: tuple[Admission, float] | None = None
+        """What was seen to be let through, and when, monotonic."""
 
     async def prepare(self, book: AddressBook, reaches_outside: bool) -> None:
         """Do what is missing, and mend what of the datapath has to be mended."""
@@ -63,7 +69,7 @@ class HostNetwork:
         if not node.is_host_link_right(found, self.settings, book):
             operations.append(node.host_link(self.settings, book))
         admission = self._admission(book)
-        if await iptables.stands_in_the_way(admission):
+        if not await self._is_admitted(admission):
             operations.append(AdmitTraffic(admission))
         if reaches_outside:
             operations += [one for name in node.uplinks(found, self.settings) for one in self._forwarding(name, book)]
@@ -72,6 +78,17 @@ class HostNetwork:
             if self._masqueraded != wanted or wanted.table not in await nft_tables():
                 operations.append(InstallMasquerade(wanted))
         return operations
+
+    async def _is_admitted(self, admission: Admission) -> bool:
+        if self._admitted is not None:
+            before, when = self._admitted
+            if before == admission and time.monotonic() < when + FILTERS_STAND:
+                return True
+        self._admitted = None
+        if await iptables.stands_in_the_way(admission):
+            return False
+        self._admitted = admission, time.monotonic()
+        return True
 
     def _admission(self, book: AddressBook) -> Admission:
         return Admission(

@@ -2,6 +2,9 @@
 
 What a build reads, lists of packages and of files, takes memory that would stay with the agent, which lives long: 20 MB
 after an app of four services. The agent only looks up what is built already.
+
+Both plan what is to be built: that takes 2 ms for four services and 0.1 s for 5,000 files, while the process takes 0.2
+to begin. A plan that was handed over would be that much older than the files that are built by it.
 """
 
 from __future__ import annotations

@@ -22,6 +22,7 @@ from whit.base.errors import NotFound
 from whit.base.settings import Settings
 from whit.datapath.abi import ABI_VERSION
 from whit.kernel import libc, mount
+from whit.kernel.files import make_path
 
 BPFFS = Path("/sys/fs/bpf")
 PENDING = "pending"
@@ -58,7 +59,7 @@ class Pins:
 
     def make(self) -> None:
         for directory in (self.maps, self.programs, self.links):
-            directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+            make_path(directory, mode=0o700)
 
     def instance(self, number: int, direction: str) -> Path:
         return self.links / f"instance-{number}-{direction}"

@@ -33,7 +33,8 @@ _V1 = frozenset(
     "rdma",
     "misc",
 }
-_TRIES = 500
+_MAKING = 2.0
+"""Seconds for which somebody may remove what we make on the way to a group."""
 _GONE = (errno.ENOENT, errno.ENODEV)
 """Of a group that was removed; the second if that was just then."""
 _PATIENCE = 10.0
@@ -138,12 +139,14 @@ def create(hierarchies: Hierarchies, group: str) -> None:
 def _create_below(root: Path, group: str, *, hands_down: bool) -> None:
     """Tried again if somebody else removes an empty group above in between."""
     path = _below(root, group)
+    until = time.monotonic() + _MAKING
     with libc.named("mkdir", path):
-        for left in reversed(range(_TRIES)):
+        while True:
             try:
                 _make(root, path, hands_down=hands_down)
             except OSError as error:
-                if error.errno not in _GONE or not left:
+                # The last: one above was there, and gone when it was looked at.
+                if error.errno not in (*_GONE, errno.EEXIST) or time.monotonic() > until:
                     raise
             else:
                 return

@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,22 @@ from whit.base.errors import Conflict
 from whit.kernel import libc
 from whit.kernel.mount import table
 from whit.kernel.thread import in_thread
+
+_MAKING = 2.0
+"""Seconds for which somebody may remove what we make on the way to a directory."""
+
+
+def make_path(path: Path, *, mode: int = 0o777) -> None:
+    """Make a directory and those above it, content if it is there, also while somebody else removes an empty one above:
+    as who cleans an agent away does with one that all agents share."""
+    until = time.monotonic() + _MAKING
+    with libc.named("mkdir", path):
+        while not path.is_dir():
+            try:
+                path.mkdir(mode=mode, parents=True)
+            except (FileNotFoundError, FileExistsError):
+                if path.is_file() or time.monotonic() > until:
+                    raise
 
 
 def make_directory(path: Path, *, mode: int = 0o755, owner: tuple[int, int] | None = None) -> None:

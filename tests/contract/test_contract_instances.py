@@ -22,6 +22,7 @@ from whit.model.operation import carry_out
 from whit.model.service import LimitsSpec
 from whit.runtime import capabilities, logs
 from whit.runtime.operations import NetworkFiles
+from whit.tools.runsc import Runsc
 
 pytestmark = [pytest.mark.machine, pytest.mark.timeout(120)]
 
@@ -335,6 +336,17 @@ async def test_the_driver_knows_whose_kernel_it_is(machine: Machine) -> None:
     assert told.startswith("Linux version ")
     assert machine.driver.has_own_kernel == (told.strip() != Path("/proc/version").read_text().strip())
     assert (machine.driver.snapshots is None) == (machine.name != "qemu")
+
+
+async def test_the_first_start_finds_out_how_the_runtime_is_called(machine: Machine) -> None:
+    """gVisor may have to be called otherwise on this kernel; when the first start is planned nobody knows yet."""
+    runtime = machine.driver.host.runtime
+    if machine.name != "runsc" or not isinstance(runtime, Runsc):
+        pytest.skip("only gVisor is tried before it is used")
+    runtime.memory.unlink()
+    record, _ = await machine.run("true")
+    assert record.code == 0
+    assert runtime.finding() is not None
 
 
 async def test_a_name_is_taken_once(machine: Machine) -> None:

@@ -65,7 +65,7 @@ def plan_start(spec: InstanceSpec, settings: Settings, host: HostFacts, files: N
 
 def _created_and_started(layout: Layout, spec: InstanceSpec, host: HostFacts, restarts: int = 0) -> list[Operation]:
     if host.runtime.begins_at_once:
-        return [CreateContainer(layout, spec, host, restarts, creating=host.runtime.beginning(spec.name))]
+        return [CreateContainer(layout, spec, host, restarts, creating=lambda: host.runtime.beginning(spec.name))]
     return [CreateContainer(layout, spec, host, restarts), StartContainer(layout, spec, host)]
 
 
@@ -74,7 +74,10 @@ def _created(layout: Layout, spec: InstanceSpec, host: HostFacts, restarts: int)
     runtime = host.runtime
     if not isinstance(runtime, Runsc) or not runtime.can_wait:
         return [CreateContainer(layout, spec, host, restarts)]
-    waiting = runtime.waiting(spec.name, build.program("gate"), layout.gate)
+
+    def waiting() -> list[str]:
+        return runtime.waiting(spec.name, build.program("gate"), layout.gate)
+
     return [gate.MakeGate(layout.gate), CreateContainer(layout, spec, host, restarts, creating=waiting)]
 
 

@@ -150,8 +150,9 @@ class CreateContainer:
     restarts: int = 0
     runtime: str = ""
     """What `whit ps` shows; empty: the container runtime itself."""
-    creating: Sequence[str] = ()
-    """The runtime's command, if it is not the usual one: see `Runtime.creating`."""
+    creating: Callable[[], Sequence[str]] | None = None
+    """The runtime's command, if it is not the usual one: see `Runtime.creating`. Asked for when it is needed: what is
+    planned before may find out only then how the runtime is called."""
 
     def describe(self) -> str:
         return f"create container {self.layout.name} with {self.host.runtime.kind} under conmon"
@@ -163,7 +164,8 @@ class CreateContainer:
                 path.unlink(missing_ok=True)
             logs.prepare(self.layout)
             try:
-                await conmon.create(monitored, self.creating or self.host.runtime.creating(self.layout.name))
+                usual = self.host.runtime.creating
+                await conmon.create(monitored, self.creating() if self.creating else usual(self.layout.name))
             except CommandError as error:
                 raise _explained(error, self.spec) from error
         label = self.runtime or self.host.runtime.label

@@ -26,6 +26,16 @@ async def test_a_machine_without_a_kernel(settings: Settings, tmp_path: Path) ->
     assert caught.value.hint == "add kernel: {image: debian}"
 
 
+def test_an_image_that_is_not_built_for_another_architecture(tmp_path: Path) -> None:
+    text = "kernel: {image: debian}\nservices:\n  - {name: web, image: localhost:1/a:b}\n"
+    (tmp_path / "machine.yml").write_text(text)
+    with pytest.raises(WhitError) as caught:
+        load_machine(tmp_path / "machine.yml").built_for("arm64")
+    assert caught.value.code == "machine-foreign-image"
+    assert "machine.yml:3" in caught.value.message
+    assert "it is linked for arm64" in caught.value.hint
+
+
 async def test_a_machine_whose_image_is_not_here(settings: Settings, tmp_path: Path) -> None:
     (tmp_path / "machine.yml").write_text(
         "kernel: {image: debian}\nservices:\n  - {name: web, image: localhost:1/a:b}\n"

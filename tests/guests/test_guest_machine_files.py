@@ -37,6 +37,21 @@ def whit(settings: Settings) -> Whit:
     return Whit(settings, {"WHIT_STATE_ROOT": str(STORE)})
 
 
+@pytest.mark.full
+@pytest.mark.skipif(not FORMS_TOOLS, reason="what boots arm64 is not installed")
+@pytest.mark.skipif(not shutil.which("qemu-aarch64-static"), reason="qemu-user-static is not installed")
+def test_a_machine_file_is_built_and_boots_for_arm64(whit: Whit, tmp_path: Path) -> None:
+    port = free_port()
+    with booted(whit, str(EXAMPLES / "web.yml"), tmp_path, ["-p", f"{port}:80", "--arch", "arm64"]) as machine:
+        until = time.monotonic() + 200
+        while "the machine is up" not in machine.printed:
+            assert machine.process.poll() is None, machine.printed
+            assert time.monotonic() < until, machine.printed
+            time.sleep(0.1)
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=20) as answer:
+            assert b"Not a whit more" in answer.read()
+
+
 def contents(directory: Path) -> dict[str, str]:
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in directory.iterdir()}
 

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from whit.base.errors import InputError, NotFound
+from whit.control.machines import settling
 from whit.formats.machine.document import load_machine
 from whit.image.forms.bootable import first_root
 from whit.image.machines import first_boot, kernels, link, records
@@ -235,6 +236,31 @@ def tar_of(files: dict[str, bytes]) -> bytes:
             info.size = len(data)
             tar.addfile(info, io.BytesIO(data))
     return output.getvalue()
+
+
+ONE_OF_EACH = """\
+kernel: {image: debian, cmdline: console=ttyS0 quiet panic=-1}
+init: [./own]
+onboot: [{name: a, build: {parts: [debian:busybox-static]}}]
+services: [{name: b, build: {parts: [debian:busybox-static]}}]
+onshutdown: [{name: c, build: {parts: [debian:nginx]}}]
+volumes: [{name: d, image: ./own}]
+"""
+
+
+def test_all_of_a_machine_is_for_its_architecture(tmp_path: Path) -> None:
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own/file").write_text("a")
+    (tmp_path / "machine.yml").write_text(ONE_OF_EACH)
+    spec = load_machine(tmp_path / "machine.yml").built_for("arm64")
+    found = [source.build and source.build.architecture for _, source in settling.sources(spec)]
+    assert found == ["arm64"] * 5
+    assert all(name.endswith("-arm64") for name in settling.built(spec).values())
+
+
+def test_a_kernel_for_arm64_is_told_the_console_of_its_board() -> None:
+    assert link.cmdline_for("console=tty0 console=ttyS0 quiet", "arm64") == "console=tty0 console=ttyAMA0 quiet"
+    assert link.cmdline_for("console=ttyS0  x", "amd64") == "console=ttyS0  x"
 
 
 async def test_a_kernel_out_of_an_image(tmp_path: Path) -> None:

@@ -32,7 +32,11 @@ _Disks = Annotated[
 ]
 _Arch = Annotated[
     str,
-    typer.Option("--arch", metavar="ARCH", help="amd64 or arm64: for which a disk or medium is made, or an app is."),
+    typer.Option(
+        "--arch",
+        metavar="ARCH",
+        help="amd64 or arm64: for which a disk or medium is made, or an app or machine file is built.",
+    ),
 ]
 _Discard = Annotated[bool, typer.Option("--discard", help="Forget what is written to its own disk.")]
 _Log = Annotated[Path | None, typer.Option("--log", metavar="FILE", help="Write the console there too.")]
@@ -185,8 +189,7 @@ def built(
     from whit.model.service import ServiceSpec
 
     if machines.is_machine(Path(what)):
-        machines.refuse(arch=architecture)
-        return machines.written(run, Path(what), output, target)
+        return machines.written(run, Path(what), output, target, architecture)
     store = local.store(run.settings)
 
     async def work(report: Callable[..., None]) -> dict[str, object]:

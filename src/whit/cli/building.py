@@ -112,8 +112,9 @@ def build(
     _refuse_lock_in_catalogue(path, manner)
     about_machines = {"arch": arch, "kernel": kernel, "fast-boot": fast_boot, "small": small}
     if machines.is_machine(path):
-        machines.refuse(service=service, **about_machines)
-        _build_machine(run, path, None if target == DEFAULT_TARGET else target, output, manner, questions)
+        machines.refuse(service=service, **{name: one for name, one in about_machines.items() if name != "arch"})
+        chosen_form = None if target == DEFAULT_TARGET else target
+        _build_machine(run, path, chosen_form, output, manner, questions, foreign(arch))
         return
     form = chosen_target(target)
     _refuse_contradictions(form, about_machines, manner)
@@ -136,13 +137,21 @@ class Manner:
 
 
 def _build_machine(
-    run: Invocation, path: Path, form: str | None, output: Path | None, manner: Manner, questions: bills.Questions
+    run: Invocation,
+    path: Path,
+    form: str | None,
+    output: Path | None,
+    manner: Manner,
+    questions: bills.Questions,
+    architecture: str,
 ) -> None:
     from whit.cli import machines
 
     _refuse_lock_and_locked(manner)
     options = {"refresh": manner.refresh, "lock": manner.lock, "locked": manner.locked, "observe": manner.observe}
-    machine, made_of = machines.build(run, path, form, output, **options, asked=bool(questions))
+    machine, made_of = machines.build(
+        run, path, form, output, **options, asked=bool(questions), architecture=architecture
+    )
     bills.answer(run, machine, made_of, questions, kind="operating-system")
 
 

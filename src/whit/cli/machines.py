@@ -38,6 +38,7 @@ def build(
     locked: bool,
     observe: bool,
     asked: bool,
+    architecture: str = "",
 ) -> tuple[str, Bill]:
     """Link a machine; its name, and what it is made of. Without `output`, only to see that it can be.
 
@@ -46,7 +47,7 @@ def build(
     from whit.control.machines import settling as machines
     from whit.kernel import temporary
 
-    spec = _load(path)
+    spec = _load(path, architecture)
     store = local.store(run.settings)
     found: list[LinkedMachine] = []
 
@@ -86,9 +87,9 @@ def _write_lock(spec: MachineSpec, lock: Lock, before: Lock | None) -> None:
     path.with_suffix(".new").rename(path)
 
 
-def written(run: Invocation, path: Path, output: Path, target: str = DEFAULT_TARGET) -> Path:
+def written(run: Invocation, path: Path, output: Path, target: str = DEFAULT_TARGET, architecture: str = "") -> Path:
     """The machine in a form, for whit boot and whit upgrade."""
-    spec = _load(path)
+    spec = _load(path, architecture)
     store = local.store(run.settings)
 
     async def work(report: Callable[..., None]) -> dict[str, Any]:
@@ -117,10 +118,11 @@ def refuse(**options: object) -> None:
             raise InputError(f"--{name} is for apps, and this is a machine file", hint="leave it out")
 
 
-def _load(path: Path) -> MachineSpec:
+def _load(path: Path, architecture: str) -> MachineSpec:
     from whit.formats.machine.document import load_machine
 
-    return load_machine(path)
+    spec = load_machine(path)
+    return spec.built_for(architecture) if architecture else spec
 
 
 def _how(

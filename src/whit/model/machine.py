@@ -11,6 +11,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from whit.base.errors import InputError, Place
 from whit.model.base import Noun
 from whit.model.build import BuildSpec
 from whit.model.machine_container import ContainerDefaults, ReadySpec
@@ -32,6 +33,17 @@ class ImageSource(Noun):
     @property
     def title(self) -> str:
         return self.reference or "its build"
+
+    def built_for(self, architecture: str) -> ImageSource:
+        """Raises InputError: it is not built, so it is for this machine's architecture."""
+        if self.build is None:
+            raise InputError(
+                f"the image {self.reference} is for this machine's architecture",
+                place=Place(self.place),
+                hint=f"say with build: what it is linked from, and it is linked for {architecture}",
+                code="machine-foreign-image",
+            )
+        return self.model_copy(update={"build": self.build.model_copy(update={"architecture": architecture})})
 
 
 class KernelSpec(Noun):
@@ -104,6 +116,7 @@ class MachineSpec(Noun):
     name: str = Field(description="The file's, without its ending.")
     directory: Path = Field(description="Paths start here.")
     text: str = Field(default="", description="The file itself, for files[].metadata.")
+    architecture: Literal["", "amd64", "arm64"] = Field(default="", description="The machines it is for; this one's.")
     kernel: KernelSpec | None = None
     network: Literal["none", "dhcp"] = Field(default="none", description="dhcp: init asks for an address on eth0.")
     first_boot: Literal["", "nocloud"] = Field(default="", description="nocloud: a disk labelled cidata says more.")
@@ -114,6 +127,30 @@ class MachineSpec(Noun):
     services: tuple[ContainerSpec, ...] = ()
     files: tuple[FileSpec, ...] = ()
     volumes: tuple[VolumeSpec, ...] = ()
+
+    def built_for(self, architecture: str) -> MachineSpec:
+        """The same for machines of another architecture. Raises InputError: an image of it is not built."""
+
+        def container(one: ContainerSpec) -> ContainerSpec:
+            return one.model_copy(update={"source": one.source.built_for(architecture)})
+
+        def volume(one: VolumeSpec) -> VolumeSpec:
+            source = one.source and one.source.built_for(architecture)
+            return one.model_copy(update={"source": source})
+
+        kernel = self.kernel
+        if kernel and kernel.image:
+            kernel = kernel.model_copy(update={"image": kernel.image.built_for(architecture)})
+        update = {
+            "architecture": architecture,
+            "kernel": kernel,
+            "init": tuple(one.built_for(architecture) for one in self.init),
+            "onboot": tuple(map(container, self.onboot)),
+            "onshutdown": tuple(map(container, self.onshutdown)),
+            "services": tuple(map(container, self.services)),
+            "volumes": tuple(map(volume, self.volumes)),
+        }
+        return self.model_copy(update=update)
 
     def stage(self, name: Stage) -> tuple[ContainerSpec, ...]:
         return {"onboot": self.onboot, "onshutdown": self.onshutdown, "services": self.services}[name]

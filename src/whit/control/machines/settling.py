@@ -24,17 +24,19 @@ from whit.image.sources.calls import Seen
 from whit.image.store import export
 from whit.image.store.export import Exported
 from whit.image.store.images import ImageStore
-from whit.model.build import BuildSpec, CheckSpec, DebianPart
+from whit.model.build import BuildSpec, CheckSpec, DebianPart, RunSpec
 from whit.model.lock import Lock, Locked
 from whit.model.machine import ContainerSpec, ImageSource, MachineSpec, Stage
 from whit.model.progress import Progress, Report
 from whit.runtime.microvm import build
 
+_CRUN = "/usr/bin/crun"
 RUNTIME = BuildSpec(
     parts=(DebianPart(name="crun", link="closure"),),
-    check=(CheckSpec(run=("/usr/bin/crun", "--version")),),
+    check=(CheckSpec(run=(_CRUN, "--version")),),
 )
 """What runs a machine's containers, with the libraries that it reaches and nothing else."""
+_LOADERS = {"amd64": "/lib64/ld-linux-x86-64.so.2", "arm64": "/lib/ld-linux-aarch64.so.1"}
 _RUNTIME_NAME = "whit-machine-runtime"
 
 
@@ -51,7 +53,7 @@ async def settle_machine(
         raise link.no_kernel(spec)
     how = how or How()
     found = await images(spec, store, report, how)
-    runtime = await store.build(_RUNTIME_NAME, RUNTIME, report, lock=how.lock, fetch=how.fetch)
+    runtime = await store.build(_named(_RUNTIME_NAME, spec), _runtime(spec), report, lock=how.lock, fetch=how.fetch)
     roots = {key: await asyncio.to_thread(_root, store, name, scratch) for key, name in found.items()}
     merged = await asyncio.to_thread(_merged, spec, store, found)
     seen = await asyncio.to_thread(calls_of, spec, store, found)
@@ -60,10 +62,28 @@ async def settle_machine(
     )
     system = await asyncio.to_thread(_root, store, runtime.name, scratch)
     layouts = await asyncio.to_thread(_layouts, merged, store, found)
-    parts = Parts(kernel, build.program("supervisor"), system, roots, layouts)
+    parts = Parts(kernel, _supervisor(spec), system, roots, layouts)
     linked = await asyncio.to_thread(link.link, merged, parts)
     report(Progress(subject=spec.name, step=f"linked {sum(1 for _ in linked.tree)} files", done=True))
     return linked
+
+
+def _runtime(spec: MachineSpec) -> BuildSpec:
+    """crun starts itself again out of memory, as QEMU's user mode cannot: of a foreign one its libraries are found."""
+    if not spec.architecture:
+        return RUNTIME
+    listed = CheckSpec(run=(_LOADERS[spec.architecture], "--list", _CRUN), contains="libseccomp.so.2 => /")
+    update = {"architecture": spec.architecture, "check": (listed,), "run": RunSpec(commands=((_CRUN,),))}
+    return RUNTIME.model_copy(update=update)
+
+
+def _named(name: str, spec: MachineSpec) -> str:
+    """What is built for another architecture does not take the place of this one's."""
+    return "-".join(part for part in (name, spec.architecture) if part)
+
+
+def _supervisor(spec: MachineSpec) -> Path:
+    return build.program("supervisor", machine=appliances.MACHINES.get(spec.architecture, ""))
 
 
 async def write(
@@ -124,7 +144,7 @@ def built(spec: MachineSpec) -> dict[str, str]:
     found: dict[str, str] = {}
     for name, source in sources(spec):
         if source.build is not None and key_of(source) not in found:
-            first = f"{spec.name}-{name}".lower()
+            first = _named(f"{spec.name}-{name}".lower(), spec)
             numbered = itertools.chain([first], (f"{first}-{number}" for number in itertools.count(2)))
             found[key_of(source)] = next(one for one in numbered if one not in found.values())
     return found
@@ -201,6 +221,7 @@ async def _kernel(
     if spec.kernel.image is not None:
         return await kernels.of_image(spec.kernel, roots[key_of(spec.kernel.image)], names, scratch)
     options: dict[str, Any] = {"refresh": how.refresh, "lock": how.lock, "fetch": how.fetch}
+    options["architecture"] = spec.architecture
     return await kernels.of_debian(KERNELS, spec.kernel, names, say, seen=seen, **options)
 
 
@@ -210,7 +231,7 @@ def locked(spec: MachineSpec, store: ImageStore, linked: LinkedMachine, used: Lo
     With what was seen of its images in an observed run.
     """
     entries: dict[str, Locked] = {}
-    for build_spec in (RUNTIME, *(source.build for _, source in sources(spec) if source.build)):
+    for build_spec in (_runtime(spec), *(source.build for _, source in sources(spec) if source.build)):
         entries |= store.locked(build_spec, used).entries
     for name in built(spec).values():
         entries |= store.observed(name).entries

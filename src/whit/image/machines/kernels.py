@@ -48,6 +48,7 @@ async def of_debian(
     names: Sequence[str],
     say: Callable[[str], None],
     *,
+    architecture: str = "",
     seen: Seen,
     refresh: bool = False,
     lock: Lock | None = None,
@@ -57,14 +58,15 @@ async def of_debian(
 
     Raises NotFound if the kernel has no such module, and what fetching or building it raises.
     """
+    architecture = architecture or manifest.architecture()
     if spec.debian == "specialised":
-        linux = await specialised.obtain(store, manifest.architecture(), specialised.SETS, seen=seen, say=say)
+        linux = await specialised.obtain(store, architecture, specialised.SETS, seen=seen, say=say)
         await debian.modules(linux, names)
         return Kernel(linux, tuple(names))
     series = spec.debian or "stable"
-    found = lock.find(asked_kernel(series)) if lock else None
+    found = lock.find(asked_kernel(series, architecture)) if lock else None
     locked = found.packages[0] if found else None
-    linux = await debian.obtain(store, manifest.architecture(), series, refresh=refresh, locked=locked, fetch=fetch)
+    linux = await debian.obtain(store, architecture, series, refresh=refresh, locked=locked, fetch=fetch)
     await debian.modules(linux, names)
     return Kernel(linux, tuple(names))
 
@@ -100,9 +102,9 @@ async def _complete(linux: debian.Kernel, names: Sequence[str]) -> None:
     await modprobe.index(linux.root, linux.release)
 
 
-def asked_kernel(series: str) -> str:
+def asked_kernel(series: str, architecture: str) -> str:
     """What the lock file calls Debian's kernel."""
-    return f"kernel {series or 'stable'} {manifest.architecture()}"
+    return f"kernel {series or 'stable'} {architecture}"
 
 
 def locked(spec: KernelSpec, kernel: Kernel) -> Lock:
@@ -111,7 +113,7 @@ def locked(spec: KernelSpec, kernel: Kernel) -> Lock:
     if package is None or spec.image is not None:
         return Lock()
     entry = LockedPackage(package.name, package.version, package.architecture, package.sha256)
-    return Lock({asked_kernel(spec.debian): Locked(packages=(entry,))})
+    return Lock({asked_kernel(spec.debian, package.architecture): Locked(packages=(entry,))})
 
 
 def _lay_out(entries: Sequence[Entry], linux: debian.Kernel) -> None:

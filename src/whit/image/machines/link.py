@@ -30,6 +30,8 @@ RESOLVER = "etc/resolv.conf"
 """Written by init with what DHCP says; there for containers that bind it."""
 _STAGES: tuple[Stage, ...] = ("onboot", "services", "onshutdown")
 _INTERFACE = "eth0"
+_CONSOLES = ("console=ttyS0", "console=ttyAMA0")
+"""Of amd64's board, and of arm64's."""
 _DIRECTORIES = ("dev", "proc", "run", "sys", "tmp", "var", "usr/lib/modules")
 """The last is bound by containers that would load modules; init has loaded those that the file asks for."""
 
@@ -44,12 +46,14 @@ class LinkedMachine:
     cmdline: str
     supervisor: Path
     bill: Bill
+    architecture: str = ""
+    """Empty for this machine's own."""
 
     def bootable(self) -> Bootable:
         """What every form is made of. Where there is a disk, /var outlives the power."""
         return Bootable(
             name=self.name,
-            architecture=manifest.architecture(),
+            architecture=self.architecture or manifest.architecture(),
             kernel=file(self.kernel.linux.image),
             init=Entry("init", mode=0o755, content=self.supervisor.read_bytes()),
             append=self.cmdline,
@@ -92,7 +96,14 @@ def link(spec: MachineSpec, parts: Parts) -> LinkedMachine:
     files.add(tree, spec.files, spec.text, ids)
     assert spec.kernel is not None
     made_of = bill.of_machine(spec, tree, parts)
-    return LinkedMachine(spec.name, tree, parts.kernel, spec.kernel.cmdline, parts.supervisor, made_of)
+    cmdline = cmdline_for(spec.kernel.cmdline, spec.architecture or manifest.architecture())
+    return LinkedMachine(spec.name, tree, parts.kernel, cmdline, parts.supervisor, made_of, spec.architecture)
+
+
+def cmdline_for(text: str, architecture: str) -> str:
+    """As it is, but that a file for amd64 names a console that boards of arm64 do not have."""
+    word, other = _CONSOLES
+    return " ".join(other if one == word else one for one in text.split(" ")) if architecture == "arm64" else text
 
 
 def ids_of(spec: MachineSpec) -> dict[str, int]:

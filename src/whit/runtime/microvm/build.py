@@ -62,7 +62,7 @@ PARTS = {
 BARE = {"listeners": _room("bare", "listeners"), "gate": _room("bare", "gate")}
 """Without a C library."""
 FOREIGN = {"aarch64": "aarch64-linux-gnu-gcc"}
-"""What compiles for other machines, where it is installed: only the program that a foreign image boots."""
+"""What compiles for other machines, where it is installed: only BOOTED."""
 FOREIGN_PACKAGE = "gcc-aarch64-linux-gnu"
 FLAGS = (
     *("-static", "-Os", "-s", "-ffunction-sections", "-fdata-sections", "-Wl,--gc-sections"),
@@ -71,7 +71,7 @@ FLAGS = (
 """What cannot be written in a guest's first process cannot be told to anybody either."""
 SMALL = "musl-gcc"
 """Compiles what is in the first root of every image that boots, where it is installed: a tenth of glibc's size."""
-SMALL_PROGRAMS = ("appliance", "supervisor")
+BOOTED = ("appliance", "supervisor")
 GCC_FLAGS = ("-Wno-format-truncation",)
 """What is cut is a message that is too long, on purpose; clang has no such warning."""
 BARE_FLAGS = ("-nostdlib", "-ffreestanding", "-fno-stack-protector")
@@ -109,7 +109,7 @@ def build(sources: Path = SOURCES, programs: Path = PROGRAMS, *, force: bool = F
     with tempfile.TemporaryDirectory(prefix=".build-", dir=programs) as scratch:
         for name, parts in PARTS.items():
             made = Path(scratch) / name
-            compiler = SMALL if name in SMALL_PROGRAMS and shutil.which(SMALL) else "clang"
+            compiler = SMALL if name in BOOTED and shutil.which(SMALL) else "clang"
             own = (*GCC_FLAGS, *_kernel_headers()) if compiler == SMALL else ()
             _compile([*FLAGS, *own, "-o", str(made), *parts], sources, compiler)
             made.replace(programs / f"{name}-{os.uname().machine}")
@@ -119,8 +119,9 @@ def build(sources: Path = SOURCES, programs: Path = PROGRAMS, *, force: bool = F
             made.replace(programs / f"{name}-{os.uname().machine}")
         for machine, compiler in _foreign().items():
             made = Path(scratch) / machine
-            _compile([*FLAGS, *GCC_FLAGS, "-o", str(made), *PARTS["appliance"]], sources, compiler)
-            made.replace(programs / f"appliance-{machine}")
+            for name in BOOTED:
+                _compile([*FLAGS, *GCC_FLAGS, "-o", str(made), *PARTS[name]], sources, compiler)
+                made.replace(programs / f"{name}-{machine}")
     stamp.write_text(digest)
     return True
 
@@ -132,7 +133,7 @@ def _kernel_headers() -> tuple[str, ...]:
 
 def _digest(sources: Path) -> str:
     tools = f"{os.uname().machine}{_foreign()}{shutil.which(SMALL)}"
-    digest = hashlib.sha256(f"{FLAGS}{PARTS}{BARE}{BARE_FLAGS}{GCC_FLAGS}{tools}".encode())
+    digest = hashlib.sha256(f"{FLAGS}{PARTS}{BARE}{BARE_FLAGS}{GCC_FLAGS}{BOOTED}{tools}".encode())
     for path in sorted(sources.rglob("*.[ch]")):
         digest.update(f"\0{path.relative_to(sources)}\0".encode() + path.read_bytes())
     return digest.hexdigest()

@@ -6,7 +6,8 @@ container.
 an agent of its own, prints a table in Markdown and writes results/wake-<time>.json. The server is a small program
 that listens at once (tests/conformance/responder.c), so what is measured is the waking. At the end all sleep for
 `--idle` seconds, and it is told how much of a core each takes meanwhile. The bare start is the runtime's
-own `run` of the same bundle, in a network of its own, from the spawn to the moment at which the program listens.
+own `run` of the same bundle, in a network of its own, from the spawn to the moment at which the program listens. Each
+begins when all that are to sleep do.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ SERVICE = """
     {more}
 """
 PATIENCE = 60.0
+REST = 0.1
 
 
 def app_text(isolations: list[str], ports: dict[str, int]) -> str:
@@ -95,12 +97,19 @@ def wait_for_listener(port: int) -> None:
             time.sleep(0.01)
 
 
-def wait_until(client: Client, name: str, state: str) -> None:
+def wait_for_rest(client: Client, names: list[str]) -> None:
+    """Until all sleep that are to, each as its name says, and for a moment more: what is measured is not to share the
+    processors with another that falls asleep."""
+    wanted = {f"wake-{name}-1": name.rpartition("-")[2] for name in names if not name.endswith("-awake")}
     until = time.monotonic() + PATIENCE
-    while next(one.state for one in client.instances() if one.name == f"wake-{name}-1") != state:
+    while True:
+        seen = {one.name: one.state for one in client.instances()}
+        if not (up := [name for name, state in wanted.items() if seen[name] != state]):
+            break
         if time.monotonic() > until:
-            raise SystemExit(f"{name} is not {state} within {PATIENCE:g} s")
+            raise SystemExit(f"{', '.join(up)} did not fall asleep within {PATIENCE:g} s")
         time.sleep(0.03)
+    time.sleep(REST)
 
 
 def bare_start(whit: Whit, runtime: list[str], directory: Path) -> float:
@@ -129,14 +138,11 @@ def bare_start(whit: Whit, runtime: list[str], directory: Path) -> float:
 
 def measures(whit: Whit, ports: dict[str, int], directory: Path) -> dict[str, Callable[[], float]]:
     """What is measured once a round, by name."""
-    client = Client(whit.settings)
+    client, names = Client(whit.settings), list(ports)
 
     def asked(name: str, port: int) -> Callable[[], float]:
-        level = name.rpartition("-")[2]
-
         def ask() -> float:
-            if level != "awake":
-                wait_until(client, name, level)
+            wait_for_rest(client, names)
             try:
                 return ask_port(port, timeout=PATIENCE)
             except OSError as error:
@@ -149,16 +155,19 @@ def measures(whit: Whit, ports: dict[str, int], directory: Path) -> dict[str, Ca
     if kind in ("runc", "crun") and "container-awake" in ports:
         runtime = [shutil.which(kind) or kind]
         runtime += ["--root", str(directory / "runtime")]
-        found[f"bare {kind} run"] = lambda: bare_start(whit, runtime, directory)
+
+        def bare() -> float:
+            wait_for_rest(client, names)
+            return bare_start(whit, runtime, directory)
+
+        found[f"bare {kind} run"] = bare
     return found
 
 
 def idle(whit: Whit, names: list[str], seconds: float) -> dict[str, float]:
     """Hundredths of a core that each takes while it waits; those without a process are left out."""
     client, hierarchies = Client(whit.settings), cgroup.find()
-    for name in names:
-        if not name.endswith("-awake"):
-            wait_until(client, name, name.rpartition("-")[2])
+    wait_for_rest(client, names)
 
     def used() -> dict[str, float]:
         groups = {name: f"{whit.settings.cgroup}/wake-{name}-1" for name in names}

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -34,7 +35,8 @@ HYBRID = V1 + "41 31 0:38 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n"
 BASE = Path("/sys/fs/cgroup")
 
 FORKS = """
-import os, time
+import os, sys, time
+sys.stdin.readline()
 for _ in range(8):
     os.fork()
 time.sleep(60)
@@ -89,13 +91,23 @@ def start() -> Iterator[Start]:
     started: list[subprocess.Popen[bytes]] = []
 
     def run(*argv: str) -> subprocess.Popen[bytes]:
-        started.append(subprocess.Popen(argv))
+        started.append(subprocess.Popen(argv, stdin=subprocess.PIPE))
         return started[-1]
 
     yield run
     for process in started:
         process.kill()
-        process.wait()
+        process.communicate()
+
+
+def let_fork(process: subprocess.Popen[bytes], hierarchies: Hierarchies, group: str) -> None:
+    """Returns in the midst of it. To move a process takes so long that one which does not wait has forked before."""
+    assert process.stdin is not None
+    process.stdin.write(b"\n")
+    process.stdin.flush()
+    until = time.monotonic() + 30
+    while len(cgroup.pids(hierarchies, group)) < 4:
+        assert time.monotonic() < until
 
 
 @root
@@ -156,12 +168,14 @@ def test_remove_of_a_busy_group_says_so(hierarchies: Hierarchies, group: str, st
 
 @root
 def test_kill_reaches_processes_below_and_those_that_fork(hierarchies: Hierarchies, group: str, start: Start) -> None:
-    forking = start(sys.executable, "-c", FORKS)
-    still = start("sleep", "60")
     # On pure v2 a group has processes or hands controllers down, not both.
-    for name, process in (("below", forking), ("beside", still)):
+    for name in ("below", "beside"):
         cgroup.create(hierarchies, f"{group}/{name}")
-        cgroup.place(hierarchies, f"{group}/{name}", process.pid)
+    forking = start(sys.executable, "-c", FORKS)
+    cgroup.place(hierarchies, f"{group}/below", forking.pid)
+    still = start("sleep", "60")
+    cgroup.place(hierarchies, f"{group}/beside", still.pid)
+    let_fork(forking, hierarchies, f"{group}/below")
     assert {forking.pid, still.pid} <= cgroup.pids(hierarchies, group)
     cgroup.kill(hierarchies, group)
     assert cgroup.pids(hierarchies, group) == set()
@@ -192,6 +206,7 @@ def test_kill_without_the_unified_hierarchy(group: str, start: Start) -> None:
     cgroup.create(old, group)
     process = start(sys.executable, "-c", FORKS)
     cgroup.place(old, group, process.pid)
+    let_fork(process, old, group)
     cgroup.kill(old, group)
     assert process.wait(30) == -signal.SIGKILL
 

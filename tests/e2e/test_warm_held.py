@@ -16,6 +16,7 @@ from support.warm import Asked, Warm
 from support.whit import Whit
 
 from whit.base.settings import Settings
+from whit.kernel import cgroup
 
 pytestmark = [pytest.mark.root, pytest.mark.machine, pytest.mark.timeout(1800)]
 
@@ -105,6 +106,19 @@ def test_start_and_stop(warm: Warm) -> None:
     assert warm.whit("stop", "warm/client", check=False).returncode == 4
     warm.whit("start", "warm/web")
     assert warm.ask().at_once
+
+
+def test_of_what_was_made_ready_a_part_is_gone(warm: Warm) -> None:
+    """Of one that is `created`, its process holds the group, and the bundle has been read."""
+    warm.wait_until_asleep()
+    (warm.whit.settings.instances_dir / "warm-web-1" / "config.json").unlink()
+    if warm.idle == "stopped":
+        warm.group.rmdir()
+    assert warm.ask().at_once
+    groups = cgroup.find().directories(f"{warm.whit.settings.cgroup}/warm-web-1")
+    limits = [path.read_text().strip() for one in groups if (path := one / "pids.max").exists()]
+    assert limits
+    assert "max" not in limits
 
 
 def test_restart_and_down_of_one_that_sleeps(warm: Warm) -> None:

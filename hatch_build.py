@@ -22,9 +22,9 @@ class ObjectsHook(BuildHookInterface):  # type: ignore[misc, type-arg, unused-ig
             return
         sys.path.insert(0, str(ROOT / "src"))
         from whit.datapath.build import build, object_path
-        from whit.runtime.microvm import build as microvm
+        from whit.runtime import programs
 
         build()
         object_path("datapath")
-        microvm.build()
+        programs.build()
         build_data["pure_python"] = True

@@ -33,8 +33,8 @@ from whit.image.rootfs.tree import Entry, Tree
 from whit.image.sources import kernel
 from whit.image.store.images import ImageStore
 from whit.model.build import KernelChoice
-from whit.runtime import boot
-from whit.runtime.microvm import build
+from whit.runtime import programs
+from whit.runtime.microvm import boot
 from whit.tools import process, qemu
 
 HERE = Path(__file__).resolve().parent
@@ -68,7 +68,7 @@ class Way:
 async def main() -> None:
     options = _options()
     measure.end_in_order()
-    build.build()
+    programs.build()
     with tempfile.TemporaryDirectory(prefix="whit-boot-", dir="/var/tmp") as scratch:
         ways, sizes = await prepared(Path(scratch), options.quick)
         seconds: dict[str, list[float]] = {way.name: [] for way in ways}

@@ -33,9 +33,9 @@ from whit.base.errors import Unavailable
 from whit.base.settings import Settings
 from whit.kernel import cgroup, netns
 from whit.model.operation import carry_out
-from whit.runtime import logs
 from whit.runtime.microvm.bundle import APPEND
 from whit.runtime.operations import NetworkFiles
+from whit.runtime.supervision import logs
 from whit.tools import qemu, runsc
 
 READY = "ready"

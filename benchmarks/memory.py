@@ -26,7 +26,7 @@ from pathlib import Path
 from measure import end_in_order, keep, table
 
 from whit.base.settings import Settings
-from whit.runtime.microvm.build import build
+from whit.runtime.programs import build
 
 TOP = Path(__file__).resolve().parent.parent
 KINDS = ("container", "sandbox", "microvm", "podman")

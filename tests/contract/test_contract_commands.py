@@ -12,7 +12,7 @@ from support.slowness import patient
 from whit.base.errors import Conflict, InputError, NotFound
 from whit.model.instance import InstanceSpec
 from whit.model.operation import carry_out
-from whit.runtime.execute import ExecRequest
+from whit.runtime.supervision.execute import ExecRequest
 
 REAPS = ("sh", "-c", "sleep 1000 & wait")
 """A first process that takes note of the end of others, as servers do: what has ended leaves no zombie."""

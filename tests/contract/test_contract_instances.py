@@ -20,8 +20,9 @@ from whit.kernel import cgroup, cgroup_usage
 from whit.model.instance import ResolvedMount
 from whit.model.operation import carry_out
 from whit.model.service import LimitsSpec
-from whit.runtime import capabilities, logs
+from whit.runtime.bundle import capabilities
 from whit.runtime.operations import NetworkFiles
+from whit.runtime.supervision import logs
 from whit.tools.runsc import Runsc
 
 pytestmark = [pytest.mark.machine, pytest.mark.timeout(120)]

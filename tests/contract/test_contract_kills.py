@@ -23,8 +23,8 @@ from whit.base.errors import WhitError
 from whit.kernel import netns
 from whit.model.instance import ExitRecord, InstanceSpec
 from whit.model.operation import carry_out
-from whit.runtime import processes
 from whit.runtime.operations import NetworkFiles
+from whit.runtime.supervision import processes
 
 pytestmark = [pytest.mark.machine, pytest.mark.timeout(1200)]
 

@@ -19,10 +19,11 @@ from whit.base.errors import CommandError, WhitError
 from whit.kernel import cgroup, freezer
 from whit.model.instance import InstanceSpec
 from whit.model.operation import Operation, carry_out
-from whit.runtime import logs, operations
+from whit.runtime import operations
 from whit.runtime.drivers import Drivers
 from whit.runtime.oci import OciDriver
 from whit.runtime.operations import NetworkFiles
+from whit.runtime.supervision import logs
 from whit.tools import conmon
 
 pytestmark = [pytest.mark.machine, pytest.mark.timeout(120)]

@@ -21,7 +21,7 @@ from support.whit import Whit, free_port
 
 from whit.base.settings import Settings
 from whit.formats import catalog
-from whit.runtime.microvm import build
+from whit.runtime import programs
 
 pytestmark = [pytest.mark.machine, pytest.mark.network, pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -110,7 +110,7 @@ def test_the_test_boots_every_machine() -> None:
 @pytest.mark.skipif(not HAS_QEMU, reason="qemu-system-x86 is not installed")
 @pytest.mark.parametrize("name", MACHINES)
 def test_it_boots_by_its_name(name: str, whit: Whit, tmp_path: Path) -> None:
-    build.build()
+    programs.build()
     with booted(whit, f"catalog:{name}", tmp_path) as machine:
         assert MACHINES[name] in machine.get()
         until(machine, lambda: "the machine is up" in machine.printed)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from whit.base.errors import WhitError
 from whit.formats.firstboot import cloud_config
 from whit.image.machines import first_boot
-from whit.runtime.microvm.build import SOURCES
+from whit.runtime.programs import SOURCES
 
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ me@home"
 _PARTS = (*(f"first_boot/{part}.c" for part in ("base64", "cloud_config", "flow", "yaml")), "channel/wire.c")

@@ -7,7 +7,7 @@ from pathlib import Path
 from whit.formats.app import reference
 from whit.formats.app.service import KEYS
 from whit.formats.machine import reference as machine_reference
-from whit.runtime import capabilities as runtime_capabilities
+from whit.runtime.bundle import capabilities as runtime_capabilities
 
 PROJECT = Path(__file__).parents[2]
 

@@ -14,7 +14,7 @@ from support.guests import HAS_QEMU
 from support.whit import ROOT, Whit
 
 from whit.base.settings import Settings
-from whit.runtime.microvm import build
+from whit.runtime import programs
 
 pytestmark = [
     pytest.mark.network,
@@ -35,7 +35,7 @@ services:
 
 @pytest.fixture
 def whit(settings: Settings) -> Whit:
-    build.build()
+    programs.build()
     return Whit(settings)
 
 

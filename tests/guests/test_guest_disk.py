@@ -15,7 +15,7 @@ from support.whit import Whit
 from whit.base.settings import Settings
 from whit.image.disks import gpt
 from whit.kernel import disk_file
-from whit.runtime.microvm import build
+from whit.runtime import programs
 
 pytestmark = [
     pytest.mark.network,
@@ -40,7 +40,7 @@ volumes:
 
 @pytest.fixture
 def whit(settings: Settings) -> Whit:
-    build.build()
+    programs.build()
     return Whit(settings)
 
 

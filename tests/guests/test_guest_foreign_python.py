@@ -14,7 +14,7 @@ from support.whit import ROOT, Whit, free_port
 
 from whit.base.settings import Settings
 from whit.image.oci import manifest
-from whit.runtime.microvm import build
+from whit.runtime import programs
 
 _TOOLS = ("qemu-aarch64-static", "qemu-system-aarch64", "aarch64-linux-gnu-gcc")
 LARGEST = 15_000_000
@@ -43,7 +43,7 @@ def write_app(app: Path) -> None:
 def test_fastapi_for_arm64_is_linked_proven_and_boots(
     settings: Settings, tmp_path: Path, record_number: Callable[[str, object], None]
 ) -> None:
-    build.build()
+    programs.build()
     app, again, port = tmp_path / "app", tmp_path / "far" / "again", free_port()
     write_app(app)
     shutil.copytree(app, again)

@@ -19,7 +19,7 @@ from support.whit import ROOT, Whit, free_port
 
 from whit.base.settings import Settings
 from whit.image.forms import microvm
-from whit.runtime.microvm import build
+from whit.runtime import programs
 
 pytestmark = [
     pytest.mark.network,
@@ -33,7 +33,7 @@ EXAMPLES = ROOT / "examples/machine"
 
 @pytest.fixture
 def whit(settings: Settings) -> Whit:
-    build.build()
+    programs.build()
     return Whit(settings, {"WHIT_STATE_ROOT": str(STORE)})
 
 

@@ -14,7 +14,7 @@ from whit.base.settings import Settings
 from whit.control.machines import guests
 from whit.model.instance import ResolvedMount
 from whit.model.service import LimitsSpec
-from whit.runtime.microvm import build
+from whit.runtime import programs
 from whit.runtime.microvm.driver import MicrovmDriver
 from whit.runtime.oci import OciDriver
 
@@ -29,7 +29,7 @@ pytestmark = [
 
 @pytest.fixture
 async def machine(settings: Settings, tiny_root: Path) -> AsyncIterator[Machine]:
-    build.build()
+    programs.build()
     driver = await MicrovmDriver.open(await OciDriver.open(settings), guests.obtain)
     found = Machine(driver, tiny_root, "qemu")
     try:

@@ -23,7 +23,7 @@ from support.whit import Whit, free_port
 
 from whit.base.settings import Settings
 from whit.control.machines import booting
-from whit.runtime.microvm import build
+from whit.runtime import programs
 from whit.tools import kbuild, qemu
 
 pytestmark = [
@@ -166,7 +166,7 @@ def test_a_specialised_kernel_does_what_debians_does(
         pytest.skip(f"what builds kernels for {architecture} is not installed: {', '.join(packages)}")
     if architecture == "arm64" and not shutil.which("qemu-system-aarch64"):
         pytest.skip("qemu-system-arm is not installed")
-    build.build()
+    programs.build()
     script = tmp_path / "app/site/srv/cgi-bin/seen"
     script.parent.mkdir(parents=True)
     script.write_text(ANSWER)

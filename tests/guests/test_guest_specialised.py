@@ -16,7 +16,7 @@ from support.guests import HAS_QEMU
 from support.whit import ROOT, Whit
 
 from whit.base.settings import Settings
-from whit.runtime.microvm import build
+from whit.runtime import programs
 from whit.tools import kbuild
 
 LARGEST = 3_500_000
@@ -34,7 +34,7 @@ pytestmark = [
 def test_what_boots_on_debians_kernel_boots_on_it(
     settings: Settings, tmp_path: Path, record_number: Callable[[str, object], None]
 ) -> None:
-    build.build()
+    programs.build()
     whit = Whit(settings)
     machine, again = tmp_path / "hello.vm", tmp_path / "again.vm"
     words = ["build", str(ROOT / "examples/hello"), "--target", "microvm", "--kernel", "specialised", "--output"]
@@ -60,7 +60,7 @@ def test_it_is_built_and_boots_for_arm64(
     settings: Settings, tmp_path: Path, record_number: Callable[[str, object], None]
 ) -> None:
     """By a compiler for it. There kernels do not unpack themselves, so it is small only where that is asked for."""
-    build.build()
+    programs.build()
     whit = Whit(settings)
     words = ["build", str(ROOT / "examples/hello"), "--target", "microvm", "--kernel", "specialised", "--arch", "arm64"]
     for name, more in (("plain", []), ("small", ["--small"])):

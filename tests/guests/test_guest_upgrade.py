@@ -23,8 +23,8 @@ from whit.image.disks import upgrade
 from whit.image.disks.slots import GOOD, NEW, Disk
 from whit.kernel import disk_file
 from whit.model.blocks import Blocks
-from whit.runtime import guest_disk
-from whit.runtime.microvm import build
+from whit.runtime import programs
+from whit.runtime.microvm import guest_disk
 
 pytestmark = [
     pytest.mark.network,
@@ -37,7 +37,7 @@ pytestmark = [
 
 @pytest.fixture
 def whit(settings: Settings) -> Whit:
-    build.build()
+    programs.build()
     return Whit(settings, {"WHIT_STATE_ROOT": str(STORE)})
 
 

@@ -10,12 +10,12 @@ from whit.base.errors import InputError, Unavailable
 from whit.base.settings import Settings
 from whit.model.instance import InstanceSpec, ResolvedMount
 from whit.model.service import LimitsSpec
-from whit.runtime import capabilities
-from whit.runtime.bundle import command_line, configuration
-from whit.runtime.host import HostFacts, accounts_swap, held
+from whit.runtime.bundle import capabilities
+from whit.runtime.bundle.host import HostFacts, accounts_swap, held
+from whit.runtime.bundle.oci_config import command_line, configuration
+from whit.runtime.bundle.users import Owner
 from whit.runtime.layout import Layout
 from whit.runtime.operations import NetworkFiles, hosts_text, resolv_conf_text
-from whit.runtime.users import Owner
 from whit.tools.oci_runtime import Runtime
 
 HOST = HostFacts(Runtime("crun", Path("/usr/bin/crun"), "1.8", Path("/run/r")), open_files=20000, machine="x86_64")

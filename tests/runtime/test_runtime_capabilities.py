@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from whit.base.errors import InputError
-from whit.runtime.capabilities import DEFAULT, KNOWN, effective_set
+from whit.runtime.bundle.capabilities import DEFAULT, KNOWN, effective_set
 
 
 def test_the_default() -> None:

@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 from support.slowness import patient
 
-from whit.runtime import gate
-from whit.runtime.microvm import build
+from whit.runtime import programs
+from whit.runtime.sleeping import gate
 
 
 @pytest.fixture
 async def fifo(tmp_path: Path) -> Path:
-    build.build()
+    programs.build()
     await gate.MakeGate(tmp_path / "gate").do()
     return tmp_path / "gate"
 
@@ -27,7 +27,7 @@ async def fifo(tmp_path: Path) -> Path:
 def waiting(fifo: Path, *words: str, path: str = "/usr/bin:/bin") -> Iterator[subprocess.Popen[str]]:
     """The program with the fifo as its descriptor 3, as a sandbox holds it: open both ways."""
     script = f'exec 3<>{fifo}; exec -a "$0" "$GATE" "$@"'
-    env = {"PATH": path, "GATE": str(build.program("gate"))}
+    env = {"PATH": path, "GATE": str(programs.path("gate"))}
     argv = ["/bin/bash", "-c", script, *words]
     with subprocess.Popen(argv, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as running:
         try:

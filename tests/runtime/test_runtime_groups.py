@@ -12,7 +12,7 @@ from support.instances import Machine, make_spec
 
 from whit.base.settings import Settings
 from whit.kernel import cgroup
-from whit.runtime.host import HostFacts
+from whit.runtime.bundle.host import HostFacts
 from whit.runtime.layout import Layout
 from whit.runtime.oci import OciDriver, plan_start
 from whit.runtime.operations import NetworkFiles

@@ -4,7 +4,7 @@ import asyncio
 
 from whit.base.errors import Conflict
 from whit.model.service import HealthSpec
-from whit.runtime.health import CheckResult, HealthState, advance, initial, watch
+from whit.runtime.supervision.health import CheckResult, HealthState, advance, initial, watch
 
 GOOD, BAD = CheckResult(ok=True, output="fine"), CheckResult(ok=False, output="oops")
 

@@ -14,8 +14,8 @@ import pytest
 from whit.base.settings import Settings
 from whit.kernel import netns
 from whit.kernel.listeners import Listeners
-from whit.runtime import listening
-from whit.runtime.listening import Hearing
+from whit.runtime.supervision import listening
+from whit.runtime.supervision.listening import Hearing
 
 
 def lost_after(wanted: set[int], *seen: set[int]) -> list[set[int]]:

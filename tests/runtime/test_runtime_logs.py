@@ -17,9 +17,9 @@ from whit.base.settings import Settings
 from whit.model.instance import ResolvedMount
 from whit.model.status import LogLine
 from whit.runtime import layout as layouts
-from whit.runtime import logs
 from whit.runtime.layout import Layout
-from whit.runtime.logs import Joiner, Tail, keep, prepare, read, utc
+from whit.runtime.supervision import logs
+from whit.runtime.supervision.logs import Joiner, Tail, keep, prepare, read, utc
 
 
 class Writer:

@@ -4,7 +4,7 @@ import pytest
 
 from whit.model.instance import ExitRecord
 from whit.model.service import RestartSpec
-from whit.runtime.restart import at_agent_start, decide, delay
+from whit.runtime.supervision.restart import at_agent_start, decide, delay
 
 
 @pytest.mark.parametrize(

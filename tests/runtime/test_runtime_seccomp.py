@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from whit.base.errors import Unavailable
-from whit.runtime import capabilities
-from whit.runtime.seccomp import ALWAYS, profile
+from whit.runtime.bundle import capabilities
+from whit.runtime.bundle.seccomp import ALWAYS, profile
 
 NEVER_BY_DEFAULT = (
     "mount umount2 unshare setns bpf clone3 init_module reboot io_uring_setup userfaultfd keyctl kexec_load"

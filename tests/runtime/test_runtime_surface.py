@@ -12,10 +12,10 @@ from whit.base.errors import NotFound
 from whit.base.settings import Settings
 from whit.model.instance import ResolvedMount
 from whit.model.operation import carry_out
+from whit.runtime.bundle.seccomp import ALWAYS
+from whit.runtime.bundle.surface import allowed_calls, surface_of
 from whit.runtime.layout import Layout
 from whit.runtime.operations import NetworkFiles
-from whit.runtime.seccomp import ALWAYS
-from whit.runtime.surface import allowed_calls, surface_of
 
 
 @pytest.mark.machine

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from whit.base.errors import InputError
-from whit.runtime.users import Owner, accounts_of, find, groups_of, opened_below, read_below, resolve
+from whit.runtime.bundle.users import Owner, accounts_of, find, groups_of, opened_below, read_below, resolve
 
 PASSWD = (
     "root:x:0:0::/root:/bin/sh\npostgres:x:100:102:,,,:/var/lib/postgresql:/bin/bash\n7:x:9:9::/seven:\nbad:x:a:b::/:\n"

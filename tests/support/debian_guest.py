@@ -21,7 +21,7 @@ from typing import Any
 
 from support.whit import ROOT
 from whit.datapath import build as datapath
-from whit.runtime.microvm import build as programs
+from whit.runtime import programs
 from whit.tools import qemu
 
 KEPT = Path("/var/cache/whit/debian12-guest")
@@ -57,8 +57,8 @@ WantedBy=multi-user.target
 """,
 }
 BUILT = """\
-from whit.runtime.microvm import build
-(build.PROGRAMS / build.STAMP).write_text(build._digest(build.SOURCES))
+from whit.runtime import programs
+(programs.PROGRAMS / programs.STAMP).write_text(programs._digest(programs.SOURCES))
 """
 """Of what stands in the checkout: built here, from the same sources, with compilers that the guest does not have."""
 ENABLED = ("systemd-networkd.service", "answer-commands.service")

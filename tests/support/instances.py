@@ -18,15 +18,16 @@ from whit.model.image import Image, ImageConfig
 from whit.model.instance import ExitRecord, InstanceSpec, NetworkSpec
 from whit.model.operation import carry_out
 from whit.model.service import Isolation
-from whit.runtime import capabilities, execute, logs, processes
+from whit.runtime import programs
+from whit.runtime.bundle import capabilities
+from whit.runtime.bundle.host import HostFacts
 from whit.runtime.driver import Found
 from whit.runtime.exceptions import excepted
-from whit.runtime.host import HostFacts
 from whit.runtime.layout import Layout
-from whit.runtime.microvm import build
 from whit.runtime.microvm.driver import MicrovmDriver
 from whit.runtime.oci import OciDriver
 from whit.runtime.operations import NetworkFiles, WriteNetworkFiles
+from whit.runtime.supervision import execute, logs, processes
 from whit.tools import oci_runtime, runsc
 from whit.tools.oci_runtime import Runtime
 
@@ -63,7 +64,7 @@ def make_rootfs(root: Path) -> Path:
 async def open_driver(settings: Settings, name: DriverName) -> AnyDriver:
     """The driver over this program. Raises Unavailable if it does not work here."""
     if name == "qemu":
-        build.build()
+        programs.build()
         return await MicrovmDriver.open(await OciDriver.open(settings), guests.obtain)
     if name == "runsc":
         host = await HostFacts.read(settings)

@@ -23,7 +23,7 @@ from whit.image.machines import first_boot
 from whit.image.machines.link import LinkedMachine
 from whit.image.store.images import ImageStore
 from whit.model.first_boot import FirstBootSpec
-from whit.runtime.microvm import build
+from whit.runtime import programs
 from whit.tools import process, qemu, qmp
 
 STORE = Path("/var/cache/whit/test-machines")
@@ -53,7 +53,7 @@ def busybox_root(directory: Path) -> Path:
 @asynccontextmanager
 async def linked(text: str, directory: Path) -> AsyncIterator[LinkedMachine]:
     """The machine that a text describes; paths in it start at `directory`."""
-    build.build()
+    programs.build()
     file = directory / "machine.yml"
     file.write_text(text)
     with tempfile.TemporaryDirectory(dir=directory) as scratch:

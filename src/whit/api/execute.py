@@ -16,7 +16,7 @@ from fastapi import FastAPI, Query, WebSocket, WebSocketDisconnect
 from whit.api.stream import problem_of
 from whit.control.agent import Agent
 from whit.runtime.driver import Session
-from whit.runtime.execute import ExecRequest
+from whit.runtime.supervision.execute import ExecRequest
 
 INPUT, STDOUT, STDERR = 0, 1, 2
 CHANNEL = {"stdout": STDOUT, "stderr": STDERR}

@@ -17,7 +17,7 @@ from whit.cli.invocation import Invocation, command
 
 if TYPE_CHECKING:
     from whit.control.machines.booting import Wishes
-    from whit.runtime.boot import Verdict
+    from whit.runtime.microvm.boot import Verdict
     from whit.tools import qemu
 
 _Service = Annotated[str, typer.Option("--service", "-s", metavar="SERVICE", help="Of an app with several.")]
@@ -103,7 +103,7 @@ def boot(
     from whit.cli.debug import PORT as DEBUG_PORT
     from whit.control.machines.booting import Wishes
     from whit.kernel import temporary
-    from whit.runtime.guest_disk import PORT as UPGRADE_PORT
+    from whit.runtime.microvm.guest_disk import PORT as UPGRADE_PORT
     from whit.tools import qemu as tool
 
     wishes = Wishes(
@@ -210,7 +210,7 @@ def built(
 @contextlib.contextmanager
 def _console(log: Path | None) -> Iterator[Callable[[bytes], None]]:
     """Shows what the machine prints on standard output, and keeps it."""
-    from whit.runtime.boot import write_all
+    from whit.runtime.microvm.boot import write_all
 
     with contextlib.ExitStack() as stack:
         outputs = [sys.stdout.fileno()]
@@ -228,7 +228,7 @@ async def _run(machine: qemu.Machine, show: Callable[[bytes], None], timeout: fl
     """The first signal asks it to end, a second one switches it off."""
     import asyncio
 
-    from whit.runtime import boot as running
+    from whit.runtime.microvm import boot as running
 
     stop = asyncio.Event()
     task = asyncio.current_task()

@@ -49,10 +49,10 @@ from whit.model.release import Release
 from whit.model.service import DependencySpec
 from whit.model.status import AgentStatus, AppStatus, LogLine
 from whit.model.surface import Surface
-from whit.runtime import logs
 from whit.runtime.driver import Session
 from whit.runtime.drivers import Drivers
-from whit.runtime.execute import ExecRequest
+from whit.runtime.supervision import logs
+from whit.runtime.supervision.execute import ExecRequest
 
 log = logging.getLogger(__name__)
 

@@ -11,8 +11,8 @@ from whit.base.settings import Settings
 from whit.model.instance import InstanceSpec, NetworkSpec, ResolvedMount
 from whit.model.release import Release
 from whit.model.service import DependencySpec, MountSpec, ScaleSpec, ServiceSpec
-from whit.runtime.bundle import command_line
-from whit.runtime.capabilities import effective_set
+from whit.runtime.bundle.capabilities import effective_set
+from whit.runtime.bundle.oci_config import command_line
 
 
 @dataclass(frozen=True)

@@ -27,10 +27,10 @@ from whit.model.image import Leases
 from whit.model.instance import REACHABLE, ExitRecord, InstanceSpec, InstanceStatus
 from whit.model.operation import Operation, carry_out
 from whit.model.service import DependencySpec
-from whit.runtime import health, listening, restart
 from whit.runtime.driver import Driver
 from whit.runtime.drivers import Drivers
 from whit.runtime.operations import NetworkFiles
+from whit.runtime.supervision import health, listening, restart
 
 log = logging.getLogger(__name__)
 

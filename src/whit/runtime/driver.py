@@ -15,11 +15,11 @@ from pydantic import ValidationError
 from whit.kernel.sockets import Place
 from whit.model.instance import ExitRecord, InstanceSpec, InstanceStatus
 from whit.model.operation import Operation
-from whit.runtime.channels import Stream
-from whit.runtime.execute import ExecRequest
-from whit.runtime.health import CheckResult
 from whit.runtime.layout import Layout
 from whit.runtime.operations import NetworkFiles
+from whit.runtime.supervision.channels import Stream
+from whit.runtime.supervision.execute import ExecRequest
+from whit.runtime.supervision.health import CheckResult
 
 
 @dataclass(frozen=True)

@@ -17,13 +17,13 @@ from whit.model.instance import InstanceSpec
 from whit.model.operation import Operation
 from whit.model.service import Isolation
 from whit.model.status import LogLine
-from whit.runtime import logs
 from whit.runtime.driver import Driver, Found, read_spec
 from whit.runtime.layout import Layout
 from whit.runtime.microvm.driver import MicrovmDriver
 from whit.runtime.microvm.operations import GuestSource
 from whit.runtime.oci import OciDriver
 from whit.runtime.operations import NetworkFiles, WriteNetworkFiles
+from whit.runtime.supervision import logs
 from whit.tools import runsc
 
 

@@ -76,7 +76,7 @@ class Layout:
 
     @property
     def gate(self) -> Path:
-        """Of a sandbox whose program waits: see gate.py."""
+        """Of a sandbox whose program waits: see sleeping/gate.py."""
         return self.bundle / "gate"
 
     @property

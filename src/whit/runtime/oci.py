@@ -21,13 +21,12 @@ from whit.kernel.sockets import Place
 from whit.kernel.thread import in_thread
 from whit.model.instance import REACHABLE, ExitRecord, InstanceSpec, InstanceStatus, State
 from whit.model.operation import Operation, carry_out
-from whit.runtime import execute, gate, health, logs, monitor, rootfs
+from whit.runtime import programs
+from whit.runtime.bundle import rootfs
+from whit.runtime.bundle.host import HostFacts
+from whit.runtime.bundle.volumes import SeedVolumes, volumes_of
 from whit.runtime.driver import Found, read_spec
-from whit.runtime.health import CheckResult
-from whit.runtime.host import HostFacts
 from whit.runtime.layout import TWIN, Layout
-from whit.runtime.lookouts import Lookouts, PlaceLookout
-from whit.runtime.microvm import build
 from whit.runtime.operations import (
     ClaimName,
     CreateContainer,
@@ -39,8 +38,11 @@ from whit.runtime.operations import (
     WriteNetworkFiles,
     remove_container,
 )
-from whit.runtime.volumes import SeedVolumes, volumes_of
-from whit.runtime.waiting import GoOn, StandStill
+from whit.runtime.sleeping import gate
+from whit.runtime.sleeping.lookouts import Lookouts, PlaceLookout
+from whit.runtime.sleeping.waiting import GoOn, StandStill
+from whit.runtime.supervision import execute, health, logs, monitor
+from whit.runtime.supervision.health import CheckResult
 from whit.tools import conmon
 from whit.tools.oci_runtime import ContainerState
 from whit.tools.runsc import Runsc
@@ -76,7 +78,7 @@ def _created(layout: Layout, spec: InstanceSpec, host: HostFacts, restarts: int)
         return [CreateContainer(layout, spec, host, restarts)]
 
     def waiting() -> list[str]:
-        return runtime.waiting(spec.name, build.program("gate"), layout.gate)
+        return runtime.waiting(spec.name, programs.path("gate"), layout.gate)
 
     return [gate.MakeGate(layout.gate), CreateContainer(layout, spec, host, restarts, creating=waiting)]
 

@@ -16,9 +16,11 @@ from whit.kernel import cgroup, freezer, pidfd
 from whit.kernel.files import write_file
 from whit.kernel.thread import in_thread
 from whit.model.instance import InstanceSpec
-from whit.runtime import bundle, gate, logs, monitor, processes, rootfs, users
-from whit.runtime.host import HostFacts
+from whit.runtime.bundle import oci_config, rootfs, users
+from whit.runtime.bundle.host import HostFacts
 from whit.runtime.layout import Layout
+from whit.runtime.sleeping import gate
+from whit.runtime.supervision import logs, monitor, processes
 from whit.tools import conmon
 
 HASTY_MOVES, HASTY_PAUSE = 5, 0.01
@@ -133,7 +135,7 @@ class WriteBundle:
                     hint="create it, or correct the path",
                 )
         owner = users.find(self.spec.user, self.layout.rootfs, self.spec.service)
-        document = bundle.configuration(self.spec, self.layout, self.host, owner)
+        document = oci_config.configuration(self.spec, self.layout, self.host, owner)
         write_file(self.layout.config, json.dumps(document).encode(), mode=0o600)
 
     async def undo(self) -> None:

@@ -9,7 +9,7 @@ from whit.base.settings import Settings
 from whit.kernel import cgroup, temporary
 from whit.kernel.thread import in_thread
 from whit.model.feature import Feature
-from whit.runtime import capabilities, seccomp
+from whit.runtime.bundle import capabilities, seccomp
 from whit.tools import oci_runtime, process, runsc, runsc_program
 from whit.tools.oci_runtime import Runtime
 

@@ -30,9 +30,10 @@ from whit.image.store.export import Exported
 from whit.image.store.images import ImageStore
 from whit.model.image import Image
 from whit.model.service import ServiceSpec
-from whit.runtime import bundle, users
-from whit.runtime.capabilities import effective_set
-from whit.runtime.microvm import build, records
+from whit.runtime import programs
+from whit.runtime.bundle import oci_config, users
+from whit.runtime.bundle.capabilities import effective_set
+from whit.runtime.microvm import records
 from whit.tools import qemu_img
 
 APPEND = "console={} quiet loglevel=3 panic=-1 random.trust_cpu=on no_timer_check"
@@ -118,7 +119,7 @@ def bill_of(image: Bill, service: ServiceSpec) -> Bill:
     architecture = architecture_of(service)
     ours = (BilledPart("kernel", "machine", "kernel"), BilledPart("init", "machine", "every machine has it"))
     files = (
-        BilledFile("init", "file", build.program("appliance", machine=MACHINES[architecture]).stat().st_size, "init"),
+        BilledFile("init", "file", programs.path("appliance", machine=MACHINES[architecture]).stat().st_size, "init"),
     )
     package = _kernel_package(service, architecture)
     kernels = (BilledPackage(package, "kernel"),) if package else ()
@@ -184,7 +185,7 @@ def bootable(
     volumes = (mount.target for mount in service.mounts if mount.kind == "volume")
     kept = tuple(sorted({*volumes, *image.config.volumes}))
     architecture = architecture_of(service)
-    program = build.program("appliance", machine=MACHINES[architecture])
+    program = programs.path("appliance", machine=MACHINES[architecture])
     return Bootable(
         name=name,
         architecture=architecture,
@@ -206,7 +207,7 @@ def _folder(place: str) -> str:
 
 def _system(name: str, service: ServiceSpec) -> list[str]:
     found = [f"hostname={name}", "dhcp=eth0"]
-    found += [f"sysctl={path.replace('.', '/')}={value}" for path, value in bundle.SYSCTLS.items()]
+    found += [f"sysctl={path.replace('.', '/')}={value}" for path, value in oci_config.SYSCTLS.items()]
     found += ["readonly=1"] if service.read_only else []
     found += [f"port={number}" for number in sorted({one.target for one in service.ports if one.protocol == "tcp"})]
     for mount in service.mounts:
@@ -235,17 +236,17 @@ def _process(name: str, service: ServiceSpec, image: Image, files: Sequence[Entr
     texts = {one.path: one.data().decode(errors="replace") for one in files if one.path in ("etc/passwd", "etc/group")}
     user = service.user if service.user is not None else config.user
     owner = users.resolve(user, texts.get("etc/passwd", ""), texts.get("etc/group", ""), name)
-    words = bundle.command_line(name, service.entrypoint, service.command, config.entrypoint, config.command)
-    env = bundle.environment(config.env | service.environment, owner)
+    words = oci_config.command_line(name, service.entrypoint, service.command, config.entrypoint, config.command)
+    env = oci_config.environment(config.env | service.environment, owner)
     capabilities = effective_set(service.cap_add, service.cap_drop)
-    hard = bundle.OPEN_FILES[1]
+    hard = oci_config.OPEN_FILES[1]
     process = {
         "user": {"uid": owner.uid, "gid": owner.gid, "additionalGids": list(owner.groups)},
         "args": list(words),
         "env": [f"{key}={value}" for key, value in sorted(env.items())],
         "cwd": service.working_dir or config.working_dir or "/",
-        "capabilities": bundle.capability_sets(capabilities, root=owner.uid == 0),
-        "rlimits": [{"type": "RLIMIT_NOFILE", "soft": bundle.OPEN_FILES[0], "hard": hard}],
+        "capabilities": oci_config.capability_sets(capabilities, root=owner.uid == 0),
+        "rlimits": [{"type": "RLIMIT_NOFILE", "soft": oci_config.OPEN_FILES[0], "hard": hard}],
     }
     number = signal.Signals[service.stop_signal or config.stop_signal].value
     return [*records.of_process(process), "console=1", f"stop={number}"]

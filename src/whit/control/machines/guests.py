@@ -8,7 +8,7 @@ from pathlib import Path
 from whit.image.forms import guest
 from whit.image.oci import manifest
 from whit.image.sources import kernel, plain_kernel
-from whit.runtime.microvm import build
+from whit.runtime import programs
 from whit.runtime.microvm.bundle import Guest
 
 KERNELS = Path("/var/cache/whit/kernels")
@@ -26,5 +26,5 @@ async def obtain() -> Guest:
     """
     async with _making:
         linux = await kernel.obtain(KERNELS, manifest.architecture())
-        first_root = await guest.first_root(linux, build.program("guest"))
+        first_root = await guest.first_root(linux, programs.path("guest"))
         return Guest(linux.release, await plain_kernel.obtain(linux), first_root)

@@ -28,7 +28,7 @@ from whit.model.build import BuildSpec, CheckSpec, DebianPart, RunSpec
 from whit.model.lock import Lock, Locked
 from whit.model.machine import ContainerSpec, ImageSource, MachineSpec, Stage
 from whit.model.progress import Progress, Report
-from whit.runtime.microvm import build
+from whit.runtime import programs
 
 _CRUN = "/usr/bin/crun"
 RUNTIME = BuildSpec(
@@ -83,7 +83,7 @@ def _named(name: str, spec: MachineSpec) -> str:
 
 
 def _supervisor(spec: MachineSpec) -> Path:
-    return build.program("supervisor", machine=appliances.MACHINES.get(spec.architecture, ""))
+    return programs.path("supervisor", machine=appliances.MACHINES.get(spec.architecture, ""))
 
 
 async def write(

@@ -15,7 +15,7 @@ from whit.image.disks.slots import Disk, Version
 from whit.image.disks.upgrade import Report
 from whit.kernel import disk_file
 from whit.model.blocks import Blocks
-from whit.runtime import guest_disk
+from whit.runtime.microvm import guest_disk
 from whit.tools import qemu_img
 
 _PATIENCE = 60.0

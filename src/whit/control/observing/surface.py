@@ -11,8 +11,8 @@ from whit.mesh.policy.reach import reached
 from whit.model.instance import InstanceSpec
 from whit.model.policy import Direction
 from whit.model.surface import Reach, Surface
+from whit.runtime.bundle.surface import surface_of
 from whit.runtime.layout import Layout
-from whit.runtime.surface import surface_of
 
 
 async def surface(network: NodeNetwork, spec: InstanceSpec, layout: Layout, runtime: str) -> Surface:

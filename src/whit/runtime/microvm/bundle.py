@@ -15,8 +15,8 @@ from typing import Any, Literal
 
 from whit.kernel.instance_link import InstanceLink
 from whit.model.instance import InstanceSpec
-from whit.runtime import bundle, seccomp
-from whit.runtime.host import HostFacts
+from whit.runtime.bundle import oci_config, seccomp
+from whit.runtime.bundle.host import HostFacts
 from whit.runtime.layout import Layout
 from whit.tools import qemu, virtiofsd
 from whit.tools.qemu import Accelerator
@@ -124,13 +124,13 @@ def configuration(
         # What is the machine's own comes last, over whatever the instance's volumes may have led to.
         "mounts": [*root, *_own_mounts(layout, facts, guest)],
         "linux": {
-            "namespaces": bundle.namespaces(layout, host),
+            "namespaces": oci_config.namespaces(layout, host),
             "cgroupsPath": layout.cgroup,
             "devices": devices,
             "resources": _resources(spec, host, devices),
             "seccomp": _system_calls(host),
-            "maskedPaths": list(bundle.MASKED),
-            "readonlyPaths": list(bundle.READ_ONLY),
+            "maskedPaths": list(oci_config.MASKED),
+            "readonlyPaths": list(oci_config.READ_ONLY),
         },
     }
 
@@ -143,17 +143,17 @@ def process(
         "terminal": terminal,
         "user": {"uid": 0, "gid": 0, "additionalGids": []},
         "args": list(words),
-        "env": [f"PATH={bundle.DEFAULT_PATH}", *env],
+        "env": [f"PATH={oci_config.DEFAULT_PATH}", *env],
         "cwd": "/",
-        "capabilities": bundle.capability_sets(CAPABILITIES, root=True),
-        "rlimits": bundle.rlimits(host),
+        "capabilities": oci_config.capability_sets(CAPABILITIES, root=True),
+        "rlimits": oci_config.rlimits(host),
         "noNewPrivileges": True,
     }
 
 
 def _resources(spec: InstanceSpec, host: HostFacts, devices: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     limits = spec.limits.model_copy(update={"memory": (spec.limits.memory or MEMORY) + OVERHEAD, "pids": None})
-    found = bundle.resources(limits, host)
+    found = oci_config.resources(limits, host)
     numbers = [{key: one[key] for key in ("type", "major", "minor")} for one in devices]
     allowed = [{"allow": True, "access": "rw", **number} for number in numbers]
     return found | {"devices": [*found["devices"], *allowed]}

@@ -19,10 +19,11 @@ from whit.kernel.mount import MountOverlay
 from whit.kernel.sockets import Place
 from whit.model.instance import ExitRecord, InstanceSpec
 from whit.model.operation import Operation
-from whit.runtime import bundle, execute, health, oci, rootfs, users
+from whit.runtime import oci
+from whit.runtime.bundle import oci_config, rootfs, users
+from whit.runtime.bundle.host import HostFacts
+from whit.runtime.bundle.volumes import SeedVolumes, volumes_of
 from whit.runtime.driver import Found
-from whit.runtime.health import CheckResult
-from whit.runtime.host import HostFacts
 from whit.runtime.layout import Layout
 from whit.runtime.microvm import bundle as machine_bundle
 from whit.runtime.microvm import records
@@ -46,7 +47,8 @@ from whit.runtime.operations import (
     NetworkFiles,
     WriteNetworkFiles,
 )
-from whit.runtime.volumes import SeedVolumes, volumes_of
+from whit.runtime.supervision import execute, health
+from whit.runtime.supervision.health import CheckResult
 from whit.tools import qemu, virtiofsd
 
 
@@ -143,7 +145,7 @@ class MicrovmDriver:
         layout = self.layout(spec.name)
 
         def identity() -> list[str]:
-            mounts = placed(layout.rootfs, bundle.mounts(spec, layout))
+            mounts = placed(layout.rootfs, oci_config.mounts(spec, layout))
             return records.of_twin(spec, layout, origin, mounts)
 
         return [
@@ -223,7 +225,7 @@ def described(layout: Layout, host: HostFacts, request: execute.ExecRequest, ide
         update={"env": {**spec.env, **request.env}, "working_dir": request.cwd or spec.working_dir}
     )
     terminal = request.terminal is not None
-    inside = bundle.process(changed, host, owner, args=request.args, terminal=terminal)
+    inside = oci_config.process(changed, host, owner, args=request.args, terminal=terminal)
     size = [f"terminal={request.terminal[0]}:{request.terminal[1]}"] if request.terminal else []
     words = ["/machine", "exec", *records.of_process(inside), *size]
     return machine_bundle.process(host, words, env=[f"{execute.MARK}={identity}"], terminal=terminal)

@@ -18,10 +18,11 @@ from whit.kernel import netns, tap
 from whit.kernel.files import write_file
 from whit.kernel.thread import in_thread
 from whit.model.instance import InstanceSpec
-from whit.runtime import bundle, users
-from whit.runtime.host import HostFacts
+from whit.runtime import programs
+from whit.runtime.bundle import oci_config, users
+from whit.runtime.bundle.host import HostFacts
 from whit.runtime.layout import Layout
-from whit.runtime.microvm import build, records
+from whit.runtime.microvm import records
 from whit.runtime.microvm.bundle import DISK, TAP, Facts, Guest, How, configuration, user_of
 from whit.runtime.microvm.control import Frame, Line, line
 from whit.runtime.microvm.places import placed
@@ -75,7 +76,7 @@ class WriteMachine:
 
     async def do(self) -> None:
         guest = await self.guests()
-        facts = Facts(build.program("machine"), await qemu.accelerator(), await qemu.version())
+        facts = Facts(programs.path("machine"), await qemu.accelerator(), await qemu.version())
         await in_thread(self._write, guest, facts)
 
     def _write(self, guest: Guest, facts: Facts) -> None:
@@ -87,13 +88,13 @@ class WriteMachine:
                     hint="create it, or correct the path",
                 )
         owner = users.find(self.spec.user, self.layout.rootfs, self.spec.service)
-        mounts = placed(self.layout.rootfs, bundle.mounts(self.spec, self.layout))
+        mounts = placed(self.layout.rootfs, oci_config.mounts(self.spec, self.layout))
         link = records.instance_link(self.spec, self.layout)
         self._make_root()
         self.layout.guest_memory.write_text("")
         for name, content in (
             ("guest.setup", records.of_guest(self.spec, self.layout, mounts, DISK)),
-            ("guest.process", records.of_process(bundle.process(self.spec, self.host, owner))),
+            ("guest.process", records.of_process(oci_config.process(self.spec, self.host, owner))),
         ):
             write_file(self.layout.bundle / name, records.encoded(content), mode=0o600)
         document = configuration(self.spec, self.layout, self.host, facts, guest, link, mounts, how=self.how)

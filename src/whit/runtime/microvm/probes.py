@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from whit.base.errors import WhitError
 from whit.model.feature import Feature
-from whit.runtime.microvm import build
+from whit.runtime import programs
 from whit.tools import qemu, virtiofsd
 
 _INSTALL = "apt install qemu-system-x86"
@@ -23,7 +23,7 @@ async def _machine() -> Feature:
         return Feature(name="microVM", state="missing", detail=error.message, hint=_INSTALL)
     try:
         server = virtiofsd.binary()
-        build.program("machine")
+        programs.path("machine")
     except WhitError as error:
         return Feature(name="microVM", state="missing", detail=error.message, hint=error.hint or _INSTALL)
     return Feature(name="microVM", state="works", detail=f"qemu {version}, {server}")

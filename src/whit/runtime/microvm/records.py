@@ -17,8 +17,8 @@ from whit.kernel.instance_link import NOT_BY_ITSELF, InstanceLink, inside_messag
 from whit.kernel.links import set_hardware
 from whit.kernel.netlink import NLM_F_ACK, NLM_F_REQUEST, Message
 from whit.model.instance import InstanceSpec
-from whit.runtime.bundle import DEFAULT_PIDS, SYSCTLS
-from whit.runtime.capabilities import KNOWN
+from whit.runtime.bundle.capabilities import KNOWN
+from whit.runtime.bundle.oci_config import DEFAULT_PIDS, SYSCTLS
 from whit.runtime.layout import Layout
 
 LINK = "eth0"

@@ -23,11 +23,11 @@ from pathlib import Path
 from whit.base.errors import NotFound, Permanent, TimedOut
 from whit.kernel import pidfd
 from whit.kernel.thread import in_thread
-from whit.runtime import processes
 from whit.runtime.layout import Layout
 from whit.runtime.microvm import records
 from whit.runtime.microvm.control import Frame, Line, line
 from whit.runtime.oci import OciDriver
+from whit.runtime.supervision import processes
 from whit.tools import qemu, qmp
 
 ENTROPY = 64

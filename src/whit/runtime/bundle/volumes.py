@@ -10,7 +10,7 @@ from pathlib import Path
 
 from whit.kernel.thread import in_thread
 from whit.model.instance import InstanceSpec, ResolvedMount
-from whit.runtime import users
+from whit.runtime.bundle import users
 from whit.runtime.layout import Layout
 from whit.tools import process
 

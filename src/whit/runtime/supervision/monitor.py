@@ -14,9 +14,9 @@ from pathlib import Path
 
 from whit.kernel import cgroup, cgroup_usage, pidfd
 from whit.model.instance import ExitRecord
-from whit.runtime import processes
-from whit.runtime.host import HostFacts
+from whit.runtime.bundle.host import HostFacts
 from whit.runtime.layout import Layout
+from whit.runtime.supervision import processes
 from whit.tools import conmon
 
 PATIENCE = 10.0

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from whit.base.settings import Settings
 from whit.kernel import cgroup
-from whit.runtime.capabilities import KNOWN
+from whit.runtime.bundle.capabilities import KNOWN
 from whit.tools.oci_runtime import Runtime, choose
 
 CGROUPS = Path("/sys/fs/cgroup")

@@ -13,7 +13,7 @@ from whit.base.errors import NotFound, WhitError
 from whit.kernel import sockets
 from whit.kernel.sockets import Place
 from whit.kernel.thread import in_thread
-from whit.runtime.microvm import build
+from whit.runtime import programs
 from whit.tools.runsc import Runsc
 from whit.tools.sentry import Lookout
 
@@ -30,7 +30,7 @@ class Lookouts:
         for other in [other for other, one in self._kept.items() if other == name or one.has_ended]:
             self.drop(other)
         try:
-            self._kept[name] = await runtime.lookout(name, build.program("listeners"))
+            self._kept[name] = await runtime.lookout(name, programs.path("listeners"))
         except WhitError as error:
             log.warning("nobody looks out in %s: %s", name, error)
 
@@ -50,7 +50,7 @@ class Lookouts:
                 if there:
                     self.drop(name)
                 return there
-        return await runtime.listening(name, build.program("listeners"))
+        return await runtime.listening(name, programs.path("listeners"))
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from whit.base.errors import NotFound
 from whit.model.instance import InstanceSpec
 from whit.model.service import Isolation
 from whit.model.surface import KernelOwner, Surface
-from whit.runtime import bundle
+from whit.runtime.bundle import oci_config
 from whit.runtime.layout import Layout
 
 DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty", "/dev/ptmx")
@@ -48,7 +48,7 @@ def surface_of(spec: InstanceSpec, layout: Layout, runtime: str) -> Surface:
         system_calls=allowed_calls(config["linux"].get("seccomp", {})),
         devices=(*DEVICES, *(GVISOR_DEVICES if spec.isolation == "sandbox" else ()), *(() if machine else own)),
         machine_devices=own if machine else (),
-        writable=tuple(writable_places(spec, bundle.mounts(spec, layout))),
+        writable=tuple(writable_places(spec, oci_config.mounts(spec, layout))),
     )
 
 

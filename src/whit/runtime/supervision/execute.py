@@ -22,10 +22,11 @@ from whit.base.errors import Conflict, NotFound
 from whit.kernel import pidfd
 from whit.kernel.files import write_file
 from whit.model.instance import InstanceSpec
-from whit.runtime import bundle, monitor, processes, users
-from whit.runtime.channels import Channels, Stream, pipes, set_size, terminal
-from whit.runtime.host import HostFacts
+from whit.runtime.bundle import oci_config, users
+from whit.runtime.bundle.host import HostFacts
 from whit.runtime.layout import Layout
+from whit.runtime.supervision import monitor, processes
+from whit.runtime.supervision.channels import Channels, Stream, pipes, set_size, terminal
 from whit.tools import process
 
 MARK = "WHIT_EXEC"
@@ -160,7 +161,7 @@ def _described(layout: Layout, host: HostFacts, request: ExecRequest, identity: 
     owner = users.find(request.user or spec.user, layout.rootfs, spec.service)
     env = {**spec.env, **request.env, MARK: identity}
     changed = spec.model_copy(update={"env": env, "working_dir": request.cwd or spec.working_dir})
-    return bundle.process(changed, host, owner, args=request.args, terminal=request.terminal is not None)
+    return oci_config.process(changed, host, owner, args=request.args, terminal=request.terminal is not None)
 
 
 def read_spec(layout: Layout) -> InstanceSpec:

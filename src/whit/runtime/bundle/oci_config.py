@@ -13,10 +13,10 @@ from typing import Any
 from whit.base.errors import InputError, Place, Unavailable
 from whit.model.instance import InstanceSpec, ResolvedMount
 from whit.model.service import LimitsSpec
-from whit.runtime import capabilities, seccomp
-from whit.runtime.host import HostFacts
+from whit.runtime.bundle import capabilities, seccomp
+from whit.runtime.bundle.host import HostFacts
+from whit.runtime.bundle.users import Owner
 from whit.runtime.layout import Layout
-from whit.runtime.users import Owner
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 DEFAULT_PIDS = 2048

@@ -2,7 +2,7 @@
 process of a declared machine, `appliance`, that of an image that boots by itself, `listeners`, which looks into a
 sandbox, and `gate`, which waits in one.
 
-`python -m whit.runtime.microvm.build` compiles what a checkout has when its sources changed; the wheel has them for the
+`python -m whit.runtime.programs` compiles what a checkout has when its sources changed; the wheel has them for the
 architecture that it was built on. All are static. As the BPF objects' build, this never runs in the agent, and needs
 nothing but base/.
 """
@@ -19,8 +19,8 @@ from pathlib import Path
 
 from whit.base.errors import CommandError, Unavailable, WhitError
 
-PROGRAMS = Path(__file__).resolve().parent / "programs"
-SOURCES = Path(__file__).resolve().parents[4] / "init"
+PROGRAMS = Path(__file__).resolve().parent / "microvm" / "programs"
+SOURCES = Path(__file__).resolve().parents[3] / "init"
 STAMP = ".stamp"
 
 
@@ -77,20 +77,20 @@ GCC_FLAGS = ("-Wno-format-truncation",)
 BARE_FLAGS = ("-nostdlib", "-ffreestanding", "-fno-stack-protector")
 
 
-def program(name: str, programs: Path = PROGRAMS, *, machine: str = "") -> Path:
+def path(name: str, programs: Path = PROGRAMS, *, machine: str = "") -> Path:
     """The program for this machine, or one of another kind. Raises Unavailable if it was not built."""
-    path = programs / f"{name}-{machine or os.uname().machine}"
-    if not path.is_file() and machine not in ("", os.uname().machine):
+    found = programs / f"{name}-{machine or os.uname().machine}"
+    if not found.is_file() and machine not in ("", os.uname().machine):
         raise Unavailable(
-            f"the program {path.name}, with which images boot on {machine}, is missing",
-            hint=f"apt install {FOREIGN_PACKAGE}, and run `python -m whit.runtime.microvm.build`",
+            f"the program {found.name}, with which images boot on {machine}, is missing",
+            hint=f"apt install {FOREIGN_PACKAGE}, and run `python -m whit.runtime.programs`",
         )
-    if not path.is_file():
+    if not found.is_file():
         raise Unavailable(
-            f"the program {path.name}, which sandboxes and microVMs need, is missing",
-            hint="run `python -m whit.runtime.microvm.build` in a checkout, or use another isolation",
+            f"the program {found.name}, which sandboxes and microVMs need, is missing",
+            hint="run `python -m whit.runtime.programs` in a checkout, or use another isolation",
         )
-    return path
+    return found
 
 
 def build(sources: Path = SOURCES, programs: Path = PROGRAMS, *, force: bool = False) -> bool:

@@ -131,6 +131,6 @@ def test_options_that_would_do_nothing_are_refused(whit: Whit, tiny_root: Path, 
     assert "is about machines" in whit("build", path, "--fast-boot", *out, check=False).stderr
     assert "is no architecture" in whit("build", path, "--arch", "pdp11", *out, check=False).stderr
     machine = str(ROOT / "examples/machine/minimal.yml")
-    assert "--arch is for apps" in whit("build", machine, "--arch", "arm64", *out, check=False).stderr
+    assert "--service is for apps" in whit("build", machine, "--service", "web", *out, check=False).stderr
     whit("build", path, "--target", "microvm", "--fast-boot", *out)
     assert "cryptomgr.notests" in (tmp_path / "out" / "machine.json").read_text()

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from whit.kernel import netns, sockets
+from whit.base.errors import SystemCallError
+from whit.kernel import netns, sock_diag, sockets
 
 pytestmark = [pytest.mark.root, pytest.mark.machine]
 
@@ -63,3 +64,18 @@ def test_other_namespaces_are_not_looked_into(node: Path) -> None:
 
 def test_nobody_listens_where_nothing_is(tmp_path: Path) -> None:
     assert sockets.listening(tmp_path / "gone") == set()
+
+
+def test_a_protocol_that_the_kernel_does_not_tell_of_is_not_one_nobody_listens_to(
+    node: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As UDP is where udp_diag is missing: the refusal comes with the end of an answer without sockets."""
+    unknown = 200
+    monkeypatch.setitem(sock_diag._WAITS_FOR_PEERS, unknown, 1)
+
+    def inside() -> list[sock_diag.Listener]:
+        with sock_diag.SockDiag() as asking:
+            return list(asking.listeners(unknown))
+
+    with pytest.raises(SystemCallError, match="ENOENT"):
+        netns.call_in(node, inside)

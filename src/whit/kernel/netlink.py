@@ -177,10 +177,9 @@ class NetlinkSocket:
                 if answered != number:
                     continue
                 consistent = consistent and not flags & _NLM_F_DUMP_INTR
-                if kind == _NLMSG_DONE:
-                    return replies, consistent
-                if kind == _NLMSG_ERROR:
-                    if failure := _failure(message, flags, body):
+                if kind in (_NLMSG_DONE, _NLMSG_ERROR):
+                    # The end has an error number too: of a dump that was refused only when the kernel had begun it.
+                    if failure := _failure(message, flags if kind == _NLMSG_ERROR else 0, body):
                         raise failure
                     return replies, consistent
                 replies.append(Reply(kind, body))

@@ -46,14 +46,20 @@ def thaw(instances: Instances, record: Record) -> None:
 
 async def lay_down(instances: Instances, record: Record, level: Idle) -> None:
     """End its process; its network, its files and its place in its service stay. An agent that comes later sees that
-    this was on purpose."""
+    this was on purpose. Raises WhitError, also if its process does not end: then it runs on."""
     spec, driver = record.spec, instances.driver(record.spec)
     # Now, and not while somebody waits for it; and what cannot be had is known before it has ended.
     made_ready = instances.preparing(spec, record.status.restarts) if level == "created" else []
     instances.drivers.layout(spec.name).asleep.write_text(level)
     instances.unwatch(record)
     driver.resume(spec.name)
-    await carry_out(driver.plan_stop(spec.name, spec.stop_signal, spec.stop_grace_period))
+    try:
+        await carry_out(driver.plan_stop(spec.name, spec.stop_signal, spec.stop_grace_period))
+    except WhitError:
+        instances.drivers.layout(spec.name).asleep.unlink(missing_ok=True)
+        if record.status.state == "running":
+            instances.watch(record, adopted=True)
+        raise
     if level == "created":
         record.update(state="stopped", pid=None, message="")
         await carry_out(made_ready)

@@ -97,17 +97,27 @@ class Warmth:
         return max(LEAST_SECONDS, min([LOOK_SECONDS, *spans]))
 
     def _recall(self) -> None:
-        """Of those that slept when we came, those that were asked for since are woken."""
+        """Of those that slept when we came, those that were asked for since are woken; and what the agent before us
+        died over is gone on with."""
         for record in self.instances.records.values():
-            wanted = WATCHES.get(record.status.state)
-            if wanted is None:
-                continue
             link = warm.link_of(self.datapath, record.spec)
             if link is not None:
                 self._names[link] = record.spec.name
-            if warm.watched(self.datapath, record.spec) is not wanted:
+            wanted = WATCHES.get(record.status.state)
+            if record.status.state == "running" and warm.is_held(self.datapath, record.spec):
+                self._move(record, self._go_on(record))
+            elif wanted is not None and warm.watched(self.datapath, record.spec) is not wanted:
                 self.wake(record)
         self._listen()
+
+    async def _go_on(self, record: Record) -> None:
+        """It runs, but what comes for it is held: it was about to end for its sleep, or has just begun."""
+        match self.instances.drivers.layout(record.spec.name).sleeps_as():
+            case "created" | "stopped" as level:
+                await self._sleep(record, level)
+            case _:
+                await self.held.wait_and_hand_over(record)
+                self._awake(record)
 
     # ---- to sleep ----
 
@@ -145,17 +155,20 @@ class Warmth:
             record, want = self.instances.records.get(name), self.wanted().get(name)
             if record is None or want is None or want.scale is None or record.task is not None:
                 continue
-            if budget.holds_memory(record, drivers):
-                self._fall(record, want.scale)
+            self._fall(record)
 
-    def _fall(self, record: Record, scale: ScaleSpec) -> None:
+    def _fall(self, record: Record) -> None:
         """To a level without memory. Who comes from now on waits for the start."""
-        log.info("%s: instances that sleep hold more than %d MiB", record.spec.name, self._budget >> 20)
         self._knocked.discard(record.spec.name)
         warm.watch(self.datapath, record.spec, Watch.HOLD)
+        # Who came before that is connected with its kernel already, and wakes it as it is.
+        self._listen()
+        if record.task is not None or not budget.holds_memory(record, self.instances.drivers):
+            return
+        log.info("%s: instances that sleep hold more than %d MiB", record.spec.name, self._budget >> 20)
         # What is `created` has a machine in which nothing of the instance runs: there is nothing to be kept.
         level: Idle = "snapshot" if record.spec.detached and record.status.state == "frozen" else "stopped"
-        self._move(record, self._sleep(record, scale.model_copy(update={"idle": level})))
+        self._move(record, self._sleep(record, level))
 
     async def _sleep_if_idle(self, record: Record, scale: ScaleSpec, link: int) -> None:
         if not await self._listens(record) or await in_thread(warm.has_clients, self.datapath.flows, record.spec):
@@ -165,7 +178,7 @@ class Warmth:
         if warm.silence(self.datapath, link) <= scale.after:
             warm.watch(self.datapath, record.spec, Watch.NOTE)
             return
-        await self._sleep(record, scale)
+        await self._sleep(record, scale.idle)
 
     async def _listens(self, record: Record) -> bool:
         try:
@@ -178,16 +191,16 @@ class Warmth:
         if self._complaints.is_new(record, error):
             log.warning("%s stays awake: %s", record.spec.name, error)
 
-    async def _sleep(self, record: Record, scale: ScaleSpec) -> None:
+    async def _sleep(self, record: Record, level: Idle) -> None:
         name = record.spec.name
-        log.info("%s falls asleep: %s", name, scale.idle)
+        log.info("%s falls asleep: %s", name, level)
         try:
-            if scale.idle == "frozen":
+            if level == "frozen":
                 await sleep.freeze(self.instances, record)
-            elif scale.idle == "snapshot":
+            elif level == "snapshot":
                 await sleep.store(self.instances, record)
             else:
-                await sleep.lay_down(self.instances, record, scale.idle)
+                await sleep.lay_down(self.instances, record, level)
         except WhitError as error:
             self._awake(record)
             if record.status.state != "running":
@@ -215,7 +228,7 @@ class Warmth:
         if link is not None:
             self._names[link] = name
         self._knocked.discard(name)
-        await asyncio.wait([self._move(record, self._sleep(record, want.scale))])
+        await asyncio.wait([self._move(record, self._sleep(record, want.scale.idle))])
 
     # ---- awake ----
 
@@ -273,18 +286,22 @@ class Warmth:
             self._move(record, self._rise(record))
 
     async def _rise(self, record: Record) -> None:
+        try:
+            await self._get_up(record)
+        except Exception:
+            # But not if it was cancelled: the next agent goes on with it, and until then packets are held.
+            self._awake(record)
+            raise
+        self._awake(record)
+
+    async def _get_up(self, record: Record) -> None:
         if record.status.state == "frozen":
             sleep.thaw(self.instances, record)
         elif record.status.state in WATCHES:
             log.info("%s is woken", record.spec.name)
-            try:
-                await sleep.get_up(self.instances, record)
-                await self.held.wait_and_hand_over(record)
-                sleep.stand(self.instances, record)
-            finally:
-                self._awake(record)
-            return
-        self._awake(record)
+            await sleep.get_up(self.instances, record)
+            await self.held.wait_and_hand_over(record)
+            sleep.stand(self.instances, record)
 
     def _awake(self, record: Record) -> None:
         """What comes for it is delivered from now on, and what was held is, too."""

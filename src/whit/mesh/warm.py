@@ -61,6 +61,12 @@ def watched(datapath: Datapath, spec: InstanceSpec) -> Watch:
     return Watch(min(value.flags & _ALL if value else 0 for value in found))
 
 
+def is_held(datapath: Datapath, spec: InstanceSpec) -> bool:
+    """Whether what comes for any of its addresses comes to us instead."""
+    found = [datapath.endpoints.get(key) for key in endpoint_keys(spec)]
+    return any(value is not None and value.flags & EndpointFlags.HELD for value in found)
+
+
 def note(datapath: Datapath, spec: InstanceSpec) -> None:
     """As if a packet had come now, if that is looked at."""
     link = link_of(datapath, spec)

@@ -209,11 +209,12 @@ async def _condition(
     if level == "snapshot":
         # One that still runs was cut short over it, and stands still.
         return ("snapshot" if layout.snapshot_facts.exists() else "stopped"), "", None
+    asleep = layout.asleep.exists()
     if logs.has_ended(layout):
         record = monitor.record(layout)
-        return ("stopped" if layout.asleep.exists() else "exited"), record.cause, record
+        return ("stopped" if asleep else "exited"), record.cause, record
     if container is None:
-        return ("stopped", "", None) if layout.asleep.exists() else ("failed", "its start was cut short", None)
+        return ("stopped", "", None) if asleep else ("failed", "its start was cut short", None)
     monitored = conmon.monitor_pid(layout.monitored) is not None
     if gate.is_shut(layout.gate):
         return ("created" if monitored else "stopped"), "", None
@@ -223,12 +224,12 @@ async def _condition(
         stands = container.status == "paused" or await in_thread(freezer.is_frozen, host.hierarchies, layout.cgroup)
         return ("frozen" if stands else "running"), "", None
     if container.status in ("creating", "created"):
-        if container.status == "creating" or not layout.asleep.exists():
+        if not asleep:
             return "failed", "its start was cut short", None
-        return ("created" if monitored else "stopped"), "", None
+        return ("created" if monitored and container.status == "created" else "stopped"), "", None
     # It ended a moment ago, or its monitor was killed: either way this does not take long.
     record = await monitor.exit_of(layout, host)
-    return "exited", record.cause, record
+    return ("stopped" if asleep else "exited"), record.cause, record
 
 
 def _start(layout: Layout) -> Mapping[str, Any]:

@@ -16,7 +16,10 @@ from support.warm import Asked, Warm
 from support.whit import Whit
 
 from whit.base.settings import Settings
+from whit.datapath.datapath import Datapath
 from whit.kernel import cgroup
+from whit.mesh.warm import Watch, watch
+from whit.model.instance import InstanceSpec
 
 pytestmark = [pytest.mark.root, pytest.mark.machine, pytest.mark.timeout(1800)]
 
@@ -98,6 +101,20 @@ def test_who_asks_while_no_agent_lives_is_answered_by_the_next_one(warm: Warm) -
     warm.whit.start_agent()
     asking.join(60)
     assert len(answers) == 1
+
+
+def test_what_an_agent_died_over_is_gone_on_with(warm: Warm) -> None:
+    """It runs, and what comes for it is held: it was just falling asleep, or was got up and did not listen yet."""
+    settings = warm.whit.settings
+    warm.ask()
+    warm.whit.kill_agent()
+    spec = InstanceSpec.model_validate_json((settings.instances_dir / "warm-web-1" / "instance.json").read_bytes())
+    with Datapath.open(settings) as datapath:
+        assert watch(datapath, spec, Watch.HOLD) is not None
+    if warm.idle == "stopped":
+        (settings.instances_dir / "warm-web-1" / "asleep").write_text("stopped")
+    warm.whit.start_agent()
+    assert warm.ask().at_once
 
 
 def test_start_and_stop(warm: Warm) -> None:

@@ -229,11 +229,14 @@ async def choose(settings: Settings) -> Runtime:
 
 async def _open_gate(gate: Path) -> bool:
     """What `runc start` does: runc's init waits for a reader of a fifo, writes a byte to it and goes on (runc 1.1,
-    libcontainer/container_linux.go). False: somebody else is to find out what is wrong."""
+    libcontainer/container_linux.go). While the fifo has a name, the container does not count as started: so it loses
+    it first, which init does not look at, and whoever is killed here leaves none that runs and waits to be started.
+    False: somebody else is to find out what is wrong."""
     try:
         descriptor = os.open(gate, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
         return False
+    gate.unlink(missing_ok=True)
     loop = asyncio.get_running_loop()
     opened = asyncio.Event()
     loop.add_reader(descriptor, opened.set)
@@ -247,7 +250,6 @@ async def _open_gate(gate: Path) -> bool:
     finally:
         loop.remove_reader(descriptor)
         os.close(descriptor)
-    gate.unlink(missing_ok=True)
     return True
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 from pathlib import Path
 
-from whit.kernel import netns
+from whit.kernel.network import netns
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _LOAD = bytes(18)

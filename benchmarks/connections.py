@@ -40,7 +40,8 @@ from whit.datapath.abi import (
     Verdict,
 )
 from whit.datapath.attach import best_form
-from whit.kernel import netns, sysctl
+from whit.kernel import sysctl
+from whit.kernel.network import netns
 from whit.mesh.flows.log import POLL_SECONDS
 
 Kind = Literal["keep", "new"]

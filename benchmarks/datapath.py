@@ -54,9 +54,9 @@ from whit.base.settings import Settings
 from whit.datapath import libbpf
 from whit.datapath.abi import Direction, EndpointKey
 from whit.datapath.address import Address
-from whit.kernel import links
-from whit.kernel.links import End
-from whit.kernel.netlink import NetlinkSocket
+from whit.kernel.network import links
+from whit.kernel.network.links import End
+from whit.kernel.network.netlink import NetlinkSocket
 
 RESULTS = Path(__file__).resolve().parent.parent / "results" / "datapath.json"
 CONTEXT, IFINDEX = 192, 40

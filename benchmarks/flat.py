@@ -34,7 +34,7 @@ from whit.base.settings import Settings
 from whit.datapath import libbpf
 from whit.datapath.attach import best_form
 from whit.datapath.datapath import Datapath
-from whit.kernel.links import mac_bytes
+from whit.kernel.network.links import mac_bytes
 
 BACKENDS = 5
 KNOWN_PORTS, NEW_PORTS = 10_000, 20_000

@@ -31,7 +31,8 @@ from support.instances import AnyDriver, DriverName, Machine, make_rootfs, open_
 
 from whit.base.errors import Unavailable
 from whit.base.settings import Settings
-from whit.kernel import cgroup, netns
+from whit.kernel import cgroup
+from whit.kernel.network import netns
 from whit.model.operation import carry_out
 from whit.runtime.microvm.bundle import APPEND
 from whit.runtime.operations import NetworkFiles

@@ -29,7 +29,8 @@ from support.whit import Whit, free_port
 
 from whit.base.settings import Settings
 from whit.cli.client import Client
-from whit.kernel import cgroup, cgroup_usage, sockets
+from whit.kernel import cgroup, cgroup_usage
+from whit.kernel.network import sockets
 
 LEVELS = ("frozen", "created", "stopped")
 AFTER = "300ms"

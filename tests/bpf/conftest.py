@@ -14,9 +14,9 @@ from support.leftovers import leftovers_after
 from support.packet_lab import CLIENT, OUTSIDE, OUTSIDE_MAC, SECOND, SERVER, UPLINK_MAC, Lab, laboratory
 
 from whit.base.settings import Settings
-from whit.kernel import links
-from whit.kernel.links import End
-from whit.kernel.netlink import NetlinkSocket
+from whit.kernel.network import links
+from whit.kernel.network.links import End
+from whit.kernel.network.netlink import NetlinkSocket
 
 
 @pytest.fixture(scope="session")

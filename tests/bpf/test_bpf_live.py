@@ -16,7 +16,7 @@ from support.world import NODE, UPLINK
 
 from whit.base.settings import Settings
 from whit.datapath.abi import Hook
-from whit.kernel import netns
+from whit.kernel.network import netns
 
 pytestmark = [pytest.mark.root, pytest.mark.machine]
 

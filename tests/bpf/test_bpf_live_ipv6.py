@@ -15,7 +15,7 @@ from support.world import NODE6, OUTSIDE6, UPLINK6
 
 from whit.base.settings import Settings
 from whit.datapath.abi import DropReason, Hook
-from whit.kernel import netns
+from whit.kernel.network import netns
 
 pytestmark = [pytest.mark.root, pytest.mark.machine]
 

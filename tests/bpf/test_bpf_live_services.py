@@ -26,7 +26,7 @@ from whit.datapath.abi import (
     HopStep,
 )
 from whit.datapath.address import Address
-from whit.kernel import netns
+from whit.kernel.network import netns
 
 pytestmark = [pytest.mark.root, pytest.mark.machine]
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from whit.kernel import netns
+from whit.kernel.network import netns
 
 PATIENCE = 10.0
 """Seconds."""

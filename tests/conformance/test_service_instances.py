@@ -24,7 +24,7 @@ from support.whit import Whit, free_port
 
 from whit.base.settings import Settings
 from whit.cli.client import Client
-from whit.kernel import netns
+from whit.kernel.network import netns
 from whit.mesh.dns import names
 from whit.model.app import AppSpec
 from whit.model.status import InstanceStatus

@@ -20,7 +20,7 @@ from support.leftovers import left_by_instances
 from support.slowness import patient
 
 from whit.base.errors import WhitError
-from whit.kernel import netns
+from whit.kernel.network import netns
 from whit.model.instance import ExitRecord, InstanceSpec
 from whit.model.operation import carry_out
 from whit.runtime.operations import NetworkFiles

@@ -18,7 +18,7 @@ from support.leftovers import leftovers_after
 from support.whit import Whit
 
 from whit.base.settings import Settings
-from whit.kernel import netns
+from whit.kernel.network import netns
 
 pytestmark = [pytest.mark.machine, pytest.mark.network, pytest.mark.timeout(300)]
 

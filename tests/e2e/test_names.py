@@ -23,7 +23,7 @@ from support.whit import Whit
 
 from whit.base.settings import Settings
 from whit.control import resolver
-from whit.kernel import netns
+from whit.kernel.network import netns
 
 pytestmark = [pytest.mark.machine, pytest.mark.network, pytest.mark.timeout(180)]
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from whit.base.settings import Settings
-from whit.kernel import mount, netns
+from whit.kernel import mount
+from whit.kernel.network import netns
 
 
 @pytest.fixture

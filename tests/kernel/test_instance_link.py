@@ -17,10 +17,11 @@ import pytest
 
 from whit.base.errors import NotFound, SystemCallError
 from whit.base.settings import Settings
-from whit.kernel import addresses, instance_link, links, netns, routes, sysctl
-from whit.kernel.instance_link import GATEWAY, GATEWAY6, CreateInstanceLink, InstanceLink
-from whit.kernel.links import CreateHostLink
-from whit.kernel.netlink import NetlinkSocket
+from whit.kernel import sysctl
+from whit.kernel.network import addresses, instance_link, links, netns, routes
+from whit.kernel.network.instance_link import GATEWAY, GATEWAY6, CreateInstanceLink, InstanceLink
+from whit.kernel.network.links import CreateHostLink
+from whit.kernel.network.netlink import NetlinkSocket
 from whit.model.operation import carry_out, take_back
 
 pytestmark = [pytest.mark.root, pytest.mark.machine]
@@ -242,7 +243,7 @@ _CONNECT_FOR_EVER = """
 import sys
 from ipaddress import IPv4Address
 from pathlib import Path
-from whit.kernel import instance_link, netns
+from whit.kernel.network import instance_link, netns
 node, directory, prefix = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
 print("ready", flush=True)
 for number in range(200):
@@ -258,7 +259,7 @@ def test_an_agent_killed_while_it_connects_leaves_nothing_that_cannot_be_found(s
     """Its namespaces are in one directory, and its links have its prefix; a pair goes with either end."""
     _host_link(settings, node)
     argv = [sys.executable, "-c", _CONNECT_FOR_EVER, str(node), str(settings.netns_dir), settings.link_prefix]
-    environment = {"PYTHONPATH": str(Path(links.__file__).parents[2])}
+    environment = {"PYTHONPATH": str(Path(links.__file__).parents[3])}
     for delay in (0.004, 0.017, 0.031, 0.06):
         with subprocess.Popen(argv, stdout=subprocess.PIPE, env=environment) as agent:
             try:

@@ -16,8 +16,9 @@ import pytest
 
 from whit.base.errors import Conflict, NotFound
 from whit.base.settings import Settings
-from whit.kernel import libc, mount, netns
-from whit.kernel.netns import CreateNetns
+from whit.kernel import libc, mount
+from whit.kernel.network import netns
+from whit.kernel.network.netns import CreateNetns
 
 pytestmark = [pytest.mark.root, pytest.mark.machine]
 
@@ -154,7 +155,7 @@ async def test_a_cancelled_operation_has_ended_before_it_is_undone(settings: Set
 _CREATE_FOR_EVER = """
 import sys
 from pathlib import Path
-from whit.kernel import netns
+from whit.kernel.network import netns
 number = 0
 print("ready", flush=True)
 while True:

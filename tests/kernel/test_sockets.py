@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from whit.base.errors import SystemCallError
-from whit.kernel import netns, sock_diag, sockets
+from whit.kernel.network import netns, sock_diag, sockets
 
 pytestmark = [pytest.mark.root, pytest.mark.machine]
 

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from whit.base.errors import SystemCallError
-from whit.kernel import libc, links, netns, sysctl
-from whit.kernel.links import End
-from whit.kernel.netlink import NetlinkSocket
+from whit.kernel import libc, sysctl
+from whit.kernel.network import links, netns
+from whit.kernel.network.links import End
+from whit.kernel.network.netlink import NetlinkSocket
 from whit.kernel.sysctl import WriteSysctl
 from whit.kernel.thread import in_fresh_thread
 

@@ -44,7 +44,8 @@ from whit.datapath.install import DatapathConfig
 from whit.datapath.instructions import SCHED_CLS, loaded
 from whit.datapath.pins import BPFFS
 from whit.datapath.watch import Watch
-from whit.kernel import libc, netns
+from whit.kernel import libc
+from whit.kernel.network import netns
 from whit.kernel.thread import in_fresh_thread
 from whit.mesh.services import Backend, Service
 from whit.mesh.tables import IdentityMap, ServiceMaps, write_policy

@@ -22,7 +22,7 @@ from support.service_site import REFUSED, SERVER, TCP, UDP, ServiceSite, edge_ad
 from whit.base.settings import Settings
 from whit.datapath.abi import Hook
 from whit.datapath.address import Address
-from whit.kernel import netns
+from whit.kernel.network import netns
 
 pytestmark = [pytest.mark.root, pytest.mark.machine, pytest.mark.timeout(120)]
 

@@ -28,7 +28,7 @@ from whit.datapath.abi import (
     Verdict,
 )
 from whit.datapath.address import Address, prefix_of
-from whit.kernel.links import Link
+from whit.kernel.network.links import Link
 from whit.mesh import node
 from whit.mesh.addresses import AddressBook
 from whit.mesh.policy.explain import Dump, Question, explain, identity_of, judge

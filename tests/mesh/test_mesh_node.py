@@ -9,7 +9,7 @@ import pytest
 
 from whit.base.settings import Settings
 from whit.datapath.abi import IdentityKey, IdentityValue
-from whit.kernel.links import Link
+from whit.kernel.network.links import Link
 from whit.mesh import node
 from whit.mesh.addresses import AddressBook
 from whit.mesh.policy.explain import Dump, identity_of

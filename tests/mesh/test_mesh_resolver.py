@@ -25,7 +25,7 @@ from support.slowness import patient, quick
 
 import whit
 from whit.base.settings import Settings
-from whit.kernel import netns
+from whit.kernel.network import netns
 from whit.mesh.dns import names, upstream
 from whit.mesh.dns.names import NameTable
 from whit.mesh.dns.questions import Answer, Listener, parse

@@ -23,9 +23,9 @@ from whit.base.settings import Settings
 from whit.datapath.datapath import Datapath, uninstall
 from whit.datapath.install import DatapathConfig
 from whit.kernel import cgroup as groups
-from whit.kernel import links, netns
 from whit.kernel.cgroup import Hierarchies
-from whit.kernel.netlink import NetlinkSocket
+from whit.kernel.network import links, netns
+from whit.kernel.network.netlink import NetlinkSocket
 from whit.mesh import network, node, services, tables
 from whit.mesh.addresses import AddressBook
 from whit.mesh.flows.log import FlowLog

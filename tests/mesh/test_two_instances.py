@@ -31,7 +31,7 @@ from whit.datapath.abi import EndpointFlags
 from whit.datapath.address import Address
 from whit.datapath.datapath import Datapath, uninstall
 from whit.datapath.install import DatapathConfig
-from whit.kernel import netns, tap
+from whit.kernel.network import netns, tap
 from whit.mesh import network, node, services, tables
 from whit.mesh.addresses import AddressBook
 from whit.mesh.dns import names

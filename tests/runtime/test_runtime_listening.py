@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from whit.base.settings import Settings
-from whit.kernel import netns
-from whit.kernel.listeners import Listeners
+from whit.kernel.network import netns
+from whit.kernel.network.listeners import Listeners
 from whit.runtime.supervision import listening
 from whit.runtime.supervision.listening import Hearing
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from whit.kernel import netns
+from whit.kernel.network import netns
 
 
 @contextmanager

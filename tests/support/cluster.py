@@ -21,7 +21,7 @@ from support.service_site import until
 from support.whit import Whit
 from whit.cli.client import Client
 from whit.formats.policy.kubernetes import read_policies
-from whit.kernel import sockets
+from whit.kernel.network import sockets
 from whit.mesh.dns import names
 from whit.model.app import AppSpec
 from whit.model.flow import Flow

@@ -13,7 +13,8 @@ from support.slowness import patient
 from whit.base.errors import Unavailable
 from whit.base.settings import Settings
 from whit.control.machines import guests
-from whit.kernel import cgroup, netns
+from whit.kernel import cgroup
+from whit.kernel.network import netns
 from whit.model.image import Image, ImageConfig
 from whit.model.instance import ExitRecord, InstanceSpec, NetworkSpec
 from whit.model.operation import carry_out

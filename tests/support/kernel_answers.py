@@ -33,10 +33,10 @@ from support.random_mesh import OF_NODE
 from whit.datapath.abi import DropReason, EndpointKey, FlowEvent, PolicyFlags
 from whit.datapath.address import Address
 from whit.datapath.datapath import Datapath
-from whit.kernel import addresses, links, netns, routes
-from whit.kernel.links import End
-from whit.kernel.netlink import NetlinkSocket
-from whit.kernel.routes import Route
+from whit.kernel.network import addresses, links, netns, routes
+from whit.kernel.network.links import End
+from whit.kernel.network.netlink import NetlinkSocket
+from whit.kernel.network.routes import Route
 from whit.mesh.flows.naming import deciding_rule
 from whit.mesh.policy.explain import Dump, Question
 from whit.model.flow import Explanation

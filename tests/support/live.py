@@ -34,9 +34,9 @@ from whit.datapath.address import Address
 from whit.datapath.attach import Form
 from whit.datapath.datapath import Datapath, uninstall
 from whit.datapath.install import DatapathConfig
-from whit.kernel import links, netns
-from whit.kernel.instance_link import GATEWAY6
-from whit.kernel.netlink import NetlinkSocket
+from whit.kernel.network import links, netns
+from whit.kernel.network.instance_link import GATEWAY6
+from whit.kernel.network.netlink import NetlinkSocket
 
 PATIENCE = patient(20)
 HOST_ID, FIRST_ID = 1, 100

@@ -19,7 +19,7 @@ import whit
 from support.service_site import SERVER, sh
 from whit.base.settings import Settings
 from whit.control.resolver import FORM, MODULE
-from whit.kernel import netns
+from whit.kernel.network import netns
 
 SOURCES = Path(whit.__file__).resolve().parents[1]
 

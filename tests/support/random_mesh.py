@@ -17,7 +17,7 @@ from whit.control.balancing import Balancing, Replica, outside_identities
 from whit.datapath.abi import EndpointFlags, EndpointKey, EndpointValue, FrontendKey
 from whit.datapath.address import Address
 from whit.datapath.datapath import Datapath
-from whit.kernel.links import Link
+from whit.kernel.network.links import Link
 from whit.mesh import node, tables
 from whit.mesh.addresses import AddressBook, assign_instances, assign_services
 from whit.mesh.policy import identities

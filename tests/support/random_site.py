@@ -16,10 +16,11 @@ from whit.base.settings import Settings
 from whit.control.balancing import Replica
 from whit.datapath.datapath import Datapath, uninstall
 from whit.datapath.install import DatapathConfig
-from whit.kernel import addresses, cgroup, links, netns, routes, sysctl
-from whit.kernel.links import End
-from whit.kernel.netlink import NetlinkSocket
-from whit.kernel.routes import Route
+from whit.kernel import cgroup, sysctl
+from whit.kernel.network import addresses, links, netns, routes
+from whit.kernel.network.links import End
+from whit.kernel.network.netlink import NetlinkSocket
+from whit.kernel.network.routes import Route
 from whit.mesh import network, node
 from whit.model.image import Image, ImageConfig
 from whit.model.instance import InstanceSpec

@@ -26,7 +26,7 @@ from whit.control import cleanup
 from whit.control.desired import instance_names, wanted_instances
 from whit.control.instances import Record
 from whit.control.network import NodeNetwork
-from whit.kernel import netns
+from whit.kernel.network import netns
 from whit.mesh.dns import names
 from whit.model.app import AppSpec
 from whit.model.image import Image, ImageConfig

@@ -13,11 +13,12 @@ from typing import Any, TypeVar
 
 from support.slowness import patient
 from whit.base.settings import Settings
-from whit.kernel import addresses, instance_link, links, netns, routes, sysctl
-from whit.kernel.instance_link import InstanceLink
-from whit.kernel.links import CreateHostLink, End
-from whit.kernel.netlink import NetlinkSocket
-from whit.kernel.routes import Route
+from whit.kernel import sysctl
+from whit.kernel.network import addresses, instance_link, links, netns, routes
+from whit.kernel.network.instance_link import InstanceLink
+from whit.kernel.network.links import CreateHostLink, End
+from whit.kernel.network.netlink import NetlinkSocket
+from whit.kernel.network.routes import Route
 
 T = TypeVar("T")
 

@@ -10,9 +10,9 @@ from support.world import NODE, OUTSIDE, POOL, UPLINK, World, exchange, world
 
 from whit.base.errors import CommandError
 from whit.base.settings import Settings
-from whit.kernel import addresses, links, routes
-from whit.kernel.netlink import NetlinkSocket
-from whit.kernel.routes import Route
+from whit.kernel.network import addresses, links, routes
+from whit.kernel.network.netlink import NetlinkSocket
+from whit.kernel.network.routes import Route
 from whit.model.operation import take_back
 from whit.tools import nft, process
 from whit.tools.nft import InstallMasquerade, Masquerade

@@ -20,8 +20,9 @@ from whit.base.settings import Settings
 from whit.control import resolver
 from whit.control.machines import guests
 from whit.datapath.datapath import uninstall
-from whit.kernel import cgroup, links, mount, netns, pidfd, sysctl
-from whit.kernel.netlink import NetlinkSocket
+from whit.kernel import cgroup, mount, pidfd, sysctl
+from whit.kernel.network import links, netns
+from whit.kernel.network.netlink import NetlinkSocket
 from whit.model.operation import Operation, carry_out
 from whit.model.progress import Progress, Report
 from whit.runtime.drivers import Drivers

@@ -12,8 +12,8 @@ import time
 
 from whit.base.errors import WhitError
 from whit.control.instances import Instances, Record
-from whit.kernel import frames
-from whit.kernel.sockets import Place
+from whit.kernel.network import frames
+from whit.kernel.network.sockets import Place
 
 log = logging.getLogger(__name__)
 

@@ -15,8 +15,9 @@ from whit.base.errors import Unavailable
 from whit.base.settings import Settings
 from whit.datapath.datapath import Datapath
 from whit.datapath.watch import Watch
-from whit.kernel import cgroup, links
-from whit.kernel.netlink import NetlinkSocket
+from whit.kernel import cgroup
+from whit.kernel.network import links
+from whit.kernel.network.netlink import NetlinkSocket
 from whit.kernel.sysctl import WriteSysctl
 from whit.kernel.thread import in_thread
 from whit.mesh import node

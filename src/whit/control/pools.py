@@ -15,8 +15,9 @@ from typing import TypeVar
 
 from whit.base.errors import InputError
 from whit.base.settings import Settings
-from whit.kernel import links, probes, routes
-from whit.kernel.netlink import NetlinkSocket
+from whit.kernel import probes
+from whit.kernel.network import links, routes
+from whit.kernel.network.netlink import NetlinkSocket
 from whit.mesh import addresses
 from whit.mesh.addresses import AddressBook
 

@@ -8,7 +8,7 @@ from datetime import datetime
 from pathlib import Path
 
 from whit.control.network import NodeNetwork
-from whit.kernel import sockets
+from whit.kernel.network import sockets
 from whit.kernel.thread import in_thread
 from whit.mesh.flows.log import FlowLog
 from whit.mesh.policy.check import check

@@ -21,7 +21,7 @@ from whit.base.errors import NotFound, SystemCallError, Unavailable
 from whit.datapath import clsact, libbpf
 from whit.datapath.clsact import Direction
 from whit.datapath.instructions import PASS_ON, SCHED_CLS, loaded
-from whit.kernel.netlink import NetlinkSocket
+from whit.kernel.network.netlink import NetlinkSocket
 
 Form = Literal["tcx", "clsact"]
 """How a program is attached to a link."""

@@ -13,7 +13,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from whit.kernel.netlink import NLM_F_CREATE, NLM_F_EXCL, Message, NetlinkSocket, attribute, attributes, nested, text_of
+from whit.kernel.network.netlink import (
+    NLM_F_CREATE,
+    NLM_F_EXCL,
+    Message,
+    NetlinkSocket,
+    attribute,
+    attributes,
+    nested,
+    text_of,
+)
 
 Direction = Literal["ingress", "egress"]
 

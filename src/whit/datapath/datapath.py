@@ -44,8 +44,8 @@ from whit.datapath.knocks import Knocks
 from whit.datapath.maps import ArrayMap, BpfMap, HashMap, LpmMap, MaglevMap, PerCpuMap
 from whit.datapath.pins import Pins, mount_bpffs, program_of, remove
 from whit.datapath.policy_entries import PolicyEntries
-from whit.kernel import links
-from whit.kernel.netlink import NetlinkSocket
+from whit.kernel.network import links
+from whit.kernel.network.netlink import NetlinkSocket
 
 
 class Closable(Protocol):

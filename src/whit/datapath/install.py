@@ -22,7 +22,7 @@ from whit.datapath.attach import Attachment, attach, attachments, detach_all, re
 from whit.datapath.build import object_path
 from whit.datapath.objects import BpfObject, Constant
 from whit.datapath.pins import Pins, program_of
-from whit.kernel import netns
+from whit.kernel.network import netns
 
 log = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ from whit.datapath import attach, clsact, libbpf
 from whit.datapath.instructions import ALLOW, CGROUP_SOCK_ADDR, PASS_ON, REDIRECT_PEER, SCHED_CLS, loaded
 from whit.datapath.pins import BPFFS, is_bpffs_mounted
 from whit.kernel import libc, mount
-from whit.kernel.netlink import NetlinkSocket
+from whit.kernel.network.netlink import NetlinkSocket
 from whit.kernel.thread import in_fresh_thread
 from whit.model.feature import Feature
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from whit.datapath import clsact
 from whit.datapath.instructions import SCHED_CLS, loaded, redirect_to
-from whit.kernel import links
-from whit.kernel.netlink import NetlinkSocket
+from whit.kernel.network import links
+from whit.kernel.network.netlink import NetlinkSocket
 
 _NAME = "whit_splice"
 

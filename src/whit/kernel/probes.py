@@ -16,11 +16,12 @@ from pathlib import Path
 
 from whit.base.errors import SystemCallError, WhitError
 from whit.base.settings import Settings
-from whit.kernel import cgroup, freezer, libc, links, mount, netns, sysctl
+from whit.kernel import cgroup, freezer, libc, mount, sysctl
 from whit.kernel.cgroup import Hierarchies
-from whit.kernel.links import CreateHostLink, End
-from whit.kernel.listeners import Listeners
-from whit.kernel.netlink import NetlinkSocket
+from whit.kernel.network import links, netns
+from whit.kernel.network.links import CreateHostLink, End
+from whit.kernel.network.listeners import Listeners
+from whit.kernel.network.netlink import NetlinkSocket
 from whit.kernel.thread import in_fresh_thread
 from whit.model.feature import Feature
 

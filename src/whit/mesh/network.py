@@ -21,10 +21,10 @@ from whit.datapath.abi import (
 )
 from whit.datapath.address import Address
 from whit.datapath.datapath import Datapath
-from whit.kernel import links
-from whit.kernel.instance_link import CreateInstanceLink, InstanceLink, RestoreInstanceLink
-from whit.kernel.netlink import NetlinkSocket
-from whit.kernel.netns import CreateNetns
+from whit.kernel.network import links
+from whit.kernel.network.instance_link import CreateInstanceLink, InstanceLink, RestoreInstanceLink
+from whit.kernel.network.netlink import NetlinkSocket
+from whit.kernel.network.netns import CreateNetns
 from whit.kernel.thread import in_thread
 from whit.model.instance import InstanceSpec
 from whit.model.operation import Operation

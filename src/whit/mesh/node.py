@@ -10,7 +10,7 @@ from whit.base.settings import Settings
 from whit.datapath.abi import IdentityKey, IdentityValue
 from whit.datapath.address import Address, prefix_of
 from whit.kernel import sysctl
-from whit.kernel.links import CreateHostLink, Link
+from whit.kernel.network.links import CreateHostLink, Link
 from whit.mesh.addresses import AddressBook
 from whit.mesh.policy.outside import Network
 from whit.model.policy import HOST, MAPPED, RESOLVER, UNASSIGNED, WORLD

@@ -12,7 +12,7 @@ from typing import Protocol
 
 from pydantic import ValidationError
 
-from whit.kernel.sockets import Place
+from whit.kernel.network.sockets import Place
 from whit.model.instance import ExitRecord, InstanceSpec, InstanceStatus
 from whit.model.operation import Operation
 from whit.runtime.layout import Layout

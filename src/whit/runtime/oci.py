@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from whit.base.settings import Settings
-from whit.kernel import cgroup, freezer, sockets
+from whit.kernel import cgroup, freezer
 from whit.kernel.mount import MountOverlay, unmount
-from whit.kernel.sockets import Place
+from whit.kernel.network import sockets
+from whit.kernel.network.sockets import Place
 from whit.kernel.thread import in_thread
 from whit.model.instance import REACHABLE, ExitRecord, InstanceSpec, InstanceStatus, State
 from whit.model.operation import Operation, carry_out

@@ -20,8 +20,9 @@ from typing import Any
 
 from whit.base.errors import CommandError, NotFound, Permanent, TimedOut, Unavailable
 from whit.base.settings import Settings
-from whit.kernel import sockets, temporary
-from whit.kernel.sockets import Place
+from whit.kernel import temporary
+from whit.kernel.network import sockets
+from whit.kernel.network.sockets import Place
 from whit.kernel.thread import in_thread
 from whit.model.operation import Operation
 from whit.tools import oci_runtime, process, runsc_package, runsc_processes, runsc_program, sentry

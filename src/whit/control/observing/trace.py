@@ -18,7 +18,7 @@ from whit.base.errors import Conflict, InputError, NotFound, Unavailable
 from whit.control.network import NodeNetwork
 from whit.datapath import abi
 from whit.datapath.address import Address
-from whit.kernel import frames
+from whit.kernel.network import frames
 from whit.mesh.flows.log import FlowLog
 from whit.mesh.flows.naming import HOOKS, REASONS, endpoint_text
 from whit.mesh.probe import Probe

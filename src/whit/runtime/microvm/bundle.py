@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from whit.kernel.instance_link import InstanceLink
+from whit.kernel.network.instance_link import InstanceLink
 from whit.model.instance import InstanceSpec
 from whit.runtime.bundle import oci_config, seccomp
 from whit.runtime.bundle.host import HostFacts

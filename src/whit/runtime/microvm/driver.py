@@ -14,9 +14,10 @@ from typing import Any
 
 from whit.base.errors import NotFound
 from whit.base.settings import Settings
-from whit.kernel import cgroup, sockets
+from whit.kernel import cgroup
 from whit.kernel.mount import MountOverlay
-from whit.kernel.sockets import Place
+from whit.kernel.network import sockets
+from whit.kernel.network.sockets import Place
 from whit.model.instance import ExitRecord, InstanceSpec
 from whit.model.operation import Operation
 from whit.runtime import oci

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 
 from whit.base.errors import InputError, NotFound, Place
 from whit.datapath.splice import splice
-from whit.kernel import netns, tap
 from whit.kernel.files import write_file
+from whit.kernel.network import netns, tap
 from whit.kernel.thread import in_thread
 from whit.model.instance import InstanceSpec
 from whit.runtime import programs

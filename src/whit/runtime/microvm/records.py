@@ -12,10 +12,10 @@ from ipaddress import IPv4Address, IPv6Address, ip_interface
 from pathlib import Path
 from typing import Any
 
-from whit.kernel import addresses
-from whit.kernel.instance_link import NOT_BY_ITSELF, InstanceLink, inside_messages
-from whit.kernel.links import set_hardware
-from whit.kernel.netlink import NLM_F_ACK, NLM_F_REQUEST, Message
+from whit.kernel.network import addresses
+from whit.kernel.network.instance_link import NOT_BY_ITSELF, InstanceLink, inside_messages
+from whit.kernel.network.links import set_hardware
+from whit.kernel.network.netlink import NLM_F_ACK, NLM_F_REQUEST, Message
 from whit.model.instance import InstanceSpec
 from whit.runtime.bundle.capabilities import KNOWN
 from whit.runtime.bundle.oci_config import DEFAULT_PIDS, SYSCTLS

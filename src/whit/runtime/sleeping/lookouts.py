@@ -10,8 +10,8 @@ import logging
 from dataclasses import dataclass
 
 from whit.base.errors import NotFound, WhitError
-from whit.kernel import sockets
-from whit.kernel.sockets import Place
+from whit.kernel.network import sockets
+from whit.kernel.network.sockets import Place
 from whit.kernel.thread import in_thread
 from whit.runtime import programs
 from whit.tools.runsc import Runsc

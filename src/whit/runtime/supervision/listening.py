@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from whit.kernel.listeners import Listeners
+from whit.kernel.network.listeners import Listeners
 
 AGAIN = 0.05
 """Seconds between looks for a listener that is to come back: the kernel tells of the end of sockets alone."""

@@ -8,7 +8,7 @@ import struct
 from collections import defaultdict
 from ipaddress import IPv4Interface, IPv6Interface, ip_address, ip_interface
 
-from whit.kernel.netlink import NLM_F_CREATE, NLM_F_REPLACE, Message, NetlinkSocket, attribute, attributes
+from whit.kernel.network.netlink import NLM_F_CREATE, NLM_F_REPLACE, Message, NetlinkSocket, attribute, attributes
 
 _RTM_NEWADDR, _RTM_DELADDR, _RTM_GETADDR = 20, 21, 22
 _IFA_ADDRESS, _IFA_LOCAL = 1, 2

@@ -14,8 +14,17 @@ from dataclasses import dataclass
 from ipaddress import IPv4Interface, IPv6Interface
 
 from whit.base.errors import NotFound, SystemCallError
-from whit.kernel import addresses
-from whit.kernel.netlink import NLM_F_CREATE, NLM_F_EXCL, Message, NetlinkSocket, attribute, attributes, nested, text_of
+from whit.kernel.network import addresses
+from whit.kernel.network.netlink import (
+    NLM_F_CREATE,
+    NLM_F_EXCL,
+    Message,
+    NetlinkSocket,
+    attribute,
+    attributes,
+    nested,
+    text_of,
+)
 from whit.kernel.thread import in_thread
 
 _RTM_NEWLINK, _RTM_DELLINK, _RTM_GETLINK = 16, 17, 18

@@ -16,7 +16,7 @@ from ipaddress import IPv6Address
 from typing import Self
 
 from whit.kernel import libc
-from whit.kernel.netlink import Message, NetlinkSocket
+from whit.kernel.network.netlink import Message, NetlinkSocket
 
 _NETLINK_SOCK_DIAG = 4
 _SOCK_DIAG_BY_FAMILY = 20

@@ -9,7 +9,7 @@ import sys
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
-from whit.kernel.netlink import NLM_F_CREATE, NLM_F_REPLACE, Message, NetlinkSocket, attribute, attributes
+from whit.kernel.network.netlink import NLM_F_CREATE, NLM_F_REPLACE, Message, NetlinkSocket, attribute, attributes
 
 Network = IPv4Network | IPv6Network
 Address = IPv4Address | IPv6Address

@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
 from pathlib import Path
 
-from whit.kernel import addresses, links, netns, routes, sysctl, tap
-from whit.kernel.links import End, Link
-from whit.kernel.netlink import Message, NetlinkSocket
-from whit.kernel.routes import Route
+from whit.kernel import sysctl
+from whit.kernel.network import addresses, links, netns, routes, tap
+from whit.kernel.network.links import End, Link
+from whit.kernel.network.netlink import Message, NetlinkSocket
+from whit.kernel.network.routes import Route
 from whit.kernel.thread import in_thread
 
 GATEWAY = IPv4Address("169.254.1.1")

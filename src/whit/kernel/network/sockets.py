@@ -9,8 +9,8 @@ import socket
 from pathlib import Path
 
 from whit.base.errors import NotFound, SystemCallError
-from whit.kernel import netns
-from whit.kernel.sock_diag import SockDiag
+from whit.kernel.network import netns
+from whit.kernel.network.sock_diag import SockDiag
 
 _LISTEN, _UNCONNECTED = "0A", "07"
 _TABLES = {"tcp": (6, _LISTEN), "tcp6": (6, _LISTEN), "udp": (17, _UNCONNECTED), "udp6": (17, _UNCONNECTED)}

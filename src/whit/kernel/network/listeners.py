@@ -9,8 +9,8 @@ import socket
 from pathlib import Path
 from typing import Self
 
-from whit.kernel import netns
-from whit.kernel.sock_diag import Ends, SockDiag
+from whit.kernel.network import netns
+from whit.kernel.network.sock_diag import Ends, SockDiag
 
 
 class Listeners:

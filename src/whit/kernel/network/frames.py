@@ -10,7 +10,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from whit.kernel import libc, netns
+from whit.kernel import libc
+from whit.kernel.network import netns
 
 _ETHERNET = 14
 _IPV4, _IPV6 = 0x0800, 0x86DD

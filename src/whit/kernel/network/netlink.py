@@ -17,7 +17,8 @@ from types import TracebackType
 from typing import Self
 
 from whit.base.errors import SystemCallError, Temporary
-from whit.kernel import libc, netns
+from whit.kernel import libc
+from whit.kernel.network import netns
 
 NLM_F_REQUEST = 0x1
 NLM_F_ACK = 0x4

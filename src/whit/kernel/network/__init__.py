@@ -1,0 +1,1 @@
+"""What the kernel knows of networks: netlink, links and their addresses, namespaces, frames, and who listens."""

@@ -18,6 +18,7 @@
 #include "channel/wire.h"
 
 #define CANNOT_RUN 125
+#define KILLED (128 + SIGKILL)
 
 static struct link guest;
 static struct source input;
@@ -168,5 +169,6 @@ int run_client(const char *socket_, char **records)
 		fprintf(stderr, "whit: the virtual machine has ended\n");
 	if (terminal)
 		tcsetattr(0, TCSANOW, &before);
-	return status < 0 ? CANNOT_RUN : status;
+	/* A machine that ends takes its commands along, and may have no time left to say so. */
+	return status < 0 ? KILLED : status;
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import shutil
 import statistics
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -131,6 +132,8 @@ def test_of_what_was_made_ready_a_part_is_gone(warm: Warm) -> None:
     (warm.whit.settings.instances_dir / "warm-web-1" / "config.json").unlink()
     if warm.idle == "stopped":
         warm.group.rmdir()
+        namespace = warm.whit.settings.netns_dir / "warm-web-1"
+        subprocess.run(["nsenter", f"--net={namespace}", "ip", "route", "del", "default"], check=True, timeout=10)
     assert warm.ask().at_once
     groups = cgroup.find().directories(f"{warm.whit.settings.cgroup}/warm-web-1")
     limits = [path.read_text().strip() for one in groups if (path := one / "pids.max").exists()]

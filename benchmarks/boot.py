@@ -21,7 +21,7 @@ from pathlib import Path
 import measure
 
 from whit.base.settings import Settings
-from whit.cli.building import for_machines
+from whit.cli.commands.building import for_machines
 from whit.control.images import settle_images
 from whit.control.machines import appliances, booting
 from whit.control.machines.booting import Wishes

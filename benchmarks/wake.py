@@ -28,7 +28,7 @@ from support.warm import ask_port, build_server
 from support.whit import Whit, free_port
 
 from whit.base.settings import Settings
-from whit.cli.client import Client
+from whit.cli.connection.client import Client
 from whit.kernel import cgroup, cgroup_usage
 from whit.kernel.network import sockets
 

@@ -14,8 +14,8 @@ import pytest
 
 from whit.base.errors import InputError, NotFound, Permanent, Temporary, Unreachable, WhitError
 from whit.base.settings import Settings
-from whit.cli import systemd, transport
-from whit.cli.agent import agent_argv, answers, ensure_agent, source_root
+from whit.cli.connection import systemd, transport
+from whit.cli.connection.agent import agent_argv, answers, ensure_agent, source_root
 from whit.cli.reference import DEFAULT_FILE, reference
 
 Run = Callable[..., subprocess.CompletedProcess[str]]

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from whit.base.errors import InputError
-from whit.cli.inspection import point_in_time, size_text
-from whit.cli.lifecycle import addresses_of
+from whit.cli.commands.inspection import point_in_time, size_text
+from whit.cli.commands.lifecycle import addresses_of
 from whit.cli.main import EXIT_CODES
 
 ROOT = Path(__file__).resolve().parents[2]

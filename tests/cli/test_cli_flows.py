@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from whit.cli.flows import duration_text
+from whit.cli.commands.flows import duration_text
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 

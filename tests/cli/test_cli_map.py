@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from whit.cli.layers import lay_out
-from whit.cli.service_map import picture
-from whit.cli.top import chosen
+from whit.cli.commands.service_map import picture
+from whit.cli.commands.top import chosen
+from whit.cli.display.layers import lay_out
 from whit.model.edge import Edge, difference
 from whit.model.status import AppStatus, ServiceStatus
 

@@ -24,7 +24,7 @@ from support.service_site import until
 from websockets.protocol import State
 from websockets.sync.server import ServerConnection, unix_serve
 
-from whit.cli.execute import Session, connected
+from whit.cli.commands.execute import Session, connected
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 

@@ -23,7 +23,7 @@ from support.slowness import quick
 from support.whit import Whit, free_port
 
 from whit.base.settings import Settings
-from whit.cli.client import Client
+from whit.cli.connection.client import Client
 from whit.kernel.network import netns
 from whit.mesh.dns import names
 from whit.model.app import AppSpec

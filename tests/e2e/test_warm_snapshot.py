@@ -19,7 +19,7 @@ from support.warm import Warm, ask_by_datagram, ask_port, build_server
 from support.whit import Whit, free_port
 
 from whit.base.settings import Settings
-from whit.cli.client import Client
+from whit.cli.connection.client import Client
 from whit.runtime.layout import Layout
 
 pytestmark = [pytest.mark.root, pytest.mark.machine, pytest.mark.network, pytest.mark.timeout(3600)]

@@ -17,7 +17,7 @@ from support.images import Tar
 
 from whit.base.errors import DigestMismatch, DiskFull, HostileArchive, WhitError
 from whit.base.settings import Settings
-from whit.cli import building
+from whit.cli.commands import building
 from whit.formats.app.appfile import load_app
 from whit.image.oci import manifest
 from whit.image.oci.layout import Layout

@@ -13,7 +13,7 @@ from support.images import Tar
 
 from whit.base.errors import Untrusted, WhitError
 from whit.base.settings import Settings
-from whit.cli import building
+from whit.cli.commands import building
 from whit.control import trust
 from whit.formats.app.appfile import load_app
 from whit.image.building import plan

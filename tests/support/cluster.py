@@ -19,7 +19,7 @@ from conformance.probing import Attempt, Goal, Tuple, probe
 
 from support.service_site import until
 from support.whit import Whit
-from whit.cli.client import Client
+from whit.cli.connection.client import Client
 from whit.formats.policy.kubernetes import read_policies
 from whit.kernel.network import sockets
 from whit.mesh.dns import names

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from whit.base.settings import Settings
-from whit.cli.building import chosen, for_machines, write
+from whit.cli.commands.building import chosen, for_machines, write
 from whit.control.images import settle_images
 from whit.image.store.images import ImageStore
 from whit.tools import process

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from support.whit import ROOT, Whit, free_port
-from whit.cli.client import Client
+from whit.cli.connection.client import Client
 from whit.model.instance import InstanceStatus
 
 RESPONDER = ROOT / "tests" / "conformance" / "responder.c"

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from whit.base.settings import Settings
-from whit.cli.output import Output, OutputClosed
+from whit.cli.display.output import Output, OutputClosed
 
 if TYPE_CHECKING:
-    from whit.cli.client import Client
+    from whit.cli.connection.client import Client
 
 IdOption = Annotated[
     str | None, typer.Option("--id", metavar="ID", help="The agent's id (default: $WHIT_ID, or whit).")
@@ -46,7 +46,7 @@ class Invocation:
 
     @functools.cached_property
     def client(self) -> Client:
-        from whit.cli.client import Client
+        from whit.cli.connection.client import Client
 
         return Client(self.settings)
 

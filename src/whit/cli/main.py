@@ -13,7 +13,7 @@ import typer
 from typer.main import get_command
 
 from whit.base.errors import InputError, WhitError
-from whit.cli import (
+from whit.cli.commands import (
     boot,
     building,
     catalog,
@@ -31,8 +31,8 @@ from whit.cli import (
     trace,
     upgrade,
 )
+from whit.cli.display.output import OutputClosed, print_error
 from whit.cli.invocation import IdOption, Invocation, JsonOption, VerboseOption, of_context
-from whit.cli.output import OutputClosed, print_error
 
 INTERRUPTED = 130
 OUTPUT_CLOSED = 141

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from whit.base.errors import InputError
+from whit.cli.display.output import Output, colourful, remark_alarms
 from whit.cli.invocation import Invocation, NamesArgument, command
-from whit.cli.output import Output, colourful, remark_alarms
 
 if TYPE_CHECKING:
     from whit.model.instance import InstanceStatus
@@ -105,7 +105,7 @@ def version(run: Invocation) -> None:
       whit version
     """
     import whit
-    from whit.cli.agent import version_of_agent
+    from whit.cli.connection.agent import version_of_agent
 
     agent = version_of_agent(run.settings)
     if run.json:

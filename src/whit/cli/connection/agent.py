@@ -15,8 +15,8 @@ from typing import Any
 import whit
 from whit.base.errors import Conflict, Permanent, TimedOut, Unavailable, Unreachable, WhitError
 from whit.base.settings import Settings
-from whit.cli import systemd, transport
-from whit.cli.output import remark
+from whit.cli.connection import systemd, transport
+from whit.cli.display.output import remark
 
 log = logging.getLogger(__name__)
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from whit.base.errors import Unreachable
 from whit.base.settings import Settings
-from whit.cli import transport
-from whit.cli.transport import Query, target_of
+from whit.cli.connection import transport
+from whit.cli.connection.transport import Query, target_of
 
 if TYPE_CHECKING:
     from pydantic import BaseModel

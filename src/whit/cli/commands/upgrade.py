@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from whit.base.errors import InputError, NotFound
-from whit.cli import boot
+from whit.cli.commands import boot
 from whit.cli.invocation import Invocation, command
 
 
@@ -67,7 +67,8 @@ def _new(run: Invocation, to: str, service: str, scratch: Path) -> Path:
 
 
 def _write(run: Invocation, disk: Path, new: Path, reboot: bool) -> None:
-    from whit.cli import local, progress
+    from whit.cli import local
+    from whit.cli.display import progress
     from whit.control.machines import upgrading
     from whit.model.progress import Progress
 

@@ -43,8 +43,9 @@ def up(
       whit up examples/shop
       whit up --dry-run
     """
-    from whit.cli import appfile, progress
-    from whit.cli.agent import ensure_agent
+    from whit.cli import appfile
+    from whit.cli.connection.agent import ensure_agent
+    from whit.cli.display import progress
 
     spec = appfile.load(path)
     ensure_agent(run.settings)
@@ -73,8 +74,9 @@ def down(
       whit down shop
       whit down --volumes
     """
-    from whit.cli import appfile, progress
-    from whit.cli.agent import ensure_agent
+    from whit.cli import appfile
+    from whit.cli.connection.agent import ensure_agent
+    from whit.cli.display import progress
 
     if run.settings.database.exists():  # apps outlive an agent that was killed, and only an agent takes them down
         ensure_agent(run.settings)
@@ -134,7 +136,8 @@ def restart(
       whit restart api
       whit restart shop
     """
-    from whit.cli import appfile, progress
+    from whit.cli import appfile
+    from whit.cli.display import progress
     from whit.cli.names import select
 
     selection = select(names or [], run.client.apps(), appfile.default_app())
@@ -168,7 +171,7 @@ def _print_operations(run: Invocation, operations: list[str]) -> None:
 
 def _print_app(run: Invocation, result: dict[str, Any]) -> None:
     """What runs where, and how to reach it."""
-    from whit.cli.inspection import print_instances
+    from whit.cli.commands.inspection import print_instances
     from whit.model.status import AppStatus
 
     status = AppStatus.model_validate(result["app"])

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from whit.base.errors import InputError
+from whit.cli.display.output import Output, colourful
 from whit.cli.invocation import Invocation, command
-from whit.cli.output import Output, colourful
 
 if TYPE_CHECKING:
     from whit.model.edge import Edge
@@ -149,7 +149,7 @@ def edge_document(edge: Edge) -> dict[str, object]:
 
 
 def latency_text(microseconds: float | None) -> str:
-    from whit.cli.flows import duration_text
+    from whit.cli.commands.flows import duration_text
 
     return NONE if microseconds is None else duration_text(microseconds / 1e6)
 
@@ -159,6 +159,6 @@ def _rate(value: float) -> str:
 
 
 def _size(value: float) -> str:
-    from whit.cli.inspection import size_text
+    from whit.cli.commands.inspection import size_text
 
     return size_text(round(value)) if value else NONE

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from whit.base.errors import InputError, Unreachable
+from whit.cli.display.output import remark
 from whit.cli.invocation import Invocation
-from whit.cli.output import remark
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -97,7 +97,7 @@ def replay(
       whit policy replay network-policies.yaml --since 24h
       whit policy replay whit.yaml --exit-code
     """
-    from whit.cli.inspection import point_in_time
+    from whit.cli.commands.inspection import point_in_time
     from whit.formats.policy.candidate import load_candidate
 
     found = run.client.replay_policies(load_candidate(files, namespace=app or "default"), point_in_time(since))
@@ -125,7 +125,7 @@ def learn(
       whit policy learn ./whit.yaml --since 24h --write
     """
     from whit.cli import appfile
-    from whit.cli.inspection import point_in_time
+    from whit.cli.commands.inspection import point_in_time
     from whit.formats.policy.learned import fragment
 
     found = run.client.learned(appfile.named_app(app, run.client.apps()), point_in_time(since))

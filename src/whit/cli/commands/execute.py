@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from whit.base.errors import InputError, Unreachable, WhitError
-from whit.cli import terminal, transport
+from whit.cli.connection import transport
+from whit.cli.display import terminal
 from whit.cli.invocation import Invocation, command
 
 if TYPE_CHECKING:

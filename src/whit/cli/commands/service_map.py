@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from whit.base.errors import InputError
+from whit.cli.commands.top import edge_document, latency_text, remark_of
+from whit.cli.display.output import Output, remark
 from whit.cli.invocation import Invocation, command
-from whit.cli.output import Output, remark
-from whit.cli.top import edge_document, latency_text, remark_of
 
 if TYPE_CHECKING:
-    from whit.cli.service_svg import Box, Line
+    from whit.cli.display.service_svg import Box, Line
     from whit.model.edge import Edge
     from whit.model.status import AppStatus, ServiceStatus
 
@@ -121,7 +121,7 @@ def numbers(edge: Edge) -> str:
 
 def picture(edges: Sequence[Edge], apps: Sequence[AppStatus], app: str) -> str:
     """The SVG. Somebody outside who is both a source and a destination stands on both sides."""
-    from whit.cli.service_svg import draw
+    from whit.cli.display.service_svg import draw
 
     statuses = {f"{one.name}/{service.name}": service for one in apps for service in one.services}
     boxes: dict[str, Box] = {name: box_of(name, status, app) for name, status in statuses.items()}
@@ -141,7 +141,7 @@ def _key(name: str, side: str) -> str:
 
 
 def box_of(name: str, status: ServiceStatus | None, app: str) -> Box:
-    from whit.cli.service_svg import Box
+    from whit.cli.display.service_svg import Box
 
     title = name.removeprefix(f"{app}/") if app else name
     if status is None:
@@ -171,7 +171,7 @@ def _state(status: ServiceStatus) -> str:
 
 def line_of(source: str, target: str, edges: Sequence[Edge]) -> Line:
     """What is drawn for all ports of a pair with the same verdict."""
-    from whit.cli.service_svg import Line
+    from whit.cli.display.service_svg import Line
 
     busiest = sorted(edges, key=lambda edge: (-edge.packets, edge.key))
     labels = [f"{edge.label}  {numbers(edge)}" for edge in busiest[:LABELS]]

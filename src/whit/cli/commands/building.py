@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from whit.base.errors import InputError, NotLocked
-from whit.cli import bills
+from whit.cli.commands import bills
 from whit.cli.invocation import Invocation, command
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def build(
       whit build examples/hello --target microvm --arch arm64 -o hello
       whit build examples/machine/minimal.yml -o minimal
     """
-    from whit.cli import machines
+    from whit.cli.commands import machines
 
     questions = bills.Questions(explain, graph, sbom)
     manner = Manner(refresh, lock, locked, observe, fast_boot, small)
@@ -145,7 +145,7 @@ def _build_machine(
     questions: bills.Questions,
     architecture: str,
 ) -> None:
-    from whit.cli import machines
+    from whit.cli.commands import machines
 
     _refuse_lock_and_locked(manner)
     options = {"refresh": manner.refresh, "lock": manner.lock, "locked": manner.locked, "observe": manner.observe}
@@ -166,7 +166,8 @@ def _build_app(
     whole: bool,
 ) -> None:
     """`whole`: all services of the app are meant, so that a lock of others is of no use any more."""
-    from whit.cli import local, progress
+    from whit.cli import local
+    from whit.cli.display import progress
     from whit.control.machines import appliances
 
     store = local.store(run.settings)
@@ -364,7 +365,7 @@ def _refuse_several(spec: AppSpec, about_one: bool) -> None:
 
 
 def _print_images(run: Invocation, result: dict[str, Any]) -> None:
-    from whit.cli.inspection import short_digest, size_text
+    from whit.cli.commands.inspection import short_digest, size_text
 
     if run.json:
         return

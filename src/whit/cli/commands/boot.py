@@ -99,8 +99,8 @@ def boot(
     """
     import asyncio
 
-    from whit.cli import building
-    from whit.cli.debug import PORT as DEBUG_PORT
+    from whit.cli.commands import building
+    from whit.cli.commands.debug import PORT as DEBUG_PORT
     from whit.control.machines.booting import Wishes
     from whit.kernel import temporary
     from whit.runtime.microvm.guest_disk import PORT as UPGRADE_PORT
@@ -159,7 +159,7 @@ def _machine(run: Invocation, what: str, service: str, wishes: Wishes, scratch: 
 
 def _told(machine: qemu.Machine, first_boot: Path | None, scratch: Path) -> qemu.Machine:
     """With the disk that a machine reads at its first boot."""
-    from whit.cli import machines
+    from whit.cli.commands import machines
     from whit.image.machines.first_boot import SERIAL
     from whit.tools import qemu as tool
 
@@ -181,7 +181,9 @@ def built(
     run: Invocation, what: str, service: str, output: Path, target: str = "microvm", architecture: str = ""
 ) -> Path:
     """A machine of an app, a machine file, or an image of the store."""
-    from whit.cli import building, local, machines, progress
+    from whit.cli import local
+    from whit.cli.commands import building, machines
+    from whit.cli.display import progress
     from whit.control import trust
     from whit.control.machines import appliances
     from whit.formats.app.naming import valid_name

@@ -8,9 +8,9 @@ import typer
 
 from whit.base.errors import InputError
 from whit.cli.asked import PROTOCOL_METAVAR, port_of
-from whit.cli.flows import party_text, peer_name, rule_said
+from whit.cli.commands.flows import party_text, peer_name, rule_said
+from whit.cli.display.output import Output
 from whit.cli.invocation import Invocation, command
-from whit.cli.output import Output
 
 if TYPE_CHECKING:
     from whit.model.flow import Trace, TracedHop

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from whit.cli.display.output import Output
 from whit.cli.invocation import Invocation, command
-from whit.cli.output import Output
 
 if TYPE_CHECKING:
     from whit.model.surface import Reach, Surface
@@ -33,7 +33,7 @@ def inspect(
       whit inspect api --surface
     """
     from whit.cli import appfile
-    from whit.cli.inspection import instance_document
+    from whit.cli.commands.inspection import instance_document
     from whit.cli.names import find_instance
 
     status = find_instance(target, run.client.apps(), appfile.default_app())

@@ -15,7 +15,7 @@ from typing import Annotated
 import typer
 
 from whit.base.errors import InputError, NotFound, Permanent
-from whit.cli import terminal
+from whit.cli.display import terminal
 from whit.cli.invocation import Invocation, command
 
 PORT = "whit.debug"

@@ -8,9 +8,9 @@ import typer
 
 from whit.base.errors import InputError
 from whit.cli.asked import PORT_HELP, PROTOCOL_METAVAR, port_of, port_text
+from whit.cli.connection.transport import Query
+from whit.cli.display.output import COLOURS, Output
 from whit.cli.invocation import Invocation, command
-from whit.cli.output import COLOURS, Output
-from whit.cli.transport import Query
 
 if TYPE_CHECKING:
     from whit.model.flow import Explanation, Flow, Party
@@ -77,7 +77,7 @@ def flows(
       whit flows --from web --to db --json
       whit flows --http --status 5xx --since 10m
     """
-    from whit.cli.inspection import point_in_time
+    from whit.cli.commands.inspection import point_in_time
 
     _check(verdict, family)
     http = http or bool(status or method or path)
@@ -172,7 +172,7 @@ def _flow_style(flow: Flow) -> str:
 
 def detail(flow: Flow) -> str:
     """What only some kinds have, after a space; empty if there is nothing."""
-    from whit.cli.inspection import size_text
+    from whit.cli.commands.inspection import size_text
 
     if flow.http:
         return f" {flow.http.method} {flow.http.path} {flow.http.status} {duration_text(flow.http.latency_us / 1e6)}"

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from whit.cli.commands.rehearsal import check, learn, replay
 from whit.cli.invocation import Invocation, command
-from whit.cli.rehearsal import check, learn, replay
 
 if TYPE_CHECKING:
     from whit.model.policy import PolicySpec

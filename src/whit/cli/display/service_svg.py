@@ -12,7 +12,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from xml.sax.saxutils import escape
 
-from whit.cli.layers import Drawing, Pair, lay_out
+from whit.cli.display.layers import Drawing, Pair, lay_out
 
 Point = tuple[float, float]
 Side = Callable[[Hashable], float]

@@ -70,7 +70,7 @@ def _explain(run: Invocation, bill: Bill, what: str) -> None:
 
 def print_bill(run: Invocation, bill: Bill) -> None:
     """Parts, packages by size with what brought them, and what was left out."""
-    from whit.cli.inspection import size_text
+    from whit.cli.commands.inspection import size_text
 
     sizes: dict[str, int] = {}
     for file in bill.files:

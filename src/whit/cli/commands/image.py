@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from whit.base.errors import NotFound
-from whit.cli import signing
+from whit.cli.commands import signing
 from whit.cli.invocation import Invocation, command
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def ls(run: Invocation) -> None:
     Example:
       whit image ls
     """
-    from whit.cli.inspection import short_digest, size_text
+    from whit.cli.commands.inspection import short_digest, size_text
 
     stored = _store(run).images()
     if run.json:
@@ -52,7 +52,7 @@ def inspect(run: Invocation, name: NameArgument) -> None:
     Example:
       whit image inspect shop-web
     """
-    from whit.cli.bills import print_bill
+    from whit.cli.commands.bills import print_bill
 
     store = _store(run)
     found, bill = store.image(name), store.bill(name)
@@ -80,7 +80,7 @@ def tree(
     Example:
       whit image tree shop-web /usr/lib --depth 4
     """
-    from whit.cli.inspection import size_text
+    from whit.cli.commands.inspection import size_text
 
     files = _below(_store(run).bill(name), path)
     if not files:
@@ -177,7 +177,7 @@ def gc(run: Invocation) -> None:
     """
     import asyncio
 
-    from whit.cli.inspection import size_text
+    from whit.cli.commands.inspection import size_text
 
     freed = asyncio.run(_store(run).collect())
     if run.json:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from whit.base.errors import InputError, Unavailable, Unreachable
+from whit.cli.display.output import remark, remark_alarms
 from whit.cli.invocation import Invocation, command
-from whit.cli.output import remark, remark_alarms
 
 if TYPE_CHECKING:
     from whit.model.feature import Feature
@@ -70,7 +70,9 @@ def _print_alarms(run: Invocation) -> None:
 
 
 def _clean(run: Invocation, yes: bool) -> int:
-    from whit.cli import local, progress, systemd
+    from whit.cli import local
+    from whit.cli.connection import systemd
+    from whit.cli.display import progress
     from whit.control.cleanup import clean
     from whit.model.progress import Report
 

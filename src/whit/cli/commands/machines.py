@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from whit.base.errors import InputError, NotLocked
-from whit.cli import local, progress
+from whit.cli import local
+from whit.cli.display import progress
 from whit.cli.invocation import Invocation
 from whit.model.lock import FILE, Lock, read
 from whit.model.machine import MachineSpec

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from whit.cli.output import Output, colourful, console_for, remark
+from whit.cli.display.output import Output, colourful, console_for, remark
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -1,0 +1,1 @@
+"""How things are shown: tables, progress, the person's terminal, and pictures."""

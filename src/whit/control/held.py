@@ -7,8 +7,10 @@ datagrams are kept all, up to a limit.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import time
+from weakref import WeakKeyDictionary
 
 from whit.base.errors import WhitError
 from whit.control.instances import Instances, Record
@@ -30,26 +32,28 @@ Key = tuple[int, bytes, int, int, int]
 
 
 class Held:
-    """By instance."""
+    """By instance, and no longer than that is there: another one of its name gets nothing of it."""
 
     def __init__(self, instances: Instances) -> None:
         self.instances = instances
-        self._kept: dict[str, dict[Key, bytes]] = {}
+        self._kept: WeakKeyDictionary[Record, dict[Key, bytes]] = WeakKeyDictionary()
+        self._numbers = itertools.count(1)
+        """Of datagrams: none of them stands for another, whatever was delivered meanwhile."""
         self._sender: frames.Sender | None = None
 
     def keep(self, record: Record, frame: bytes) -> None:
         """A frame as the datapath would have delivered it, but for checksums."""
-        kept = self._kept.setdefault(record.spec.name, {})
+        kept = self._kept.setdefault(record, {})
         segment = frames.segment_of(frame)
         if segment is None or len(kept) >= MOST:
             return
-        number = 0 if segment.protocol == _TCP else len(kept)
+        number = 0 if segment.protocol == _TCP else next(self._numbers)
         key = (segment.protocol, segment.source, segment.source_port, segment.port, number)
         kept[key] = frames.with_checksum(frame, segment)
 
     def hand_over(self, record: Record, there: set[Place] | None = None) -> None:
         """Deliver what is for these places; None: all of it."""
-        kept = self._kept.get(record.spec.name, {})
+        kept = self._kept.get(record, {})
         ready = [key for key in kept if there is None or (key[0], key[3]) in there]
         if ready:
             link = self.instances.drivers.settings.link(record.spec.network.number)
@@ -60,7 +64,7 @@ class Held:
                 # Whoever sent them sends again.
                 log.error("%s: %s", record.spec.name, error)
         if not kept:
-            self._kept.pop(record.spec.name, None)
+            self._kept.pop(record, None)
 
     def close(self) -> None:
         if self._sender is not None:
@@ -84,7 +88,7 @@ class Held:
             self.hand_over(record, there)
             if heard and not driver.shows_all_sockets and time.monotonic() > heard + UNSEEN:
                 self._hand_over_datagrams(record)
-            if there and name not in self._kept:
+            if there and record not in self._kept:
                 return
             await asyncio.sleep(pause)
             pause = min(pause * 1.2, _LONGEST_PAUSE)
@@ -92,4 +96,4 @@ class Held:
 
     def _hand_over_datagrams(self, record: Record) -> None:
         """Where not every UDP socket is shown, what listens elsewhere has to do as a sign."""
-        self.hand_over(record, {(key[0], key[3]) for key in self._kept.get(record.spec.name, {}) if key[0] == _UDP})
+        self.hand_over(record, {(key[0], key[3]) for key in self._kept.get(record, {}) if key[0] == _UDP})

@@ -155,7 +155,8 @@ class Warmth:
             record, want = self.instances.records.get(name), self.wanted().get(name)
             if record is None or want is None or want.scale is None or record.task is not None:
                 continue
-            self._fall(record)
+            if budget.holds_memory(record, drivers):
+                self._fall(record)
 
     def _fall(self, record: Record) -> None:
         """To a level without memory. Who comes from now on waits for the start."""

@@ -194,7 +194,6 @@ class Warmth:
 
     async def _sleep(self, record: Record, level: Idle) -> None:
         name = record.spec.name
-        log.info("%s falls asleep: %s", name, level)
         try:
             if level == "frozen":
                 await sleep.freeze(self.instances, record)
@@ -208,6 +207,7 @@ class Warmth:
                 raise
             self._complain(record, error)
         else:
+            log.info("%s has fallen asleep: %s", name, level)
             self._complaints.settle(record)
         if name in self._knocked:
             await self._rise(record)

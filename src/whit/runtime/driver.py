@@ -83,8 +83,7 @@ class Driver(Protocol):
 
     @property
     def undisturbed(self) -> float:
-        """Seconds that a program takes at least to begin, and in which it is better not asked who listens: that would
-        keep it from it."""
+        """Seconds in which a program that begins is better not asked who listens: that would keep it from it."""
         ...
 
     @property

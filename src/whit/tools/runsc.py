@@ -41,8 +41,8 @@ FLAGS = (
     "--net-raw",
 )
 BEGINNING = 0.002
-"""Seconds. To run a program takes gVisor 6 ms at least, but to be asked early keeps it awake: where the machine had rested, a
-first look after 1 to 3 ms instead of 6 saved 2 to 4 of 20; where it had not, it cost 1 of 13."""
+"""Seconds. To run a program takes gVisor 6 ms at least, but to be asked early keeps it awake: where the machine had
+rested, a first look after 1 to 3 ms instead of 6 saved 2 to 4 of 20; where it had not, it cost 1 of 13."""
 _SIGNAL_TAKEN = 0.05
 """Seconds."""
 NEWER = "a runsc newer than 2024 needs no work-around; WHIT_RUNSC names the one to use"

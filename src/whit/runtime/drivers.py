@@ -13,7 +13,6 @@ from typing import Any
 
 from whit.base.errors import Unavailable
 from whit.base.settings import Settings
-from whit.model.instance import InstanceSpec
 from whit.model.operation import Operation
 from whit.model.service import Isolation
 from whit.model.status import LogLine
@@ -22,7 +21,6 @@ from whit.runtime.layout import Layout
 from whit.runtime.microvm.driver import MicrovmDriver
 from whit.runtime.microvm.operations import GuestSource
 from whit.runtime.oci import OciDriver
-from whit.runtime.operations import NetworkFiles, WriteNetworkFiles
 from whit.runtime.supervision import logs
 from whit.tools import runsc
 
@@ -80,10 +78,6 @@ class Drivers:
         own = self._drivers[self._isolation_of(name)]
         drivers = [own, *(driver for driver in self.all if driver is not own)]
         return [one for driver in drivers for one in driver.plan_remove(name, keep_log=keep_log)]
-
-    async def write_network_files(self, spec: InstanceSpec, files: NetworkFiles) -> None:
-        """Tell a running instance new names and addresses."""
-        await WriteNetworkFiles(self.layout(spec.name), spec, files).do()
 
     def lines(self, names: Iterable[str], **options: Any) -> AsyncIterator[LogLine]:
         """What instances printed. Options as of logs.lines."""
